@@ -1,0 +1,1 @@
+"""Benchmarks, the synthetic world and its trainer, metrics and reports."""

@@ -1,0 +1,1 @@
+"""Blocks of attention keys and values: formats, hot tail, durability, recovery."""

@@ -1,0 +1,1 @@
+"""Which past units matter to a question: index, selection, fusion of scores."""

@@ -1,0 +1,1 @@
+"""The service: two processes, their protocol, the client and the command line."""
