@@ -1,0 +1,115 @@
+"""Every setting of the service, in one place; the only reader of the environment.
+
+Each field can be set as `LOOKBACK_<NAME>`; a name that does not exist or a value that does not fit
+stops the start with the reason. The defaults serve the built-in model on a CPU with nothing set.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LOOKBACK_"
+BUILTIN_MODEL = "builtin"
+
+
+class ConfigError(Exception):
+    """A setting is unknown or does not fit; the message names it."""
+
+
+class Settings(BaseSettings):
+    """Settings of both processes; frozen once read."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    data_dir: Path = Path("lookback-data")
+    """Folder of the store. Both processes of one service share it."""
+    shm_dir: Path | None = None
+    """Folder for memory shared between the processes; absent: /dev/shm where it has room."""
+
+    model: str = BUILTIN_MODEL
+    """`builtin`, a folder, or a hub name of a supported model."""
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Element type of weights and of stored keys and values; auto: float32 on a CPU."""
+    device: str = "cpu"
+    """Torch device of both processes."""
+
+    host: str = "127.0.0.1"
+    """Address both servers listen on. There is no authentication: keep it on a trusted network."""
+    ingest_port: int = Field(default=50551, ge=0, le=65535)
+    """Port of SessionService and IngestService; 0 takes a free one."""
+    qa_port: int = Field(default=50552, ge=0, le=65535)
+    """Port of QuestionService; 0 takes a free one."""
+
+    ingest_threads: int = Field(default=0, ge=0, le=256)
+    """Torch threads of the ingest process; 0: half of the cores."""
+    qa_threads: int = Field(default=0, ge=0, le=256)
+    """Torch threads of the QA process; 0: the other half of the cores."""
+
+    sample_fps: float = Field(default=1.0, gt=0, le=30)
+    """Frames kept per second of stream time, where a session does not say."""
+    window_tokens: int = Field(default=0, ge=0, le=1_000_000)
+    """Tokens of the sliding window, where a session does not say; 0: what the model recommends."""
+    reorder_tolerance_s: float = Field(default=1.0, ge=0, le=60)
+    """How far back a frame's time may jump before it is an error."""
+    gap_max_s: float = Field(default=5.0, gt=0)
+    """A hole in the stream longer than this is recorded as a gap."""
+
+    block_tokens: int = Field(default=4096, ge=1)
+    """Kept tokens at which a block is closed."""
+    block_span_s: float = Field(default=16.0, gt=0)
+    """Stream time at which a block is closed: how far the durable mark trails the visible one."""
+    hot_tail_bytes: int = Field(default=32 * 2**20, ge=2**20)
+    """Shared memory per live session for units that are not on disk yet."""
+    min_free_bytes: int = Field(default=256 * 2**20, ge=0)
+    """Space left free on the store's disk; a session is refused rather than fill it."""
+
+    max_live_pushes: int = Field(default=64, ge=1)
+    """Ingest calls open at the same time."""
+    max_open_questions: int = Field(default=64, ge=1)
+    """Questions waiting or being answered at the same time."""
+    credit_items: int = Field(default=64, ge=1, le=4096)
+    """Images, packets or chunks that a client may be ahead of the server."""
+    units_per_pass: int = Field(default=8, ge=1, le=256)
+    """Units of a session encoded in one pass when they wait; never changes what is encoded."""
+    drain_s: float = Field(default=10.0, ge=0)
+    """Grace between the request to stop and the end of open calls."""
+    question_timeout_s: float = Field(default=120.0, gt=0)
+    """Deadline of a question whose client gives none."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severe message that is logged."""
+
+    def threads_of(self, process: Literal["ingest", "qa"]) -> int:
+        """Returns the torch threads of a process: as set, else its half of the cores."""
+        set_value = self.ingest_threads if process == "ingest" else self.qa_threads
+        if set_value:
+            return set_value
+        cores = len(os.sched_getaffinity(0))
+        return max(1, cores - cores // 2 if process == "ingest" else cores // 2)
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Reads settings from the environment; `overrides` that are not None win.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit.
+    """
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = sorted(
+        name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known
+    )
+    if unknown:
+        raise ConfigError(f"unknown settings in the environment: {', '.join(unknown)}")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            for e in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from error

@@ -1,0 +1,1 @@
+"""What both servers share of gRPC: errors, interceptor, health, reflection, draining."""
