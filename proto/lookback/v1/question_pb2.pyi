@@ -167,29 +167,39 @@ class RetrievalOptions(_message.Message):
     UNIT_COUNT_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     RECENT_UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    UNIT_INDICES_FIELD_NUMBER: _builtins.int
     mode: Global___RetrievalMode.ValueType
     """Default: per layer."""
     unit_count: _builtins.int
-    """Units in context, the recent ones included; default 9, at most 1024."""
+    """Units in context, the recent ones included; the default is the model's; at most 65,536."""
     token_count: _builtins.int
-    """Tokens in context per layer, sinks, question and answer not counted; default and limit: the
-    session's window.
+    """Tokens in context per layer; prefix, question and answer not counted. Default: as many as the
+    model's positions leave room for, which is also the limit.
     """
     recent_unit_count: _builtins.int
-    """Newest units, taken first and charged to the budget; default 1. Set to 0 by -1."""
+    """Newest units, taken first and charged to the budget; default 1, at most `unit_count`."""
+    @_builtins.property
+    def unit_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Exactly these units of the snapshot, by index, in every layer, in place of retrieval: to ask
+        about moments that are already known, and to measure. The other fields must then be absent.
+        """
+
     def __init__(
         self,
         *,
         mode: Global___RetrievalMode.ValueType = ...,
         unit_count: _builtins.int = ...,
         token_count: _builtins.int = ...,
-        recent_unit_count: _builtins.int = ...,
+        recent_unit_count: _builtins.int | None = ...,
+        unit_indices: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count", "recent_unit_count", b"recent_unit_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "recent_unit_count", b"recent_unit_count", "token_count", b"token_count", "unit_count", b"unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count", "mode", b"mode", "recent_unit_count", b"recent_unit_count", "token_count", b"token_count", "unit_count", b"unit_count", "unit_indices", b"unit_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__recent_unit_count: _TypeAlias = _typing.Literal["recent_unit_count"]  # noqa: Y015
+    _WhichOneofArgType__recent_unit_count: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recent_unit_count) -> _WhichOneofReturnType__recent_unit_count | None: ...
 
 Global___RetrievalOptions: _TypeAlias = RetrievalOptions  # noqa: Y015
 
