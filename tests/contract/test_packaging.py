@@ -24,13 +24,13 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(tmp_path: Path) -> N
 
 
 def test_nothing_imports_eval_by_its_own_name_because_that_hides_the_builtin() -> None:
-    offenders = []
-    for package in ("svc", "kvstore", "retrieval", "eval", "tests"):
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import) and any(
-                    alias.name.split(".")[0] == "eval" and alias.asname is None
-                    for alias in node.names
-                ):
-                    offenders.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    offenders = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for package in ("svc", "kvstore", "retrieval", "eval", "tests")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name.split(".")[0] == "eval" and alias.asname is None
+    ]
     assert offenders == []
