@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookback/v1/ingest.proto\x12\x0blookback.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\rIngestRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.lookback.v1.OpenH\x00\x12%\n\x06images\x18\x02 \x01(\x0b\x32\x13.lookback.v1.ImagesH\x00\x12\'\n\x07packets\x18\x03 \x01(\x0b\x32\x14.lookback.v1.PacketsH\x00\x12#\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x12.lookback.v1.ChunkH\x00\x12%\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x13.lookback.v1.FinishH\x00\x42\t\n\x07request\"\xad\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x06images\x18\x02 \x01(\x0b\x32\x17.lookback.v1.ImageMediaH\x00\x12+\n\x07packets\x18\x03 \x01(\x0b\x32\x18.lookback.v1.PacketMediaH\x00\x12\x30\n\tcontainer\x18\x04 \x01(\x0b\x32\x1b.lookback.v1.ContainerMediaH\x00\x42\x07\n\x05media\"3\n\nImageMedia\x12\x11\n\traw_width\x18\x01 \x01(\x05\x12\x12\n\nraw_height\x18\x02 \x01(\x05\"\xad\x01\n\x0bPacketMedia\x12-\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x1e.lookback.v1.PacketMedia.Codec\x12\x11\n\textradata\x18\x02 \x01(\x0c\"\\\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_H264\x10\x01\x12\x0e\n\nCODEC_HEVC\x10\x02\x12\r\n\tCODEC_VP9\x10\x03\x12\r\n\tCODEC_AV1\x10\x04\" \n\x0e\x43ontainerMedia\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\"$\n\x05Image\x12\r\n\x05pts_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\",\n\x06Images\x12\"\n\x06images\x18\x01 \x03(\x0b\x32\x12.lookback.v1.Image\"8\n\x06Packet\x12\r\n\x05pts_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tkey_frame\x18\x03 \x01(\x08\"/\n\x07Packets\x12$\n\x07packets\x18\x01 \x03(\x0b\x32\x13.lookback.v1.Packet\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x08\n\x06\x46inish\"\xc4\x01\n\x0eIngestResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.lookback.v1.OpenedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.lookback.v1.ProgressH\x00\x12)\n\x08\x64raining\x18\x03 \x01(\x0b\x32\x15.lookback.v1.DrainingH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.lookback.v1.FinishedH\x00\x42\n\n\x08response\"\x80\x01\n\x06Opened\x12\x1a\n\rdurable_pts_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11\x63redit_item_count\x18\x02 \x01(\x03\x12\x12\n\ntarget_fps\x18\x03 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x03\x42\x10\n\x0e_durable_pts_s\"\xd9\x02\n\x08Progress\x12\x1b\n\x0ereceived_pts_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rvisible_pts_s\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rdurable_pts_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\x12visible_unit_count\x18\x04 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x05 \x01(\x03\x12\x19\n\x11\x63redit_item_count\x18\x06 \x01(\x03\x12\x1c\n\x14received_frame_count\x18\x07 \x01(\x03\x12\x1b\n\x13sampled_frame_count\x18\x08 \x01(\x03\x12\x18\n\x10late_frame_count\x18\t \x01(\x03\x12\x19\n\x11known_frame_count\x18\n \x01(\x03\x42\x11\n\x0f_received_pts_sB\x10\n\x0e_visible_pts_sB\x10\n\x0e_durable_pts_s\"4\n\x08\x44raining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x08\x46inished\x12\'\n\x08progress\x18\x01 \x01(\x0b\x32\x15.lookback.v1.Progress2V\n\rIngestService\x12\x45\n\x06Ingest\x12\x1a.lookback.v1.IngestRequest\x1a\x1b.lookback.v1.IngestResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18lookback/v1/ingest.proto\x12\x0blookback.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\rIngestRequest\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.lookback.v1.OpenH\x00\x12%\n\x06images\x18\x02 \x01(\x0b\x32\x13.lookback.v1.ImagesH\x00\x12\'\n\x07packets\x18\x03 \x01(\x0b\x32\x14.lookback.v1.PacketsH\x00\x12#\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x12.lookback.v1.ChunkH\x00\x12%\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x13.lookback.v1.FinishH\x00\x42\t\n\x07request\"\xad\x01\n\x04Open\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12)\n\x06images\x18\x02 \x01(\x0b\x32\x17.lookback.v1.ImageMediaH\x00\x12+\n\x07packets\x18\x03 \x01(\x0b\x32\x18.lookback.v1.PacketMediaH\x00\x12\x30\n\tcontainer\x18\x04 \x01(\x0b\x32\x1b.lookback.v1.ContainerMediaH\x00\x42\x07\n\x05media\"3\n\nImageMedia\x12\x11\n\traw_width\x18\x01 \x01(\x05\x12\x12\n\nraw_height\x18\x02 \x01(\x05\"\xc7\x01\n\x0bPacketMedia\x12-\n\x05\x63odec\x18\x01 \x01(\x0e\x32\x1e.lookback.v1.PacketMedia.Codec\x12\x11\n\textradata\x18\x02 \x01(\x0c\x12\x18\n\x10rotation_degrees\x18\x03 \x01(\x05\"\\\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x0e\n\nCODEC_H264\x10\x01\x12\x0e\n\nCODEC_HEVC\x10\x02\x12\r\n\tCODEC_VP9\x10\x03\x12\r\n\tCODEC_AV1\x10\x04\" \n\x0e\x43ontainerMedia\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\"$\n\x05Image\x12\r\n\x05pts_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\",\n\x06Images\x12\"\n\x06images\x18\x01 \x03(\x0b\x32\x12.lookback.v1.Image\"I\n\x06Packet\x12\r\n\x05pts_s\x18\x01 \x01(\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tkey_frame\x18\x03 \x01(\x08\x12\x0f\n\x07\x64iscard\x18\x04 \x01(\x08\"/\n\x07Packets\x12$\n\x07packets\x18\x01 \x03(\x0b\x32\x13.lookback.v1.Packet\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\x08\n\x06\x46inish\"\xc4\x01\n\x0eIngestResponse\x12%\n\x06opened\x18\x01 \x01(\x0b\x32\x13.lookback.v1.OpenedH\x00\x12)\n\x08progress\x18\x02 \x01(\x0b\x32\x15.lookback.v1.ProgressH\x00\x12)\n\x08\x64raining\x18\x03 \x01(\x0b\x32\x15.lookback.v1.DrainingH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.lookback.v1.FinishedH\x00\x42\n\n\x08response\"\x80\x01\n\x06Opened\x12\x1a\n\rdurable_pts_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x11\x63redit_item_count\x18\x02 \x01(\x03\x12\x12\n\ntarget_fps\x18\x03 \x01(\x01\x12\x19\n\x11max_message_bytes\x18\x04 \x01(\x03\x42\x10\n\x0e_durable_pts_s\"\x9a\x03\n\x08Progress\x12\x1b\n\x0ereceived_pts_s\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rvisible_pts_s\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rdurable_pts_s\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\x12visible_unit_count\x18\x04 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x05 \x01(\x03\x12\x19\n\x11\x63redit_item_count\x18\x06 \x01(\x03\x12\x1c\n\x14received_frame_count\x18\x07 \x01(\x03\x12\x1b\n\x13sampled_frame_count\x18\x08 \x01(\x03\x12\x18\n\x10late_frame_count\x18\t \x01(\x03\x12\x19\n\x11known_frame_count\x18\n \x01(\x03\x12\x1d\n\x15\x64uplicate_frame_count\x18\x0b \x01(\x03\x12 \n\x18undecodable_packet_count\x18\x0c \x01(\x03\x42\x11\n\x0f_received_pts_sB\x10\n\x0e_visible_pts_sB\x10\n\x0e_durable_pts_s\"4\n\x08\x44raining\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x08\x46inished\x12\'\n\x08progress\x18\x01 \x01(\x0b\x32\x15.lookback.v1.Progress2V\n\rIngestService\x12\x45\n\x06Ingest\x12\x1a.lookback.v1.IngestRequest\x1a\x1b.lookback.v1.IngestResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,33 +39,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEMEDIA']._serialized_start=469
   _globals['_IMAGEMEDIA']._serialized_end=520
   _globals['_PACKETMEDIA']._serialized_start=523
-  _globals['_PACKETMEDIA']._serialized_end=696
-  _globals['_PACKETMEDIA_CODEC']._serialized_start=604
-  _globals['_PACKETMEDIA_CODEC']._serialized_end=696
-  _globals['_CONTAINERMEDIA']._serialized_start=698
-  _globals['_CONTAINERMEDIA']._serialized_end=730
-  _globals['_IMAGE']._serialized_start=732
-  _globals['_IMAGE']._serialized_end=768
-  _globals['_IMAGES']._serialized_start=770
-  _globals['_IMAGES']._serialized_end=814
-  _globals['_PACKET']._serialized_start=816
-  _globals['_PACKET']._serialized_end=872
-  _globals['_PACKETS']._serialized_start=874
-  _globals['_PACKETS']._serialized_end=921
-  _globals['_CHUNK']._serialized_start=923
-  _globals['_CHUNK']._serialized_end=944
-  _globals['_FINISH']._serialized_start=946
-  _globals['_FINISH']._serialized_end=954
-  _globals['_INGESTRESPONSE']._serialized_start=957
-  _globals['_INGESTRESPONSE']._serialized_end=1153
-  _globals['_OPENED']._serialized_start=1156
-  _globals['_OPENED']._serialized_end=1284
-  _globals['_PROGRESS']._serialized_start=1287
-  _globals['_PROGRESS']._serialized_end=1632
-  _globals['_DRAINING']._serialized_start=1634
-  _globals['_DRAINING']._serialized_end=1686
-  _globals['_FINISHED']._serialized_start=1688
-  _globals['_FINISHED']._serialized_end=1739
-  _globals['_INGESTSERVICE']._serialized_start=1741
-  _globals['_INGESTSERVICE']._serialized_end=1827
+  _globals['_PACKETMEDIA']._serialized_end=722
+  _globals['_PACKETMEDIA_CODEC']._serialized_start=630
+  _globals['_PACKETMEDIA_CODEC']._serialized_end=722
+  _globals['_CONTAINERMEDIA']._serialized_start=724
+  _globals['_CONTAINERMEDIA']._serialized_end=756
+  _globals['_IMAGE']._serialized_start=758
+  _globals['_IMAGE']._serialized_end=794
+  _globals['_IMAGES']._serialized_start=796
+  _globals['_IMAGES']._serialized_end=840
+  _globals['_PACKET']._serialized_start=842
+  _globals['_PACKET']._serialized_end=915
+  _globals['_PACKETS']._serialized_start=917
+  _globals['_PACKETS']._serialized_end=964
+  _globals['_CHUNK']._serialized_start=966
+  _globals['_CHUNK']._serialized_end=987
+  _globals['_FINISH']._serialized_start=989
+  _globals['_FINISH']._serialized_end=997
+  _globals['_INGESTRESPONSE']._serialized_start=1000
+  _globals['_INGESTRESPONSE']._serialized_end=1196
+  _globals['_OPENED']._serialized_start=1199
+  _globals['_OPENED']._serialized_end=1327
+  _globals['_PROGRESS']._serialized_start=1330
+  _globals['_PROGRESS']._serialized_end=1740
+  _globals['_DRAINING']._serialized_start=1742
+  _globals['_DRAINING']._serialized_end=1794
+  _globals['_FINISHED']._serialized_start=1796
+  _globals['_FINISHED']._serialized_end=1847
+  _globals['_INGESTSERVICE']._serialized_start=1849
+  _globals['_INGESTSERVICE']._serialized_end=1935
 # @@protoc_insertion_point(module_scope)

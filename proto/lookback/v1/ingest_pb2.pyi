@@ -177,19 +177,23 @@ class PacketMedia(_message.Message):
 
     CODEC_FIELD_NUMBER: _builtins.int
     EXTRADATA_FIELD_NUMBER: _builtins.int
+    ROTATION_DEGREES_FIELD_NUMBER: _builtins.int
     codec: Global___PacketMedia.Codec.ValueType
     """Required."""
     extradata: _builtins.bytes
     """The codec's out-of-band configuration (avcC, hvcC, ...), where it has one."""
+    rotation_degrees: _builtins.int
+    """How far the decoded picture is turned clockwise to be shown: 0, 90, 180 or 270."""
     def __init__(
         self,
         *,
         codec: Global___PacketMedia.Codec.ValueType = ...,
         extradata: _builtins.bytes = ...,
+        rotation_degrees: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "extradata", b"extradata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codec", b"codec", "extradata", b"extradata", "rotation_degrees", b"rotation_degrees"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,22 +280,26 @@ class Packet(_message.Message):
     PTS_S_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     KEY_FRAME_FIELD_NUMBER: _builtins.int
+    DISCARD_FIELD_NUMBER: _builtins.int
     pts_s: _builtins.float
     """Presentation time in seconds."""
     data: _builtins.bytes
     """The packet's bytes."""
     key_frame: _builtins.bool
     """Whether decoding can start here."""
+    discard: _builtins.bool
+    """Decode it, for later packets build on it, but do not show it (edit lists of MP4)."""
     def __init__(
         self,
         *,
         pts_s: _builtins.float = ...,
         data: _builtins.bytes = ...,
         key_frame: _builtins.bool = ...,
+        discard: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "key_frame", b"key_frame", "pts_s", b"pts_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "discard", b"discard", "key_frame", b"key_frame", "pts_s", b"pts_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -456,6 +464,8 @@ class Progress(_message.Message):
     SAMPLED_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     LATE_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     KNOWN_FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    UNDECODABLE_PACKET_COUNT_FIELD_NUMBER: _builtins.int
     received_pts_s: _builtins.float
     """Time of the last frame that was decoded, if any."""
     visible_pts_s: _builtins.float
@@ -478,6 +488,10 @@ class Progress(_message.Message):
     """Frames left out because they came too late."""
     known_frame_count: _builtins.int
     """Frames left out because the session already had them."""
+    duplicate_frame_count: _builtins.int
+    """Frames left out because they had the time of the frame before."""
+    undecodable_packet_count: _builtins.int
+    """Packets left out because no key frame had come yet."""
     def __init__(
         self,
         *,
@@ -491,10 +505,12 @@ class Progress(_message.Message):
         sampled_frame_count: _builtins.int = ...,
         late_frame_count: _builtins.int = ...,
         known_frame_count: _builtins.int = ...,
+        duplicate_frame_count: _builtins.int = ...,
+        undecodable_packet_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "_received_pts_s", b"_received_pts_s", "_visible_pts_s", b"_visible_pts_s", "durable_pts_s", b"durable_pts_s", "received_pts_s", b"received_pts_s", "visible_pts_s", b"visible_pts_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "_received_pts_s", b"_received_pts_s", "_visible_pts_s", b"_visible_pts_s", "credit_item_count", b"credit_item_count", "durable_pts_s", b"durable_pts_s", "durable_unit_count", b"durable_unit_count", "known_frame_count", b"known_frame_count", "late_frame_count", b"late_frame_count", "received_frame_count", b"received_frame_count", "received_pts_s", b"received_pts_s", "sampled_frame_count", b"sampled_frame_count", "visible_pts_s", b"visible_pts_s", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "_received_pts_s", b"_received_pts_s", "_visible_pts_s", b"_visible_pts_s", "credit_item_count", b"credit_item_count", "duplicate_frame_count", b"duplicate_frame_count", "durable_pts_s", b"durable_pts_s", "durable_unit_count", b"durable_unit_count", "known_frame_count", b"known_frame_count", "late_frame_count", b"late_frame_count", "received_frame_count", b"received_frame_count", "received_pts_s", b"received_pts_s", "sampled_frame_count", b"sampled_frame_count", "undecodable_packet_count", b"undecodable_packet_count", "visible_pts_s", b"visible_pts_s", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable_pts_s: _TypeAlias = _typing.Literal["durable_pts_s"]  # noqa: Y015
     _WhichOneofArgType__durable_pts_s: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s"]  # noqa: Y015

@@ -50,8 +50,10 @@ class IngestServiceServicer:
         """Streams one session's video. The first message must be `open`. The last should be `finish`:
         a call that ends without it leaves the session live, and a later call resumes it.
 
-        To resume, open again, then send from the key frame at or before `Opened.durable_pts_s`;
-        the server discards what it has.
+        To resume, open again, then send from the key frame at or before `Opened.durable_pts_s` (a
+        container: from its start); the server discards what it has.
+
+        A call that fails has first encoded everything decoded before the fault, and made it durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,8 +37,10 @@ class IngestServiceStub:
     """Streams one session's video. The first message must be `open`. The last should be `finish`:
     a call that ends without it leaves the session live, and a later call resumes it.
 
-    To resume, open again, then send from the key frame at or before `Opened.durable_pts_s`;
-    the server discards what it has.
+    To resume, open again, then send from the key frame at or before `Opened.durable_pts_s` (a
+    container: from its start); the server discards what it has.
+
+    A call that fails has first encoded everything decoded before the fault, and made it durable.
     """
 
 @_typing.type_check_only
@@ -50,8 +52,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Streams one session's video. The first message must be `open`. The last should be `finish`:
     a call that ends without it leaves the session live, and a later call resumes it.
 
-    To resume, open again, then send from the key frame at or before `Opened.durable_pts_s`;
-    the server discards what it has.
+    To resume, open again, then send from the key frame at or before `Opened.durable_pts_s` (a
+    container: from its start); the server discards what it has.
+
+    A call that fails has first encoded everything decoded before the fault, and made it durable.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -66,8 +70,10 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams one session's video. The first message must be `open`. The last should be `finish`:
         a call that ends without it leaves the session live, and a later call resumes it.
 
-        To resume, open again, then send from the key frame at or before `Opened.durable_pts_s`;
-        the server discards what it has.
+        To resume, open again, then send from the key frame at or before `Opened.durable_pts_s` (a
+        container: from its start); the server discards what it has.
+
+        A call that fails has first encoded everything decoded before the fault, and made it durable.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
