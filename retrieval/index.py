@@ -1,0 +1,293 @@
+"""The key index of a session: per layer one float32 row per unit, searched exactly.
+
+One process appends (`KeyIndexWriter`), any number of processes and threads read
+(`KeyIndexReader`), through a shared mapping of one file; see `index_file` for how it lies there.
+A row is written, then the count is published, so "not after t" is a prefix [0, count).
+The index is derived from the stored keys: whoever finds it damaged creates it anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
+from retrieval.index_file import Chunk, IndexFile, IndexLayout, row_check
+
+DEFAULT_CHUNK_ROW_COUNT = 1024
+
+
+class KeyIndexWriter:
+    """Appends rows. One per session, in one process; not thread-safe."""
+
+    def __init__(self, file: IndexFile) -> None:
+        """Take over an open, writable `file`; use `create` or `open`."""
+        self._file = file
+        self._chunks: list[Chunk] = []
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        *,
+        layer_count: int,
+        dim: int,
+        epoch: int,
+        chunk_row_count: int = DEFAULT_CHUNK_ROW_COUNT,
+    ) -> Self:
+        """Put an empty index at `path`, in place of whatever was there.
+
+        Raises:
+            OSError: the file cannot be written, for example because the disk is full.
+        """
+        layout = IndexLayout(layer_count=layer_count, dim=dim, chunk_row_count=chunk_row_count)
+        return cls(IndexFile.create(path, layout, epoch=epoch))
+
+    @classmethod
+    def open(cls, path: Path, *, layer_count: int, dim: int, epoch: int) -> Self:
+        """Open the index at `path` and fence its readers off with a new `epoch`.
+
+        `count` is then the number of rows up to the first that fails its checksum: after a power
+        loss the count may have reached the disk, and rows before it not.
+
+        Raises:
+            IndexDamagedError: absent, foreign, torn, or of another geometry; `create` it.
+        """
+        file = IndexFile.open(path, writable=True)
+        try:
+            if (file.layout.layer_count, file.layout.dim) != (layer_count, dim):
+                raise IndexDamagedError(
+                    path,
+                    f"its rows are {file.layout.layer_count} x {file.layout.dim}, "
+                    f"this model's are {layer_count} x {dim}",
+                )
+            opened = cls(file)
+            sound_count = opened._count_sound_rows()
+        except BaseException:
+            file.close()
+            raise
+        opened.truncate(sound_count, epoch)
+        return opened
+
+    @property
+    def count(self) -> int:
+        """Published rows."""
+        return self._file.count
+
+    @property
+    def epoch(self) -> int:
+        """Epoch under which this writer publishes."""
+        return self._file.epoch
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes that the file takes."""
+        return self._file.allocated_bytes
+
+    def append(self, rows: NDArray[np.float32]) -> None:
+        """Append the next unit's row and publish it.
+
+        Args:
+            rows: (layer_count, dim) float32, finite: each layer's mean key before RoPE.
+
+        Raises:
+            ValueError: another shape or type, or a value is not finite.
+            OSError: the file cannot grow; nothing was published.
+        """
+        layout = self._file.layout
+        expected = (layout.layer_count, layout.dim)
+        if rows.shape != expected or rows.dtype != np.float32:
+            raise ValueError(f"rows must be float32 {expected}, got {rows.dtype} {rows.shape}")
+        if not np.isfinite(rows).all():
+            raise ValueError("rows must be finite")
+        count = self._file.count
+        chunk_index, row_index = divmod(count, layout.chunk_row_count)
+        chunk = self._chunk(chunk_index)
+        chunk.rows[:, row_index] = rows
+        chunk.checks[row_index] = row_check(count, rows)
+        self._file.count = count + 1
+
+    def truncate(self, count: int, epoch: int) -> None:
+        """Cut the index to `count` rows under a new `epoch`.
+
+        The epoch is stored first: a reader that could see a row of the new history also sees that
+        its own epoch is over. The cut rows' checksums are voided down to the disk, so that no
+        crash brings them back.
+
+        Raises:
+            ValueError: count is not in [0, self.count].
+        """
+        old_count = self._file.count
+        if not 0 <= count <= old_count:
+            raise ValueError(f"count must be in [0, {old_count}], got {count}")
+        self._file.epoch = epoch
+        self._file.count = count
+        if count == old_count:
+            return
+        chunk_row_count = self._file.layout.chunk_row_count
+        for chunk_index in range(count // chunk_row_count, -(-old_count // chunk_row_count)):
+            start = max(0, count - chunk_index * chunk_row_count)
+            self._chunk(chunk_index).checks[start:] = 0
+        self._file.sync()
+
+    def close(self) -> None:
+        """Let go of the file; what was published stays."""
+        self._chunks.clear()
+        self._file.close()
+
+    def _chunk(self, chunk_index: int) -> Chunk:
+        if len(self._chunks) <= chunk_index:
+            self._chunks = self._file.map_chunks(chunk_index + 1)
+        return self._chunks[chunk_index]
+
+    def _count_sound_rows(self) -> int:
+        for index in range(self._file.count):
+            chunk_index, row_index = divmod(index, self._file.layout.chunk_row_count)
+            chunk = self._chunk(chunk_index)
+            if int(chunk.checks[row_index]) != row_check(index, chunk.rows[:, row_index]):
+                return index
+        return self._file.count
+
+
+class KeyIndexReader:
+    """Searches the rows. Safe to use from many threads; writes nothing."""
+
+    def __init__(self, file: IndexFile) -> None:
+        """Take over an open `file`; use `open`."""
+        self._file = file
+        self._epoch = file.epoch
+        self._chunks: list[Chunk] = []
+        self._growing = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the index at `path` under its present epoch.
+
+        Raises:
+            IndexDamagedError: absent, foreign or torn.
+        """
+        return cls(IndexFile.open(path, writable=False))
+
+    @property
+    def epoch(self) -> int:
+        """Epoch at which this reader was opened; all its answers are of this epoch."""
+        return self._epoch
+
+    @property
+    def count(self) -> int:
+        """Published rows, now.
+
+        Raises:
+            EpochChangedError: a writer has recovered the session since.
+        """
+        count = self._file.count
+        self._check_epoch()
+        return count
+
+    @property
+    def layer_count(self) -> int:
+        """Layers of a row."""
+        return self._file.layout.layer_count
+
+    @property
+    def dim(self) -> int:
+        """Values of a row in one layer."""
+        return self._file.layout.dim
+
+    def scores(self, layer: int, query: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """Return the inner product of `query` with each of the first `count` rows.
+
+        Args:
+            layer: in [0, layer_count).
+            query: (dim,) float32.
+            count: how many rows, from the start, belong to the snapshot.
+
+        Returns:
+            (count,) float32. Rows at and after `count` have no influence.
+
+        Raises:
+            IndexShortError: fewer rows are published.
+            EpochChangedError: a writer recovered the session meanwhile.
+        """
+        query = self._checked(layer, query)
+        out = np.empty(count, np.float32)
+        start = 0
+        for rows in self._slices(layer, count):
+            stop = start + len(rows)
+            faiss.fvec_inner_products_ny(  # type: ignore[attr-defined]  # it is in the SWIG part
+                faiss.swig_ptr(out[start:stop]),
+                faiss.swig_ptr(query),
+                faiss.swig_ptr(rows),
+                self.dim,
+                len(rows),
+            )
+            start = stop
+        self._check_epoch()
+        return out
+
+    def top_k(
+        self, layer: int, query: NDArray[np.float32], count: int, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the min(k, count) best of the first `count` rows, best first, newer at a tie.
+
+        Returns:
+            (indices, scores), the scores as `scores` gives them.
+
+        Raises:
+            ValueError: k < 1.
+            IndexShortError, EpochChangedError: as for `scores`.
+        """
+        if k < 1:
+            raise ValueError(f"k must be >= 1, got {k}")
+        scores = self.scores(layer, query, count)
+        if k < count:
+            threshold = np.partition(scores, count - k)[count - k]
+            candidates = np.flatnonzero(scores >= threshold)
+        else:
+            candidates = np.arange(count)
+        order = np.lexsort((-candidates, -scores[candidates]))[:k]
+        best = candidates[order]
+        return best, scores[best]
+
+    def close(self) -> None:
+        """Let go of the file. No other thread may be reading."""
+        self._chunks.clear()
+        self._file.close()
+
+    def _checked(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not 0 <= layer < self.layer_count:
+            raise ValueError(f"layer must be in [0, {self.layer_count}), got {layer}")
+        if query.shape != (self.dim,) or query.dtype != np.float32:
+            raise ValueError(
+                f"query must be float32 ({self.dim},), got {query.dtype} {query.shape}"
+            )
+        return np.ascontiguousarray(query)
+
+    def _slices(self, layer: int, count: int) -> list[NDArray[np.float32]]:
+        """Return the first `count` rows of a layer as contiguous views, chunk by chunk."""
+        if count < 0:
+            raise ValueError(f"count must be >= 0, got {count}")
+        published = self.count
+        if count > published:
+            raise IndexShortError(self._file.path, asked_count=count, row_count=published)
+        layout = self._file.layout
+        needed = layout.chunk_count(count)
+        with self._growing:
+            if len(self._chunks) < needed:
+                self._chunks = self._file.map_chunks(needed)
+            chunks = self._chunks
+        size = layout.chunk_row_count
+        return [
+            chunk.rows[layer, : min(size, count - index * size)]
+            for index, chunk in enumerate(chunks[:needed])
+        ]
+
+    def _check_epoch(self) -> None:
+        epoch = self._file.epoch
+        if epoch != self._epoch:
+            raise EpochChangedError(self._file.path, opened_epoch=self._epoch, epoch=epoch)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.query import rekv_query
+
+
+def rekv_score(queries: NDArray[np.floating], keys: NDArray[np.floating]) -> np.floating:
+    """ReKV's own form: keys repeated for every query head, all heads flattened, one product.
+
+    queries: (heads, question tokens, d); keys: (unit tokens, kv heads, d).
+    """
+    repeated = np.repeat(keys, queries.shape[0] // keys.shape[1], axis=1)
+    return queries.mean(axis=1).reshape(-1) @ repeated.mean(axis=0).reshape(-1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    kv_head_count=st.integers(1, 4),
+    group=st.integers(1, 4),
+    head_dim=st.integers(1, 16),
+    question_token_count=st.integers(1, 9),
+    unit_token_counts=st.lists(st.integers(1, 12), min_size=1, max_size=9),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_index_scores_equal_rekvs_formula(
+    kv_head_count: int,
+    group: int,
+    head_dim: int,
+    question_token_count: int,
+    unit_token_counts: list[int],
+    dtype: type[np.floating],
+    seed: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    generator = np.random.default_rng(seed)
+    shape = (kv_head_count * group, question_token_count, head_dim)
+    queries = generator.standard_normal(shape).astype(dtype)
+    units = [
+        generator.standard_normal((n, kv_head_count, head_dim)).astype(dtype)
+        for n in unit_token_counts
+    ]
+    path: Path = tmp_path_factory.mktemp("index") / "index.rows"
+    dim = kv_head_count * head_dim
+    writer = KeyIndexWriter.create(path, layer_count=1, dim=dim, epoch=1, chunk_row_count=4)
+    for keys in units:
+        writer.append(keys.mean(axis=0).reshape(1, dim).astype(np.float32))
+    query = rekv_query(queries, kv_head_count)
+    scores = KeyIndexReader.open(path).scores(0, query, len(units))
+    expected = [rekv_score(queries, keys) for keys in units]
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_question_without_tokens_has_no_query() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        rekv_query(np.zeros((4, 0, 8)), 2)
+
+
+def test_heads_must_form_whole_groups() -> None:
+    with pytest.raises(ValueError, match="whole groups"):
+        rekv_query(np.zeros((4, 2, 8)), 3)
