@@ -1,0 +1,1 @@
+"""One small file per model family: only what differs between families."""

@@ -1,0 +1,82 @@
+"""LLaVA-OneVision: one frame is one unit, pooled to a square grid, 1-D positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svc.engine.decoder import Decoder
+from svc.engine.errors import UnsupportedModelError
+from svc.engine.preprocess import FramePreprocessor
+
+
+class LlavaOnevisionAdapter:
+    """Frames and questions of a LLaVA-OneVision checkpoint.
+
+    The family's one `image_newline` embedding follows the whole video. A stream has no end, so
+    it is stripped from the features and put at the head of every question segment instead.
+    """
+
+    family = "llava_onevision"
+    frames_per_unit = 1
+    question_lead_count = 1
+
+    def __init__(
+        self, path: str, model: Any, decoder: Decoder, preprocessor: FramePreprocessor
+    ) -> None:
+        config: Any = model.config
+        vision: Any = config.vision_config
+        if config.vision_feature_select_strategy != "full":
+            raise UnsupportedModelError(
+                path,
+                f"vision_feature_select_strategy {config.vision_feature_select_strategy!r}, "
+                "allowed is 'full'",
+            )
+        size = (preprocessor.height, preprocessor.width)
+        if size != (vision.image_size, vision.image_size):
+            raise UnsupportedModelError(
+                path, f"frames of {size} for a vision tower of {vision.image_size} pixels square"
+            )
+        self.frame_height, self.frame_width = size
+        patch_count = int(vision.image_size) // int(vision.patch_size)
+        self._grid_size = -(-patch_count // 2)  # the stock pooling halves, rounding up
+        self.tokens_per_unit = self._grid_size**2
+        self.position_span = self.tokens_per_unit
+        self.video_token_id = int(config.video_token_id)
+        self._preprocessor = preprocessor
+        self._decoder = decoder
+        self._model: Any = model.model
+
+    def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Return the pixels of the frames, (units, 1, 3, height, width) float32 on the CPU."""
+        return self._preprocessor(frames)[:, None]
+
+    @torch.inference_mode()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the embeddings of the units, (units, tokens_per_unit, hidden)."""
+        if self._model.vision_tower is None:
+            raise RuntimeError("the model was loaded with vision=False: it cannot encode frames")
+        video = pixels.to(device=self._decoder.device, dtype=self._decoder.dtype)
+        # as one video of one batch: (1, units, 3, height, width)
+        features: Tensor = self._model.get_video_features(video[:, 0][None]).pooler_output
+        return features[0, :-1].reshape(pixels.shape[0], self.tokens_per_unit, -1)
+
+    def cells(self) -> np.ndarray:
+        """Return (tokens_per_unit, 2) uint16: row and column, in reading order."""
+        rows, columns = np.divmod(np.arange(self.tokens_per_unit), self._grid_size)
+        return np.stack([rows, columns], axis=1).astype(np.uint16)
+
+    def local_positions(self) -> np.ndarray:
+        """Return (tokens_per_unit,) int64: reading order."""
+        return np.arange(self.tokens_per_unit, dtype=np.int64)
+
+    @torch.inference_mode()
+    def question_embeds(self, token_ids: Sequence[int]) -> Tensor:
+        """Return (1 + len(token_ids), hidden): the newline embedding, then the tokens."""
+        newline: Tensor = self._model.image_newline
+        lead = newline[None].to(device=self._decoder.device, dtype=self._decoder.dtype)
+        return torch.cat([lead, self._decoder.embed(token_ids)])
