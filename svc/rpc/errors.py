@@ -52,6 +52,8 @@ class Reason(Enum):
     TOO_MANY_CALLS = _Code.RESOURCE_EXHAUSTED
     STORE_FULL = _Code.RESOURCE_EXHAUSTED
     STORE_DAMAGED = _Code.DATA_LOSS
+    QUESTION_TIMED_OUT = _Code.DEADLINE_EXCEEDED
+    NOT_READY = _Code.UNAVAILABLE
     DRAINING = _Code.UNAVAILABLE
     INTERNAL = _Code.INTERNAL
 
@@ -62,7 +64,13 @@ class Reason(Enum):
         return code
 
 
-_RETRYABLE = {Reason.TOO_MANY_CALLS, Reason.STORE_FULL, Reason.DRAINING, Reason.SESSION_IN_USE}
+_RETRYABLE = {
+    Reason.TOO_MANY_CALLS,
+    Reason.STORE_FULL,
+    Reason.SESSION_IN_USE,
+    Reason.NOT_READY,
+    Reason.DRAINING,
+}
 
 
 class RequestError(Exception):

@@ -1,0 +1,91 @@
+"""How both processes name a model, what it recommends, and what ties a session to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import xxhash
+
+from svc.engine.checkpoint import Checkpoint
+from svc.engine.errors import UnsupportedModelError
+from svc.engine.model import DTYPES, LoadedModel, ModelConfig
+
+BUILTIN_FOLDER = Path(__file__).parents[1] / "models" / "streamworld-3m"
+"""Where the package keeps the model that `builtin` names."""
+_BUILTIN = "builtin"
+_RECOMMENDATIONS = "lookback.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingDefaults:
+    """What a model is served with where nothing else is asked for.
+
+    A checkpoint may bring its own values, by the same names, in `lookback.json`.
+    """
+
+    window_tokens: int = 8192
+    """Tokens of the sliding window."""
+    window_positions: int = 32768
+    """Positions of the sliding window; the model's trained range limits it further."""
+    retrieved_units: int = 64
+    """Units in the context of a question, the recent ones included."""
+
+
+def model_config(model: str, dtype: str, device: str) -> ModelConfig:
+    """Return the configuration that the settings' words stand for.
+
+    Args:
+        model: `builtin`, a folder, or the name of a hub repository.
+        dtype: one of ModelConfig's, or `auto`: float32 on a CPU, else as the checkpoint was saved.
+        device: what torch.device takes.
+
+    Raises:
+        NotAModelError: there is no such model, asked for by `auto` on an accelerator.
+    """
+    path = str(BUILTIN_FOLDER) if model == _BUILTIN else model
+    if dtype == "auto":
+        dtype = "float32" if device.startswith("cpu") else _saved_dtype(path)
+    return ModelConfig(path=path, dtype=dtype, device=device)
+
+
+def serving_defaults(config: ModelConfig) -> ServingDefaults:
+    """Return what the checkpoint recommends, or the defaults.
+
+    Raises:
+        NotAModelError: there is no such model.
+        UnsupportedModelError: its recommendations cannot be read; says why.
+    """
+    given = Checkpoint(config.path).json(_RECOMMENDATIONS) or {}
+    known = {field.name for field in fields(ServingDefaults)}
+    for name, value in given.items():
+        if name not in known:
+            raise UnsupportedModelError(
+                config.path,
+                f"its {_RECOMMENDATIONS} has {name!r}, known are {', '.join(sorted(known))}",
+            )
+        if type(value) is not int or value < 1:
+            raise UnsupportedModelError(
+                config.path,
+                f"its {_RECOMMENDATIONS} gives {name} as {value!r}, not an integer >= 1",
+            )
+    return ServingDefaults(**given)
+
+
+def model_identity(model: LoadedModel) -> dict[str, str]:
+    """Return the part of a session's identity that follows from the model.
+
+    Keys and values that were made under another identity mean nothing to this model.
+    """
+    prefix = ",".join(map(str, model.prompt.prefix_ids)).encode()
+    return {
+        "model": model.digest,
+        "dtype": model.element,
+        "prefix": f"xxh3-64:{xxhash.xxh3_64_hexdigest(prefix)}",
+    }
+
+
+def _saved_dtype(path: str) -> str:
+    config = Checkpoint(path).json("config.json") or {}
+    saved = str(config.get("dtype") or config.get("torch_dtype") or "float16")
+    return saved if saved in DTYPES else "float16"
