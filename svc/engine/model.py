@@ -13,6 +13,7 @@ from svc.engine import attention
 from svc.engine.adapters.base import Adapter
 from svc.engine.adapters.registry import adapter_factory
 from svc.engine.checkpoint import Checkpoint
+from svc.engine.conformance import check_conformance
 from svc.engine.decoder import Decoder
 from svc.engine.errors import NotAModelError, UnsupportedModelError
 from svc.engine.prefix import PrefixKV, encode_prefix
@@ -118,6 +119,7 @@ def load_model(config: ModelConfig, *, vision: bool) -> LoadedModel:
         model.model.multi_modal_projector = None
     model.to(config.device)
     decoder = Decoder(model)
+    difference = check_conformance(model, decoder)
     adapter = make_adapter(config.path, model, decoder, preprocessor)
     tokenizer: Any = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
     prompt = PromptFormat(
@@ -141,7 +143,12 @@ def load_model(config: ModelConfig, *, vision: bool) -> LoadedModel:
     )
     logger.info(
         "model loaded",
-        extra={"model": loaded.name, "digest": loaded.digest, "device": config.device},
+        extra={
+            "model": loaded.name,
+            "digest": loaded.digest,
+            "device": config.device,
+            "conformance_difference": difference,
+        },
     )
     return loaded
 

@@ -1,0 +1,120 @@
+"""The watching half: units of embeddings in, their keys and values out, window kept between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from svc.engine.decoder import Decoder
+from svc.engine.prefix import PrefixKV
+from svc.engine.window import WindowConfig
+from svc.engine.window_cache import UnitKV, UnitSpan, WindowCache
+
+
+class EncodingModel(Protocol):
+    """What the encoder needs of a loaded model."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """The text model."""
+        ...
+
+    @property
+    def prefix(self) -> PrefixKV:
+        """The encoded prompt prefix."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitEmbeds:
+    """One unit on its way into the text model."""
+
+    embeds: Tensor
+    """(n, hidden) of the kept tokens, of the model's dtype and device."""
+    positions: Tensor
+    """(n,) int64 on the CPU: places of the kept tokens, ascending, in [0, position_span)."""
+    position_span: int
+    """Positions that the full grid takes, whatever was dropped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WindowUnit:
+    """One unit as the store gives it back."""
+
+    keys: Tensor
+    """(layers, n, kv_heads, head_dim), before RoPE; any device."""
+    values: Tensor
+    """Shaped like keys."""
+    positions: Tensor
+    """(n,) int64 on the CPU, as in UnitEmbeds."""
+    position_span: int
+
+
+class StreamEncoder:
+    """Encodes one stream, unit after unit. Not thread-safe.
+
+    What a unit becomes does not depend on how many units a call holds, beyond rounding.
+    """
+
+    def __init__(self, model: EncodingModel, window: WindowConfig) -> None:
+        self._decoder = model.decoder
+        self._cache = WindowCache(model.decoder, model.prefix, window)
+
+    @property
+    def window_unit_count(self) -> int:
+        """Earlier units that the next unit will see."""
+        return self._cache.window.unit_count
+
+    @property
+    def window_token_count(self) -> int:
+        """Tokens of these units."""
+        return self._cache.window.token_count
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens that memory is held for: at most 5/4 of window and largest call together."""
+        return self._cache.capacity
+
+    def encode(self, units: Sequence[UnitEmbeds]) -> list[UnitKV]:
+        """Run the units through the text model in one pass.
+
+        When it raises, the stream is as before the call, and the units may be given again.
+
+        Args:
+            units: consecutive units in time order, following those of earlier calls.
+
+        Raises:
+            ValueError: a unit is empty, or its positions do not fit its embeddings and span.
+        """
+        if not units:
+            return []
+        for unit in units:
+            if unit.embeds.shape[0] != unit.positions.shape[0]:
+                raise ValueError(
+                    f"{unit.embeds.shape[0]} embeddings for {unit.positions.shape[0]} positions"
+                )
+        spans = [UnitSpan(positions=u.positions, position_span=u.position_span) for u in units]
+        started = self._cache.begin(spans)
+        self._decoder.run(torch.cat([unit.embeds for unit in units]), started)
+        return self._cache.commit(started)
+
+    def restore(self, units: Sequence[WindowUnit]) -> None:
+        """Refill the window, so that the stream goes on as if it had never stopped.
+
+        Args:
+            units: the last units before the interruption, at least those from
+                `window.window_start` on; earlier ones are seen by nobody and do no harm.
+
+        Raises:
+            RuntimeError: the encoder has encoded or restored before.
+        """
+        if self._cache.window.next_token:
+            raise RuntimeError("only a new encoder can be restored: this one holds units already")
+        self._cache.refill(
+            [UnitSpan(positions=u.positions, position_span=u.position_span) for u in units],
+            [UnitKV(keys=u.keys, values=u.values) for u in units],
+        )
