@@ -1,0 +1,69 @@
+"""What an answer consists of, and what its evidence is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.geometry import Tier
+
+FinishReason = Literal["stop", "length", "choice", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerTimings:
+    """Where the time went, in seconds, all from `AnswerEngine.start`."""
+
+    ttft_s: float | None
+    """To the first token, or to the chosen option; None when cancelled before."""
+    total_s: float
+    retrieval_s: float
+    """Of the total: scoring, selecting and loading units, over all layers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AnswerResult:
+    """A finished answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """Every token that was decoded, an end-of-sequence token included; () for a choice."""
+    finish_reason: FinishReason
+    choice_index: int | None
+    choice_log_likelihoods: tuple[float, ...]
+    """Per choice: log-probability of all its tokens and of the end after them. Not divided by
+    length: these are probabilities of complete answers, so they compare as they are."""
+
+    layer_units: tuple[NDArray[np.int64], ...]
+    """Per layer the units in its context, ascending; fewer layers when cancelled early."""
+    unit_scores: NDArray[np.float64]
+    """(snapshot units,): mean over the layers of the softmax retrieval score; sums to 1.
+    Empty when cancelled early."""
+    tiers: Mapping[int, Tier]
+    """Slowest tier each loaded unit was read from."""
+    context_unit_count: int
+    """Units of the layer that has most."""
+    context_token_count: int
+    """Tokens of units of the layer that has most."""
+    prompt_token_count: int
+    """Tokens of prefix, units and question segment, in the layer that has most."""
+    snapshot_unit_count: int
+    timings: AnswerTimings
+
+    @property
+    def loaded(self) -> NDArray[np.bool_]:
+        """(snapshot units,): whether some layer read the unit; what evidence may name."""
+        loaded = np.zeros(self.snapshot_unit_count, np.bool_)
+        for units in self.layer_units:
+            loaded[units] = True
+        return loaded
+
+    def __repr__(self) -> str:
+        return (
+            f"AnswerResult(text={self.text!r}, finish_reason={self.finish_reason!r}, "
+            f"tokens={len(self.token_ids)}, context_units={self.context_unit_count})"
+        )

@@ -1,0 +1,210 @@
+"""What one answer attends to, layer by layer: prefix, chosen units, question, answer so far.
+
+Layout and positions of a layer: prefix at [0, P); the chosen units in time order, each at the
+next free position, with gaps inside where tokens were dropped; then the question, which follows
+that layer's own units; then the answer. Keys lie here rotated; each is rotated once.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from retrieval.fusion import softmax_mean
+from retrieval.query import rekv_query
+from retrieval.selection import Budget, select, select_recent
+from svc.engine.attention import core
+from svc.engine.decoder import Decoder
+from svc.engine.memory import Memory
+from svc.engine.prefix import PrefixKV
+from svc.engine.rope import Rope
+from svc.engine.tables import PositionTables
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grounds:
+    """What all answers of one model share: its geometry and its prefix, rotated in place."""
+
+    decoder: Decoder
+    tables: PositionTables
+    prefix_keys: Tensor
+    """(layers, kv_heads, P, head_dim), rotated."""
+    prefix_values: Tensor
+
+    @classmethod
+    def of(cls, decoder: Decoder, prefix: PrefixKV) -> Grounds:
+        """Rotate the prefix of a model to its place."""
+        tables = PositionTables(decoder.rope, prefix.keys)
+        at_start = tables.of(np.arange(prefix.token_count))
+        return cls(decoder, tables, decoder.rope.apply(prefix.keys, at_start), prefix.values)
+
+    @property
+    def rope(self) -> Rope:
+        """The model's rotation."""
+        return self.decoder.rope
+
+    @property
+    def prefix_count(self) -> int:
+        """Tokens, and positions, of the prefix."""
+        return self.prefix_keys.shape[2]
+
+    @property
+    def score_scale(self) -> float:
+        """What retrieval scores are multiplied by before a softmax."""
+        return float((self.decoder.head_count * self.decoder.head_dim) ** -0.5)
+
+
+class Chooser(Protocol):
+    """Decides which units a layer reads."""
+
+    def choose(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the units for a layer whose scores are (unit_count,); ascending."""
+        ...
+
+
+class BestScored:
+    """The newest units, then the best-scored that fit the budget."""
+
+    def __init__(self, memory: Memory, budget: Budget) -> None:
+        self._memory = memory
+        self._budget = budget
+
+    def choose(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the layer's own choice."""
+        return select(scores, self._memory.token_counts, self._memory.position_spans, self._budget)
+
+    def recent(self) -> NDArray[np.int64]:
+        """Return the part that does not depend on scores."""
+        return select_recent(self._memory.token_counts, self._memory.position_spans, self._budget)
+
+
+class FixedUnits:
+    """The same units in every layer, whatever the scores."""
+
+    def __init__(self, units: NDArray[np.int64]) -> None:
+        self._units = units
+
+    def choose(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
+        """Return the fixed units."""
+        return self._units
+
+
+class Arena:
+    """Rotated keys and values of one answer in one layer, in one allocation made up front."""
+
+    def __init__(self, keys: Tensor, values: Tensor, *, question_position: int) -> None:
+        """Take over (1, kv_heads, capacity, head_dim) tensors, empty so far."""
+        self._keys = keys
+        self._values = values
+        self.length = 0
+        self.question_position = question_position
+        """Position of the question's first token in this layer."""
+
+    def put(self, keys: Tensor, values: Tensor, *, at: int) -> int:
+        """Write (1, kv_heads, n, head_dim) from index `at` on; return the index after them."""
+        stop = at + keys.shape[2]
+        self._keys[:, :, at:stop] = keys
+        self._values[:, :, at:stop] = values
+        return stop
+
+    def extend(self, keys: Tensor, values: Tensor) -> None:
+        """Append (1, kv_heads, n, head_dim)."""
+        self.length = self.put(keys, values, at=self.length)
+
+    def attend(self, query: Tensor, stop: int, scaling: float | None) -> Tensor:
+        """Attend to the first `stop` tokens, of which the queries are the last."""
+        return core(query, self._keys[:, :, :stop], self._values[:, :, :stop], scaling=scaling)
+
+
+class Context:
+    """The layers' arenas of one answer, filled as the question passes through the layers."""
+
+    def __init__(
+        self,
+        grounds: Grounds,
+        memory: Memory,
+        chooser: Chooser,
+        *,
+        text_positions: tuple[int, ...],
+        tail_capacity: int,
+    ) -> None:
+        """Prepare an empty context.
+
+        Args:
+            grounds: of the model.
+            memory: the snapshot.
+            chooser: which units each layer reads.
+            text_positions: places in the question segment of the question's own text, whose mean
+                query searches.
+            tail_capacity: tokens of question and answer that there must be room for.
+        """
+        self._grounds = grounds
+        self._memory = memory
+        self._chooser = chooser
+        self._text_positions = torch.tensor(text_positions, device=grounds.decoder.device)
+        self._tail_capacity = tail_capacity
+        self.arenas: list[Arena] = []
+        self.layer_units: list[NDArray[np.int64]] = []
+        self.layer_scores: list[NDArray[np.float32]] = []
+        self.retrieval_s = 0.0
+
+    def open_layer(self, layer: int, query: Tensor) -> None:
+        """Choose and load the layer's units, at the question's first pass through it.
+
+        Args:
+            layer: the next one not opened yet.
+            query: (1, heads, question tokens, head_dim), before RoPE.
+
+        Raises:
+            KVStoreError, RetrievalError: of the memory, or no unit fits the budget.
+        """
+        started = time.perf_counter()
+        text_query = query[0][:, self._text_positions].to("cpu", torch.float64).numpy()
+        vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
+        scores = self._memory.scores(layer, vector)
+        units = self._chooser.choose(scores)
+        arena = self._load(layer, units)
+        self.arenas.append(arena)
+        self.layer_units.append(units)
+        self.layer_scores.append(scores)
+        self.retrieval_s += time.perf_counter() - started
+
+    def unit_scores(self) -> NDArray[np.float64]:
+        """Return each unit's softmax score, averaged over the layers opened so far."""
+        if not self.layer_scores:
+            return np.empty(0, np.float64)
+        return softmax_mean(self.layer_scores, self._grounds.score_scale)
+
+    def token_counts(self) -> list[int]:
+        """Return per opened layer the tokens of its units."""
+        return [int(self._memory.token_counts[units].sum()) for units in self.layer_units]
+
+    def _load(self, layer: int, units: NDArray[np.int64]) -> Arena:
+        grounds = self._grounds
+        prefix_keys = grounds.prefix_keys[layer][None]
+        spans = self._memory.position_spans[units]
+        counts = self._memory.token_counts[units]
+        starts = grounds.prefix_count + np.cumsum(spans) - spans
+        positions = np.repeat(starts, counts) + self._memory.local_positions(units)
+        capacity = grounds.prefix_count + len(positions) + self._tail_capacity
+        _, kv_head_count, _, head_dim = prefix_keys.shape
+        shape = (1, kv_head_count, capacity, head_dim)
+        arena = Arena(
+            prefix_keys.new_empty(shape),
+            prefix_keys.new_empty(shape),
+            question_position=grounds.prefix_count + int(spans.sum()),
+        )
+        arena.extend(prefix_keys, grounds.prefix_values[layer][None])
+        if len(units):
+            keys, values = (
+                part.to(prefix_keys.device).transpose(0, 1)[None]
+                for part in self._memory.load(layer, units)
+            )
+            arena.extend(grounds.rope.apply(keys, grounds.tables.of(positions)), values)
+        return arena

@@ -1,0 +1,69 @@
+"""The seam that answers read the past through: a snapshot's units, scored and loaded by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kvstore.geometry import Tier
+
+
+class Memory(Protocol):
+    """One snapshot of one session, for one question. Nothing after the snapshot is in it.
+
+    Units are numbered from 0, in time order, without gaps. Used from one thread.
+    `scores` and `load` raise errors of kvstore and retrieval; these end that one answer.
+    """
+
+    @property
+    def unit_count(self) -> int:
+        """Units in the snapshot."""
+        ...
+
+    @property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(unit_count,): kept tokens of each unit."""
+        ...
+
+    @property
+    def position_spans(self) -> NDArray[np.int64]:
+        """(unit_count,): positions each unit takes, dropped tokens included."""
+        ...
+
+    @property
+    def tiers(self) -> Mapping[int, Tier]:
+        """Slowest tier each unit was loaded from so far."""
+        ...
+
+    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each kept token's position within its unit's span, unit after unit.
+
+        Returns:
+            (sum of the units' token counts,), each in [0, span of its unit).
+        """
+        ...
+
+    def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the inner product of `query` with each unit's mean key before RoPE.
+
+        Args:
+            layer: from 0.
+            query: (kv_heads * head_dim,) float32, of `retrieval.query.rekv_query`.
+
+        Returns:
+            (unit_count,) float32.
+        """
+        ...
+
+    def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return keys before RoPE and values of the units, in the order given.
+
+        Returns:
+            keys, values: each (sum of token counts, kv_heads, head_dim), in the model's dtype,
+            on any device. The caller owns them.
+        """
+        ...
