@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor
 
 from svc.engine.attention import KEYWORD, AttentionSession
 from svc.engine.rope import Rope
+
+
+class LayersDone(Exception):  # noqa: N818 - not an error: says that the rest is not needed
+    """Raised by a session in the middle of a run of which it has all that it wants."""
 
 
 class Decoder:
@@ -65,6 +70,12 @@ class Decoder:
         """
         hidden: Tensor = self._call(embeds, session).last_hidden_state
         return hidden[0]
+
+    @torch.inference_mode()
+    def run_until_done(self, embeds: Tensor, session: AttentionSession) -> None:
+        """Like `run`, for a session that wants keys and values only: it may raise LayersDone."""
+        with suppress(LayersDone):
+            self._call(embeds, session)
 
     @torch.inference_mode()
     def run_layers(self, embeds: Tensor, session: AttentionSession) -> list[Tensor]:

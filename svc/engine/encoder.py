@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svc.engine.decoder import Decoder
+from svc.engine.decoder import Decoder, LayersDone
 from svc.engine.prefix import PrefixKV
 from svc.engine.window import WindowConfig
-from svc.engine.window_cache import UnitKV, UnitSpan, WindowCache
+from svc.engine.window_cache import UnitKV, UnitSpan, WindowCache, WindowPass
 
 
 class EncodingModel(Protocol):
@@ -99,7 +99,8 @@ class StreamEncoder:
                 )
         spans = [UnitSpan(positions=u.positions, position_span=u.position_span) for u in units]
         started = self._cache.begin(spans)
-        self._decoder.run(torch.cat([unit.embeds for unit in units]), started)
+        session = _KeysAndValuesOnly(started, self._decoder.layer_count - 1)
+        self._decoder.run_until_done(torch.cat([unit.embeds for unit in units]), session)
         return self._cache.commit(started)
 
     def restore(self, units: Sequence[WindowUnit]) -> None:
@@ -118,3 +119,22 @@ class StreamEncoder:
             [UnitSpan(positions=u.positions, position_span=u.position_span) for u in units],
             [UnitKV(keys=u.keys, values=u.values) for u in units],
         )
+
+
+class _KeysAndValuesOnly:
+    """Ends the run at the last layer's attention: what follows is of use to an answer only.
+
+    Saves most of one layer, which is a fifth of the work of a small model.
+    """
+
+    def __init__(self, started: WindowPass, last_layer: int) -> None:
+        self._started = started
+        self._last_layer = last_layer
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    ) -> Tensor:
+        if layer == self._last_layer:
+            self._started.store(layer, key, value)
+            raise LayersDone
+        return self._started.attend(layer, query, key, value, scaling)

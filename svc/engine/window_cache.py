@@ -147,11 +147,15 @@ class WindowPass:
         self._query_tables = self._key_tables.tail(self._stop - self._first)
         self._groups = [self._group(members) for members in _grouped(self.places)]
 
+    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Store the layer's new keys and values, (1, kv_heads, tokens, head_dim), only."""
+        self._buffer.write(layer, self._first, key, value)
+
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
     ) -> Tensor:
         """Store the layer's new keys and values, and attend (see AttentionSession)."""
-        self._buffer.write(layer, self._first, key, value)
+        self.store(layer, key, value)
         keys, values = self._buffer.read(layer, self._start, self._stop)
         keys = self._rope.apply(keys, self._key_tables)
         query = self._rope.apply(query, self._query_tables)
