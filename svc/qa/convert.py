@@ -1,0 +1,205 @@
+"""Wire messages to questions, with every check of what a client sends; answers to messages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from kvstore.geometry import Tier
+from lookback.v1 import question_pb2 as pb
+from svc.engine import answer_request as engine
+from svc.engine.answer_request import AnswerLimits, AnswerRequest
+from svc.engine.answer_result import AnswerResult
+from svc.qa.evidence import EvidenceSpan
+from svc.rpc.errors import Reason, RequestError
+
+T = TypeVar("T")
+
+MAX_QUESTION_CHARS = 8_000
+MAX_HISTORY_CHARS = 64_000
+MAX_CHOICE_CHARS = 1_000
+_DEFAULT_NEW_TOKENS = 64
+
+Cut = Literal["at_or_before", "before"]
+_CUTS: dict[int, Cut] = {
+    pb.SNAPSHOT_CUT_UNSPECIFIED: "at_or_before",
+    pb.SNAPSHOT_CUT_AT_OR_BEFORE: "at_or_before",
+    pb.SNAPSHOT_CUT_BEFORE: "before",
+}
+_MODES: dict[int, engine.Retrieval] = {
+    pb.RETRIEVAL_MODE_UNSPECIFIED: "per_layer",
+    pb.RETRIEVAL_MODE_PER_LAYER: "per_layer",
+    pb.RETRIEVAL_MODE_SHARED: "shared",
+}
+_FINISH_REASONS = {
+    "stop": pb.Answer.FINISH_REASON_STOP,
+    "length": pb.Answer.FINISH_REASON_LENGTH,
+    "choice": pb.Answer.FINISH_REASON_CHOICE,
+}
+_TIERS = {Tier.HOT: pb.Evidence.TIER_HOT, Tier.DISK: pb.Evidence.TIER_DISK}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A question whose form is right; whether the session can answer it is still open."""
+
+    session_id: str
+    asked_at_s: float | None
+    """Time in the stream; None: everything visible now."""
+    cut: Cut
+    request: AnswerRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A finished answer with what the process knows about it beside the engine's result."""
+
+    result: AnswerResult
+    evidence: Sequence[EvidenceSpan]
+    evidence_until_s: float
+    asked_at_s: float
+    ttft_s: float
+    total_s: float
+    model: str
+
+
+def parse_question(
+    message: pb.AskRequest, *, default_unit_count: int, limits: AnswerLimits
+) -> Question:
+    """Returns the question that a message asks.
+
+    Raises:
+        RequestError: INVALID_REQUEST or QUESTION_INVALID, naming the field and what is allowed.
+    """
+    if not message.session_id:
+        raise _invalid("session_id", "", "given")
+    _check_texts(message)
+    asked_at_s = message.asked_at_s if message.HasField("asked_at_s") else None
+    if asked_at_s is not None and not math.isfinite(asked_at_s):
+        raise _invalid("asked_at_s", asked_at_s, "finite")
+    request = AnswerRequest(
+        question=message.question,
+        history=tuple((turn.question, turn.answer) for turn in message.history),
+        choices=tuple(message.choices),
+        **_retrieval(message.retrieval, default_unit_count),
+        **_decoding(message.decoding),
+    )
+    try:
+        request.check(limits)
+    except engine.RequestError as error:
+        raise _invalid(error.field, error.given, error.allowed) from error
+    return Question(
+        session_id=message.session_id,
+        asked_at_s=asked_at_s,
+        cut=_known(_CUTS, "cut", message.cut),
+        request=request,
+    )
+
+
+def delta_message(text: str) -> pb.AskResponse:
+    """Returns the message that carries more text."""
+    return pb.AskResponse(delta=pb.TextDelta(text=text))
+
+
+def answer_message(answered: Answered) -> pb.AskResponse:
+    """Returns the last message of an answer."""
+    result = answered.result
+    answer = pb.Answer(
+        text=result.text,
+        finish_reason=_FINISH_REASONS[result.finish_reason],
+        choice_index=result.choice_index,
+        choice_log_likelihoods=result.choice_log_likelihoods,
+        evidence=[_evidence_message(span) for span in answered.evidence],
+        evidence_until_s=answered.evidence_until_s,
+        asked_at_s=answered.asked_at_s,
+        retrieved_unit_count=result.context_unit_count,
+        retrieved_token_count=result.context_token_count,
+        prompt_token_count=result.prompt_token_count,
+        answer_token_count=len(result.token_ids),
+        ttft_s=answered.ttft_s,
+        total_s=answered.total_s,
+        model=answered.model,
+        snapshot_unit_count=result.snapshot_unit_count,
+    )
+    return pb.AskResponse(answer=answer)
+
+
+def _evidence_message(span: EvidenceSpan) -> pb.Evidence:
+    return pb.Evidence(
+        start_s=span.start_s, end_s=span.end_s, score=span.score, tier=_TIERS[span.tier]
+    )
+
+
+def _check_texts(message: pb.AskRequest) -> None:
+    question_chars = len(message.question)
+    if not message.question.strip():
+        raise RequestError(Reason.QUESTION_INVALID, "the question is empty", field="question")
+    if question_chars > MAX_QUESTION_CHARS:
+        raise RequestError(
+            Reason.QUESTION_INVALID,
+            f"the question has {question_chars} characters, allowed are {MAX_QUESTION_CHARS}",
+            field="question",
+            given=question_chars,
+            allowed=MAX_QUESTION_CHARS,
+        )
+    history_chars = sum(len(turn.question) + len(turn.answer) for turn in message.history)
+    if history_chars > MAX_HISTORY_CHARS:
+        raise _invalid("characters of history", history_chars, f"at most {MAX_HISTORY_CHARS}")
+    if len(message.choices) == 1:
+        raise _invalid("choices", 1, "absent, or at least 2")
+    for index, choice in enumerate(message.choices):
+        if not choice.strip() or len(choice) > MAX_CHOICE_CHARS:
+            raise _invalid(
+                f"choices[{index}]", choice[:80], f"1 to {MAX_CHOICE_CHARS} characters, not blank"
+            )
+
+
+def _retrieval(options: pb.RetrievalOptions, default_unit_count: int) -> dict[str, Any]:
+    """Returns the fields of AnswerRequest that say what is read from memory."""
+    given = [field.name for field, _ in options.ListFields()]
+    if options.unit_indices:
+        others = [name for name in given if name != "unit_indices"]
+        if others:
+            raise _invalid(", ".join(others), "given", "absent where unit_indices are given")
+        return {"unit_indices": tuple(options.unit_indices)}
+    for name in ("unit_count", "token_count", "recent_unit_count"):
+        if getattr(options, name) < 0:
+            raise _invalid(name, getattr(options, name), ">= 0")
+    unit_count = options.unit_count or default_unit_count
+    recent_given = options.HasField("recent_unit_count")
+    return {
+        "retrieval": _known(_MODES, "mode", options.mode),
+        "unit_count": unit_count,
+        "token_count": options.token_count or None,
+        "recent_unit_count": options.recent_unit_count if recent_given else 1,
+    }
+
+
+def _decoding(options: pb.DecodingOptions) -> dict[str, Any]:
+    """Returns the fields of AnswerRequest that say how text is decoded."""
+    given = {field.name: value for field, value in options.ListFields()}
+    optional = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+    return {
+        "max_new_tokens": options.max_new_token_count or _DEFAULT_NEW_TOKENS,
+        **{name: given[name] for name in optional if name in given},
+        "stop": tuple(options.stop),
+        "ignore_eos": options.ignore_eos,
+    }
+
+
+def _known(names: dict[int, T], field: str, value: int) -> T:
+    if value not in names:
+        raise _invalid(field, value, "a value this server knows")
+    return names[value]
+
+
+def _invalid(field: str, given: object, allowed: str) -> RequestError:
+    return RequestError(
+        Reason.INVALID_REQUEST,
+        f"{field} must be {allowed}, got {given!r}",
+        field=field,
+        given=given,
+        allowed=allowed,
+    )

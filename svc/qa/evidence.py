@@ -1,0 +1,67 @@
+"""The moments an answer rests on, as times: spans of units made spans of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvstore.geometry import Tier
+from kvstore.snapshot import Snapshot
+from retrieval import fusion
+from svc.engine.answer_result import AnswerResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSpan:
+    """One moment, [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+    score: float
+    """Share of all relevance that its units hold, in [0, 1]."""
+    tier: Tier
+    """The slowest tier its units were read from."""
+
+
+def evidence_spans(
+    result: AnswerResult, snapshot: Snapshot, *, frame_period_s: float
+) -> list[EvidenceSpan]:
+    """Returns the answer's evidence, best first, at most five spans.
+
+    A span ends one sampling period after its last frame, for so long that frame stood for the
+    stream, but not after the next unit's first frame, where the snapshot has one.
+
+    Args:
+        result: the answer.
+        snapshot: what it could see.
+        frame_period_s: time between two sampled frames of the stream.
+    """
+    spans = fusion.spans(result.unit_scores, result.loaded, ~snapshot.gaps_before)
+    return [
+        EvidenceSpan(
+            start_s=float(snapshot.first_pts_s[span.first_unit]),
+            end_s=_end_s(snapshot, span.stop_unit, frame_period_s),
+            score=span.score,
+            tier=_slowest([result.tiers[unit] for unit in _loaded_of(result, span)]),
+        )
+        for span in spans
+    ]
+
+
+def _loaded_of(result: AnswerResult, span: fusion.Span) -> Sequence[int]:
+    units = np.arange(span.first_unit, span.stop_unit)
+    loaded: list[int] = units[result.loaded[units]].tolist()
+    return loaded
+
+
+def _end_s(snapshot: Snapshot, stop_unit: int, frame_period_s: float) -> float:
+    end_s = float(snapshot.last_pts_s[stop_unit - 1]) + frame_period_s
+    if stop_unit < len(snapshot.first_pts_s):
+        end_s = min(end_s, float(snapshot.first_pts_s[stop_unit]))
+    return end_s
+
+
+def _slowest(tiers: Sequence[Tier]) -> Tier:
+    return Tier.DISK if Tier.DISK in tiers else Tier.HOT
