@@ -1,0 +1,163 @@
+"""Messages to the client's types and back. Generated types stop here."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import TypeVar
+
+from lookback.v1 import question_pb2, session_pb2
+from svc.client.errors import PROTOCOL_VIOLATED, LookbackError
+from svc.client.types import (
+    Answer,
+    DecodingOptions,
+    Evidence,
+    FinishReason,
+    RetrievalMode,
+    RetrievalOptions,
+    Session,
+    SessionSettings,
+    SessionState,
+    SessionStats,
+    Tier,
+    Turn,
+)
+
+_Value = TypeVar("_Value")
+
+_STATES: Mapping[int, SessionState] = {
+    session_pb2.Session.STATE_LIVE: SessionState.LIVE,
+    session_pb2.Session.STATE_FINISHED: SessionState.FINISHED,
+}
+_FINISH_REASONS: Mapping[int, FinishReason] = {
+    question_pb2.Answer.FINISH_REASON_STOP: FinishReason.STOP,
+    question_pb2.Answer.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    question_pb2.Answer.FINISH_REASON_CHOICE: FinishReason.CHOICE,
+}
+_TIERS: Mapping[int, Tier] = {
+    question_pb2.Evidence.TIER_HOT: Tier.HOT,
+    question_pb2.Evidence.TIER_DISK: Tier.DISK,
+}
+_MODES = {
+    RetrievalMode.PER_LAYER: question_pb2.RETRIEVAL_MODE_PER_LAYER,
+    RetrievalMode.SHARED: question_pb2.RETRIEVAL_MODE_SHARED,
+}
+
+
+def session_from(message: session_pb2.Session) -> Session:
+    """Returns the session.
+
+    Raises:
+        LookbackError: PROTOCOL_VIOLATED, the state is one of a newer protocol.
+    """
+    return Session(
+        session_id=message.session_id,
+        display_name=message.display_name,
+        state=_known(_STATES, message.state, "Session.state"),
+        create_time=message.create_time.ToDatetime(tzinfo=datetime.UTC),
+        settings=SessionSettings(
+            sample_fps=message.settings.sample_fps,
+            window_token_count=message.settings.window_token_count,
+        ),
+        stats=_stats_from(message.stats),
+        model=message.model,
+    )
+
+
+def _stats_from(message: session_pb2.SessionStats) -> SessionStats:
+    return SessionStats(
+        visible_unit_count=message.visible_unit_count,
+        durable_unit_count=message.durable_unit_count,
+        first_pts_s=message.first_pts_s if message.HasField("first_pts_s") else None,
+        last_visible_pts_s=(
+            message.last_visible_pts_s if message.HasField("last_visible_pts_s") else None
+        ),
+        last_durable_pts_s=(
+            message.last_durable_pts_s if message.HasField("last_durable_pts_s") else None
+        ),
+        token_count=message.token_count,
+        disk_bytes=message.disk_bytes,
+        gap_count=message.gap_count,
+    )
+
+
+def settings_to(settings: SessionSettings) -> session_pb2.SessionSettings:
+    """Returns the message for the settings."""
+    return session_pb2.SessionSettings(
+        sample_fps=settings.sample_fps, window_token_count=settings.window_token_count
+    )
+
+
+def turn_to(turn: Turn) -> question_pb2.Turn:
+    """Returns the message for an earlier turn."""
+    return question_pb2.Turn(question=turn.question, answer=turn.answer)
+
+
+def retrieval_to(options: RetrievalOptions) -> question_pb2.RetrievalOptions:
+    """Returns the message; what is None stays unset."""
+    return question_pb2.RetrievalOptions(
+        mode=question_pb2.RETRIEVAL_MODE_UNSPECIFIED
+        if options.mode is None
+        else _MODES[options.mode],
+        unit_count=options.unit_count or 0,
+        token_count=options.token_count or 0,
+        recent_unit_count=options.recent_unit_count,
+        unit_indices=options.unit_indices,
+    )
+
+
+def decoding_to(options: DecodingOptions) -> question_pb2.DecodingOptions:
+    """Returns the message; what is None stays unset."""
+    return question_pb2.DecodingOptions(
+        max_new_token_count=options.max_new_token_count or 0,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+        stop=options.stop,
+        ignore_eos=options.ignore_eos,
+    )
+
+
+def answer_from(message: question_pb2.Answer) -> Answer:
+    """Returns the answer.
+
+    Raises:
+        LookbackError: PROTOCOL_VIOLATED, a value is one of a newer protocol.
+    """
+    return Answer(
+        text=message.text,
+        finish_reason=_known(_FINISH_REASONS, message.finish_reason, "Answer.finish_reason"),
+        choice_index=message.choice_index if message.HasField("choice_index") else None,
+        choice_log_likelihoods=tuple(message.choice_log_likelihoods),
+        evidence=tuple(
+            Evidence(
+                start_s=each.start_s,
+                end_s=each.end_s,
+                score=each.score,
+                tier=_known(_TIERS, each.tier, "Evidence.tier"),
+            )
+            for each in message.evidence
+        ),
+        evidence_until_s=message.evidence_until_s,
+        asked_at_s=message.asked_at_s,
+        retrieved_unit_count=message.retrieved_unit_count,
+        retrieved_token_count=message.retrieved_token_count,
+        prompt_token_count=message.prompt_token_count,
+        answer_token_count=message.answer_token_count,
+        ttft_s=message.ttft_s,
+        total_s=message.total_s,
+        model=message.model,
+        snapshot_unit_count=message.snapshot_unit_count,
+    )
+
+
+def _known(table: Mapping[int, _Value], number: int, field: str) -> _Value:
+    if number not in table:
+        raise LookbackError(
+            reason=PROTOCOL_VIOLATED,
+            message=f"the server sent {field} = {number}, which this client does not know",
+            metadata={"field": field, "value": str(number)},
+        )
+    return table[number]

@@ -1,0 +1,102 @@
+"""Calls of QuestionService."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from typing import TypedDict, Unpack
+
+import grpc
+
+from lookback.v1 import question_pb2, question_pb2_grpc
+from svc.client.convert import answer_from, decoding_to, retrieval_to, turn_to
+from svc.client.errors import CONNECTION_LOST, LookbackError, error_from_call
+from svc.client.types import Answer, DecodingOptions, RetrievalOptions, TextDelta, Turn
+
+_TIMEOUT_S = 120.0
+_DEFAULT_RETRIEVAL = RetrievalOptions()
+_DEFAULT_DECODING = DecodingOptions()
+
+
+class AskOptions(TypedDict, total=False):
+    """What a question may carry beside its text. Everything has a default."""
+
+    asked_at_s: float | None
+    """Time in the stream at which it is asked; None: now."""
+    before: bool
+    """See what is before `asked_at_s` only, not what is at it."""
+    choices: Sequence[str]
+    """Up to 26 options, of which the most likely is picked."""
+    history: Sequence[Turn]
+    """Earlier turns of the conversation, oldest first."""
+    retrieval: RetrievalOptions
+    """What may be read from memory."""
+    decoding: DecodingOptions
+    """How the text is decoded."""
+    timeout_s: float
+    """Deadline of the whole answer; default 120."""
+
+
+class QuestionCalls:
+    """The part of the client that asks."""
+
+    _questions: question_pb2_grpc.QuestionServiceAsyncStub
+    _qa_address: str
+
+    async def ask(
+        self, session_id: str, question: str, **options: Unpack[AskOptions]
+    ) -> AsyncGenerator[TextDelta | Answer, None]:
+        """Asks, and yields the text as it is decoded, then the whole answer.
+
+        Args:
+            session_id: an existing session with at least one visible unit.
+            question: 1 to 8,000 characters.
+            **options: see AskOptions.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, SESSION_EMPTY, ASKED_AT_NOT_RECEIVED, ...
+        """
+        call = self._questions.Ask(
+            _request(session_id, question, options), timeout=options.get("timeout_s", _TIMEOUT_S)
+        )
+        try:
+            async for response in call:
+                match response.WhichOneof("response"):
+                    case "delta":
+                        yield TextDelta(text=response.delta.text)
+                    case "answer":
+                        yield answer_from(response.answer)
+                        return
+        except grpc.aio.AioRpcError as error:
+            raise error_from_call(error, self._qa_address) from error
+        finally:
+            call.cancel()
+        raise LookbackError(
+            reason=CONNECTION_LOST,
+            message=f"{self._qa_address} ended the call before the answer was complete",
+            metadata={"address": self._qa_address},
+        )
+
+    async def answer(self, session_id: str, question: str, **options: Unpack[AskOptions]) -> Answer:
+        """Asks like `ask`, and returns the whole answer."""
+        parts = self.ask(session_id, question, **options)
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                if isinstance(part, Answer):
+                    return part
+        raise AssertionError("ask ends with an Answer or raises")
+
+
+def _request(session_id: str, question: str, options: AskOptions) -> question_pb2.AskRequest:
+    return question_pb2.AskRequest(
+        session_id=session_id,
+        question=question,
+        asked_at_s=options.get("asked_at_s"),
+        cut=question_pb2.SNAPSHOT_CUT_BEFORE
+        if options.get("before")
+        else question_pb2.SNAPSHOT_CUT_UNSPECIFIED,
+        choices=options.get("choices", ()),
+        history=[turn_to(turn) for turn in options.get("history", ())],
+        retrieval=retrieval_to(options.get("retrieval", _DEFAULT_RETRIEVAL)),
+        decoding=decoding_to(options.get("decoding", _DEFAULT_DECODING)),
+    )

@@ -1,0 +1,189 @@
+"""What the client takes and gives: frozen mirrors of the messages.
+
+Times are presentation times of the video in seconds.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from enum import Enum
+
+
+class SessionState(Enum):
+    """What a session is doing."""
+
+    LIVE = "live"
+    """More video may come."""
+    FINISHED = "finished"
+    """The video is over; questions are still answered."""
+
+
+class RetrievalMode(Enum):
+    """How the units that an answer rests on are chosen."""
+
+    PER_LAYER = "per_layer"
+    """Every layer of the model chooses its own."""
+    SHARED = "shared"
+    """All layers share one choice."""
+
+
+class FinishReason(Enum):
+    """Why decoding ended."""
+
+    STOP = "stop"
+    """The model ended, or a stop string came."""
+    LENGTH = "length"
+    """The token limit was reached."""
+    CHOICE = "choice"
+    """One of the choices was picked."""
+
+
+class Tier(Enum):
+    """Where a moment was read from."""
+
+    HOT = "hot"
+    """Shared memory."""
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """How a session's video is sampled and encoded; fixed when it is created."""
+
+    sample_fps: float = 0.0
+    """Frames taken per second of stream time, in (0, 30]; 0: the server's default."""
+    window_token_count: int = 0
+    """Tokens of the sliding window; 0: the server's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStats:
+    """What is remembered of a session."""
+
+    visible_unit_count: int
+    """Units that questions can use."""
+    durable_unit_count: int
+    """Units that survive a crash."""
+    first_pts_s: float | None
+    last_visible_pts_s: float | None
+    last_durable_pts_s: float | None
+    token_count: int
+    disk_bytes: int
+    gap_count: int
+    """Holes in the stream longer than the server's limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One stream of video and everything remembered of it."""
+
+    session_id: str
+    display_name: str
+    state: SessionState
+    create_time: datetime.datetime
+    """In UTC."""
+    settings: SessionSettings
+    stats: SessionStats
+    model: str
+    """Name and digest of the model that encodes the session."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A question asked before, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalOptions:
+    """What may be read from memory for one question; absent values take the server's default."""
+
+    mode: RetrievalMode | None = None
+    unit_count: int | None = None
+    """Units in context, the recent ones included."""
+    token_count: int | None = None
+    """Tokens in context per layer; prefix, question and answer not counted."""
+    recent_unit_count: int | None = None
+    """Newest units, taken first and charged to the budget."""
+    unit_indices: tuple[int, ...] = ()
+    """Exactly these units in every layer, in place of retrieval; the rest is then absent."""
+
+    def __post_init__(self) -> None:
+        # 0 would travel as "the default": refused rather than turned into something else.
+        for name in ("unit_count", "token_count"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, or None for the default, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """How text is decoded; absent values take the model's own settings."""
+
+    max_new_token_count: int | None = None
+    temperature: float | None = None
+    """0: greedy."""
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Go on to `max_new_token_count` whatever the model says; for measurements."""
+
+    def __post_init__(self) -> None:
+        count = self.max_new_token_count
+        if count is not None and count < 1:
+            raise ValueError(
+                f"max_new_token_count must be >= 1, or None for the default, got {count}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """More text of an answer; never half a character."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One moment that an answer rests on."""
+
+    start_s: float
+    """Inclusive."""
+    end_s: float
+    """Exclusive."""
+    score: float
+    """Mean over the layers of the softmax retrieval score, summed over the moment; 0 to 1."""
+    tier: Tier
+    """The slowest tier it was read from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole answer and what it rests on."""
+
+    text: str
+    finish_reason: FinishReason
+    choice_index: int | None
+    choice_log_likelihoods: tuple[float, ...]
+    evidence: tuple[Evidence, ...]
+    """Best first."""
+    evidence_until_s: float
+    """Time of the last frame the answer could see."""
+    asked_at_s: float
+    """Time of the question in the stream: as asked, or `evidence_until_s`."""
+    retrieved_unit_count: int
+    retrieved_token_count: int
+    prompt_token_count: int
+    answer_token_count: int
+    ttft_s: float
+    """From the request's arrival at the server to the first token."""
+    total_s: float
+    model: str
+    snapshot_unit_count: int
+    """Units the question could choose from."""
