@@ -6,13 +6,13 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import av
 from av.container import InputContainer
 
-from svc.video.codec_run import CodecRun
 from svc.video.counters import DecoderCounters
+from svc.video.demux import error_text, frames_of
 from svc.video.errors import (
     CorruptMediaError,
     EmptyMediaError,
@@ -21,14 +21,12 @@ from svc.video.errors import (
     SizeLimitError,
     TruncatedMediaError,
     UnsupportedMediaError,
-    VideoError,
 )
 from svc.video.exchange import CancelledError, Exchange
 from svc.video.frames import ChunkItem, ContainerMedia, Frame, Item
 from svc.video.isobmff import read_to_index
 from svc.video.limits import MIB, VideoLimits
 from svc.video.matroska import HEAD_BYTES, said_size
-from svc.video.pictures import check_pixels
 from svc.video.streams import best_video_stream, codec_name
 
 FORMATS = {
@@ -176,6 +174,8 @@ class ContainerDecoder:
                     given_bytes=size_bytes, allowed_bytes=self._limits.spool_limit_bytes
                 )
             file.write(data)
+        if not self._exchange.ended:
+            raise CancelledError
         file.seek(0)
         return file
 
@@ -193,8 +193,10 @@ class ContainerDecoder:
             )
             return container
         except av.error.FFmpegError as error:
-            raise self._demuxing_error(
-                error, f"damaged, or none of the formats {', '.join(FORMATS)}"
+            kind = TruncatedMediaError if self._exchange.ended else CorruptMediaError
+            raise kind(
+                what=f"{self._format or 'container'} bytes",
+                reason=f"{error_text(error)}; cut off, damaged, or none of {', '.join(FORMATS)}",
             ) from error
 
     def _decode(self, container: InputContainer) -> None:
@@ -204,43 +206,8 @@ class ContainerDecoder:
             raise UnsupportedMediaError(
                 what="codec in a container", given=codec, allowed=", ".join(CODECS_IN_CONTAINERS)
             )
-        check_pixels(stream.width, stream.height, self._limits.max_pixels)
-        run = CodecRun(
-            stream.codec_context, codec=codec, limits=self._limits, counters=self.counters
-        )
-        packets = container.demux(stream)
-        while (packet := self._next(packets)) is not None:
-            if packet.size == 0:
-                continue
-            pts_s = None
-            if packet.pts is not None:
-                pts_s = float(packet.pts * packet.time_base)
-            if packet.is_corrupt:
-                run.leave_out(
-                    CorruptMediaError(
-                        what=f"{codec} packet",
-                        reason="cut off or damaged in the container",
-                        pts_s=pts_s,
-                    )
-                )
-                continue
-            self._put(run.decode(packet, pts_s=pts_s, key_frame=packet.is_keyframe))
-        self._put(run.flush())
-
-    def _next(self, packets: Iterator[av.Packet[Any]]) -> av.Packet[Any] | None:
-        try:
-            return next(packets, None)
-        except av.error.FFmpegError as error:
-            raise self._demuxing_error(error, "damaged") from error
-
-    def _put(self, frames: list[Frame]) -> None:
-        for frame in frames:
+        for frame in frames_of(container, stream, limits=self._limits, counters=self.counters):
             self._exchange.put(frame)
-
-    def _demuxing_error(self, error: av.error.FFmpegError, hint: str) -> VideoError:
-        kind = TruncatedMediaError if self._exchange.ended else CorruptMediaError
-        reason = f"{error.strerror or type(error).__name__}; {hint}"
-        return kind(what=f"{self._format or 'container'} bytes", reason=reason)
 
 
 class _Arriving:
@@ -266,7 +233,11 @@ class _Arriving:
     def check_complete(self) -> None:
         """Raise TruncatedMediaError if the file says it is longer than what came."""
         expected_bytes = said_size(self._head)
-        if expected_bytes is not None and self._byte_count < expected_bytes:
+        if expected_bytes is None:
+            return
+        while self._byte_count < expected_bytes and self.read(MIB):
+            pass  # the demuxer need not have read what follows the last packet
+        if self._byte_count < expected_bytes:
             raise TruncatedMediaError(
                 what="matroska bytes",
                 reason=f"given {self._byte_count}, the file says it has {expected_bytes}",

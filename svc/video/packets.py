@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import av
 from av.video.codeccontext import VideoCodecContext
 
 from svc.video.codec_run import CodecRun
 from svc.video.counters import DecoderCounters
-from svc.video.errors import EmptyMediaError, MediaFormError, SizeLimitError
-from svc.video.frames import Frame, Item, PacketItem, PacketMedia
+from svc.video.errors import EmptyMediaError, MediaFormError, SizeLimitError, UnsupportedMediaError
+from svc.video.frames import Codec, Frame, Item, PacketItem, PacketMedia
 from svc.video.limits import VideoLimits
 from svc.video.pts import checked_pts
+
+_DECODERS: dict[Codec, str] = {"av1": "libdav1d"}
+"""Where FFmpeg's own decoder of that name needs special hardware."""
 
 
 class PacketDecoder:
@@ -35,7 +39,7 @@ class PacketDecoder:
                 given_bytes=len(media.extradata),
                 allowed_bytes=limits.max_extradata_bytes,
             )
-        context: VideoCodecContext = av.CodecContext.create(media.codec, "r")
+        context = _create_context(media.codec)
         if media.extradata:
             context.extradata = media.extradata
         self.counters = DecoderCounters()
@@ -93,3 +97,16 @@ class PacketDecoder:
     def _counted(self, frames: list[Frame]) -> Iterator[Frame]:
         self.counters.frames += len(frames)
         return iter(frames)
+
+
+def _create_context(codec: Codec) -> VideoCodecContext:
+    decoder = _DECODERS.get(codec, codec)
+    try:
+        context = av.CodecContext.create(decoder, "r")
+    except av.codec.codec.UnknownCodecError as error:
+        raise UnsupportedMediaError(
+            what="codec of packets",
+            given=codec,
+            allowed=f"a build of PyAV with {decoder}, which this one lacks",
+        ) from error
+    return cast(VideoCodecContext, context)
