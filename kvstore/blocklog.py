@@ -1,0 +1,197 @@
+"""Appending blocks to a session's segment files: one write and one sync per block.
+
+A block is acknowledged after its `fdatasync`, never before. At most one block is in flight, so
+whatever a crash leaves behind the last acknowledged block is at most one torn block.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.errors import StoreFullError
+from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
+from kvstore.geometry import Geometry
+from kvstore.hottail import HotRecord
+from kvstore.limits import BlockLimits
+from kvstore.paths import segment_path, session_hash
+from kvstore.scan import LogScan
+from kvstore.table import join_table
+
+_ZEROS = bytes(PAGE_BYTES)
+
+
+def _padding(byte_count: int) -> memoryview:
+    return memoryview(_ZEROS)[: page_align(byte_count) - byte_count]
+
+
+class BlockLog:
+    """The end of a recovered log. After any OSError it must not be used again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        session_id: str,
+        *,
+        geometry: Geometry,
+        limits: BlockLimits,
+        epoch: int,
+        scan: LogScan,
+        io: DiskIO,
+    ) -> None:
+        self._folder = folder
+        self._session_id = session_id
+        self._session_hash = session_hash(session_id)
+        self._geometry = geometry
+        self._limits = limits
+        self._epoch = epoch
+        self._io = io
+        self.block_count = len(scan.blocks)
+        self.unit_count = scan.unit_count
+        self._previous_hash = scan.blocks[-1].header.hash if scan.blocks else 0
+        self._number = scan.kept_segment
+        self._fd = -1
+        self._offset = self._allocated = 0
+        if scan.blocks:
+            self._fd = os.open(segment_path(folder, self._number), os.O_RDWR)
+            self._offset = scan.kept_offset
+            self._allocated = os.fstat(self._fd).st_size
+
+    def append(self, records: Sequence[HotRecord], resume: bytes) -> None:
+        """Write a block of the records and wait until it is on the disk.
+
+        Raises:
+            StoreFullError: no room; nothing was written and the same block may be tried again.
+            OSError: the disk failed; what it holds is unknown until recovery.
+        """
+        header, table = self._header(records, resume)
+        span = header.span_bytes(self._geometry)
+        if self._fd < 0 or self._offset + span > self._limits.segment_bytes:
+            self._start_segment(span, header.first_unit)
+        elif self._offset + span > self._allocated:
+            self._grow(span)
+        thumbnails = [record.unit.thumbnail_jpeg for record in records]
+        meta_bytes = header.table_bytes + header.thumbnail_bytes + header.resume_bytes
+        buffers: list[Buffer] = [header.pack(), table, *thumbnails, resume, _padding(meta_bytes)]
+        buffers.extend(self._layer_buffers(records, header.token_count))
+        packed_hash = int.from_bytes(bytes(buffers[0])[-8:], "little")
+        write_fully(self._io, self._fd, [part for part in buffers if len(part)], self._offset)
+        self._io.fdatasync(self._fd)
+        self._offset += span
+        self._previous_hash = packed_hash
+        self.block_count += 1
+        self.unit_count += len(records)
+
+    def _header(self, records: Sequence[HotRecord], resume: bytes) -> tuple[BlockHeader, bytes]:
+        table = join_table([record.part for record in records])
+        header = BlockHeader(
+            session_hash=self._session_hash,
+            geometry_fingerprint=self._geometry.fingerprint,
+            sequence=self.block_count,
+            epoch=self._epoch,
+            durable_block_count=self.block_count,
+            previous_hash=self._previous_hash,
+            first_unit=records[0].unit.index,
+            unit_count=len(records),
+            token_count=sum(record.unit.token_count for record in records),
+            table_bytes=len(table),
+            table_hash=xxhash.xxh3_64_intdigest(table),
+            thumbnail_bytes=sum(len(record.unit.thumbnail_jpeg) for record in records),
+            resume_bytes=len(resume),
+            resume_hash=xxhash.xxh3_64_intdigest(resume),
+            created_unix_s=time.time(),
+        )
+        return header, table
+
+    def _layer_buffers(self, records: Sequence[HotRecord], token_count: int) -> Iterator[Buffer]:
+        padding = _padding(self._geometry.extent_bytes(token_count))
+        for layer in range(self._geometry.layer_count):
+            for record in records:
+                extent: np.ndarray[Any, Any] = record.extents[layer]
+                yield extent.data
+            yield padding
+
+    def _reserve(self, fd: int, allocated: int, stop: int) -> int:
+        """Allocate the file up to `stop`, in steps, and return the new size."""
+        step = self._limits.preallocate_bytes
+        size = max(stop, min(-(-stop // step) * step, self._limits.segment_bytes))
+        free_bytes = self._io.free_bytes(self._folder)
+        needed = size - allocated
+        reserve_bytes = self._limits.min_free_bytes
+        if free_bytes - needed < reserve_bytes:
+            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes)
+        try:
+            self._io.fallocate(fd, allocated, needed)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes) from error
+        return size
+
+    def full_error(self) -> StoreFullError:
+        """The error for a disk that filled up in the middle of a write."""
+        free_bytes = self._io.free_bytes(self._folder)
+        return StoreFullError(self._folder, 0, free_bytes, self._limits.min_free_bytes)
+
+    def _grow(self, span: int) -> None:
+        self._allocated = self._reserve(self._fd, self._allocated, self._offset + span)
+
+    def _start_segment(self, span: int, first_unit: int) -> None:
+        """Open the next segment and make it durable before any block lies in it."""
+        number = self._number + 1
+        path = segment_path(self._folder, number)
+        fd = self._io.create(path)
+        try:
+            allocated = self._reserve(fd, 0, PAGE_BYTES + span)
+            header = SegmentHeader(
+                session_id=self._session_id,
+                session_hash=self._session_hash,
+                epoch=self._epoch,
+                geometry=self._geometry,
+                first_block=self.block_count,
+                first_unit=first_unit,
+                previous_hash=self._previous_hash,
+                created_unix_s=time.time(),
+            )
+            write_fully(self._io, fd, [header.pack()], 0)
+            self._io.fsync(fd)
+            self._io.fsync_folder(self._folder)
+        except StoreFullError:
+            os.close(fd)
+            self._io.unlink(path)
+            raise
+        except BaseException:
+            os.close(fd)
+            raise
+        self._close_segment()
+        self._fd, self._number = fd, number
+        self._offset, self._allocated = PAGE_BYTES, allocated
+
+    def _close_segment(self) -> None:
+        """Give back what was reserved and not used. A crash in between costs only space."""
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            if self._allocated > self._offset:
+                self._io.truncate(fd, self._offset)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the last segment; reserved space behind the last block is given back."""
+        self._close_segment()
+
+    def abandon(self) -> None:
+        """Close the descriptor and touch nothing: after a failure the file is recovery's."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

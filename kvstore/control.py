@@ -1,0 +1,222 @@
+"""The CTL page: what a session's writer tells readers of other processes without system calls.
+
+One 4 KiB page, mapped shared. Counts only grow within an epoch. A reader takes a state that holds
+together by reading the epoch before and after the rest. The page is a hint that recovery rebuilds:
+deleting it while no writer runs loses nothing that is durable.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import xxhash
+
+from kvstore.diskio import DiskIO, write_fully
+from kvstore.errors import FormatVersionError
+from kvstore.format import FORMAT_VERSION, PAGE_BYTES
+from kvstore.geometry import Geometry
+from kvstore.paths import CONTROL_NAME
+
+_MAGIC = int.from_bytes(b"LBKVCTL\0", "little")
+_BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
+# Two texts, used in turn by odd and even epochs: a reader finds its epoch's whole while the next
+# writer is still writing.
+_TEXT_OFFSET, _TEXT_SLOT_BYTES = 1024, 1536
+_TEXT_HEAD = struct.Struct("<QQ")
+
+# Places of the 8-byte words.
+_MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
+_VISIBLE_WORD, _DURABLE_BLOCKS_WORD, _DURABLE_UNITS_WORD, _DURABLE_CHECK_WORD = 3, 4, 5, 6
+_STATE_WORD, _BOOT_WORD, _PID_WORD, _EPOCH_CHECK_WORD, _EPOCH_WORD = 7, 8, 9, 10, 11
+_WORD_COUNT = 12
+
+
+class WriterState(IntEnum):
+    """What became of the session's writer; OPEN also when it was killed."""
+
+    OPEN = 1
+    CLOSED = 2
+    FAILED = 3
+    DELETED = 4
+
+
+class ControlState(NamedTuple):
+    """The counts of the page at one moment."""
+
+    epoch: int
+    visible_unit_count: int
+    durable_unit_count: int
+    durable_block_count: int
+    writer_state: int
+    this_boot: bool
+    """False: the machine was started anew since, so the counts may lag behind the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlText:
+    """What the writer of an epoch wrote once."""
+
+    geometry: Geometry
+    hot_tail_path: Path
+
+
+def boot_hash() -> int:
+    """A hash that differs between two starts of the machine."""
+    return xxhash.xxh3_64_intdigest(_BOOT_ID_PATH.read_bytes())
+
+
+def _check(session_hash: int, word: int) -> int:
+    """What stands beside a word that recovery may trust."""
+    data = session_hash.to_bytes(8, "little") + word.to_bytes(8, "little")
+    return xxhash.xxh3_64_intdigest(data)
+
+
+class ControlPage:
+    """A mapping of the page, for a reader or (`writable`) for the writer."""
+
+    def __init__(self, fd: int, session_hash: int, *, writable: bool) -> None:
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(fd, PAGE_BYTES, flags=mmap.MAP_SHARED, prot=access)
+        self._words = memoryview(self._map)[: 8 * _WORD_COUNT].cast("Q")
+        self._session_hash = session_hash
+        self._boot = boot_hash()
+
+    @classmethod
+    def open(
+        cls, folder: Path, session_hash: int, *, writable: bool = False
+    ) -> ControlPage | None:
+        """Map the session's page; None when there is none or it is not an intact one.
+
+        Raises:
+            FormatVersionError: it is one of another version.
+        """
+        path = folder / CONTROL_NAME
+        try:
+            fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            if os.fstat(fd).st_size < PAGE_BYTES:
+                return None
+            page = cls(fd, session_hash, writable=writable)
+        finally:
+            os.close(fd)
+        words = page._words
+        if words[_MAGIC_WORD] != _MAGIC or words[_SESSION_WORD] != session_hash:
+            page.close()
+            return None
+        if words[_VERSION_WORD] != FORMAT_VERSION:
+            raise FormatVersionError(path, words[_VERSION_WORD], FORMAT_VERSION)
+        return page
+
+    @classmethod
+    def create(cls, folder: Path, session_hash: int, io: DiskIO) -> ControlPage:
+        """Write an empty page in place (mappings of readers stay valid) and map it."""
+        fd = os.open(folder / CONTROL_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            head = [0] * _WORD_COUNT
+            head[_MAGIC_WORD], head[_VERSION_WORD] = _MAGIC, FORMAT_VERSION
+            head[_SESSION_WORD] = session_hash
+            content = b"".join(word.to_bytes(8, "little") for word in head)
+            write_fully(io, fd, [content.ljust(PAGE_BYTES, b"\0")], 0)
+            io.fsync(fd)
+            io.fsync_folder(folder)
+            return cls(fd, session_hash, writable=True)
+        finally:
+            os.close(fd)
+
+    def state(self) -> ControlState:
+        """The counts at one moment, all of one epoch."""
+        words = self._words
+        while True:
+            epoch = words[_EPOCH_WORD]
+            state = ControlState(
+                epoch=epoch,
+                visible_unit_count=words[_VISIBLE_WORD],
+                durable_unit_count=words[_DURABLE_UNITS_WORD],
+                durable_block_count=words[_DURABLE_BLOCKS_WORD],
+                writer_state=words[_STATE_WORD],
+                this_boot=words[_BOOT_WORD] == self._boot,
+            )
+            if words[_EPOCH_WORD] == epoch:
+                return state
+
+    def text(self, epoch: int) -> ControlText | None:
+        """What the writer of `epoch`, which must be current, wrote once; None when damaged."""
+        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
+        length, check = _TEXT_HEAD.unpack_from(self._map, start)
+        if length > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
+            return None
+        start += _TEXT_HEAD.size
+        data = self._map[start : start + length]
+        if xxhash.xxh3_64_intdigest(data, seed=epoch) != check:
+            return None
+        layers, heads, dim, element, path = data.decode().split("\n", 4)
+        geometry = Geometry(
+            layer_count=int(layers), kv_head_count=int(heads), head_dim=int(dim), element=element
+        )
+        return ControlText(geometry, Path(path))
+
+    def _write_text(self, epoch: int, text: ControlText) -> None:
+        shape = text.geometry
+        parts = [shape.layer_count, shape.kv_head_count, shape.head_dim, shape.element]
+        data = "\n".join([*map(str, parts), str(text.hot_tail_path)]).encode()
+        if len(data) > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
+            raise ValueError(f"the hot tail's path is too long: {text.hot_tail_path}")
+        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
+        check = xxhash.xxh3_64_intdigest(data, seed=epoch)
+        slot = _TEXT_HEAD.pack(len(data), check) + data
+        self._map[start : start + len(slot)] = slot
+
+    def proven_block_count(self) -> int:
+        """Blocks that were acknowledged for certain; 0 when the word and its check disagree."""
+        return self._checked(_DURABLE_BLOCKS_WORD, _DURABLE_CHECK_WORD)
+
+    def last_epoch(self) -> int:
+        """The last epoch that was begun; 0 when the word and its check disagree."""
+        return self._checked(_EPOCH_WORD, _EPOCH_CHECK_WORD)
+
+    def _checked(self, word: int, check_word: int) -> int:
+        value = self._words[word]
+        return value if self._words[check_word] == _check(self._session_hash, value) else 0
+
+    def begin_epoch(self, epoch: int, text: ControlText, *, units: int, blocks: int) -> None:
+        """Announce a new writer. The epoch comes last: readers of the old one see old or new."""
+        self._write_text(epoch, text)
+        self._words[_VISIBLE_WORD] = units
+        self.set_durable(units=units, blocks=blocks)
+        self._words[_PID_WORD] = os.getpid()
+        self._words[_STATE_WORD] = WriterState.OPEN
+        self._words[_BOOT_WORD] = self._boot
+        self._words[_EPOCH_CHECK_WORD] = _check(self._session_hash, epoch)
+        self._words[_EPOCH_WORD] = epoch
+        self.sync()
+
+    def set_visible(self, unit_count: int) -> None:
+        """Publish the count of visible units."""
+        self._words[_VISIBLE_WORD] = unit_count
+
+    def set_durable(self, *, units: int, blocks: int) -> None:
+        """Publish what is durable. A reader may see the two counts apart."""
+        self._words[_DURABLE_BLOCKS_WORD] = blocks
+        self._words[_DURABLE_UNITS_WORD] = units
+        self._words[_DURABLE_CHECK_WORD] = _check(self._session_hash, blocks)
+
+    def set_state(self, state: WriterState) -> None:
+        """Publish the writer's state."""
+        self._words[_STATE_WORD] = state
+
+    def sync(self) -> None:
+        """Wait until the page is on the disk."""
+        self._map.flush()
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._words.release()
+        self._map.close()

@@ -1,0 +1,94 @@
+"""The system calls that change a session's folder, as a seam for fault injection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+# Linux refuses more buffers per call (IOV_MAX), and cuts a call at 2 GiB less one page.
+_BUFFERS_PER_CALL = 1024
+_BYTES_PER_CALL = 1 << 30
+
+
+class DiskIO:
+    """The real disk. A test hands the writer a subclass that loses, tears or fails."""
+
+    def create(self, path: Path) -> int:
+        """Create a file that must not exist and return its descriptor."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
+        """Write the buffers at `offset` and return the bytes written."""
+        return os.pwritev(fd, buffers, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        """Wait until the file's data, and what is needed to read it, is on the disk."""
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        """Wait until the file's data and metadata is on the disk."""
+        os.fsync(fd)
+
+    def fallocate(self, fd: int, offset: int, length: int) -> None:
+        """Reserve disk for a range, which reads as zeros; OSError(ENOSPC) when there is none."""
+        os.posix_fallocate(fd, offset, length)
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(fd, size)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+        path.unlink()
+
+    def fsync_folder(self, folder: Path) -> None:
+        """Wait until the folder's entries are on the disk."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Bytes of the folder's file system that this user may still take."""
+        status = os.statvfs(folder)
+        return status.f_bavail * status.f_frsize
+
+
+def make_folders(io: DiskIO, folder: Path) -> None:
+    """Create a folder and its missing parents, durably."""
+    if folder.is_dir():
+        return
+    make_folders(io, folder.parent)
+    folder.mkdir(exist_ok=True)
+    io.fsync_folder(folder.parent)
+
+
+class ShortWriteError(OSError):
+    """The system wrote fewer bytes than it was given."""
+
+
+def write_fully(io: DiskIO, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
+    """Write all buffers, one after the other, from `offset`; one call unless limits forbid it.
+
+    Raises:
+        OSError: the system refused, or (ShortWriteError) wrote less. What lies in the range
+            is unknown then, and the caller must not go on.
+    """
+    start = 0
+    while start < len(buffers):
+        stop, byte_count = start, 0
+        while stop < len(buffers) and stop - start < _BUFFERS_PER_CALL:
+            length = memoryview(buffers[stop]).nbytes
+            if stop > start and byte_count + length > _BYTES_PER_CALL:
+                break
+            byte_count += length
+            stop += 1
+        written = io.pwritev(fd, buffers[start:stop], offset)
+        if written != byte_count:
+            raise ShortWriteError(f"{written} of {byte_count} bytes were written at {offset}")
+        offset += byte_count
+        start = stop

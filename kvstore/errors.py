@@ -1,0 +1,172 @@
+"""Every error kvstore raises on purpose: one class per decision the caller can make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class KVStoreError(Exception):
+    """Base of every error that kvstore raises on purpose."""
+
+
+class InvalidSessionIdError(KVStoreError, ValueError):
+    """The text cannot name a session."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            "session id must be 1 to 63 of a-z, 0-9 and '-', not starting or ending with '-', "
+            f"got {session_id!r}"
+        )
+        self.session_id = session_id
+
+
+class SessionNotFoundError(KVStoreError):
+    """There is no such session, or it is being deleted."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} does not exist")
+        self.session_id = session_id
+
+
+class SessionExistsError(KVStoreError):
+    """A session of this name is there already."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} exists already")
+        self.session_id = session_id
+
+
+class SessionLockedError(KVStoreError):
+    """Another writer holds the session."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"session {session_id!r} has another writer")
+        self.session_id = session_id
+
+
+class SessionRecordCorruptError(KVStoreError):
+    """session.json is damaged."""
+
+    def __init__(self, session_id: str, reason: str) -> None:
+        super().__init__(f"session.json of {session_id!r} is damaged: {reason}")
+        self.session_id = session_id
+        self.reason = reason
+
+
+class FormatVersionError(KVStoreError):
+    """The file was written by another version of the format."""
+
+    def __init__(self, path: Path, version: int, supported: int) -> None:
+        super().__init__(f"{path} has format version {version}, this build reads {supported}")
+        self.path = path
+        self.version = version
+        self.supported = supported
+
+
+class GeometryMismatchError(KVStoreError):
+    """The session holds keys and values of another shape."""
+
+    def __init__(self, session_id: str, stored: object, given: object) -> None:
+        super().__init__(f"session {session_id!r} holds {stored}, got {given}")
+        self.session_id = session_id
+        self.stored = stored
+        self.given = given
+
+
+class BlockCorruptError(KVStoreError):
+    """A block that was acknowledged is damaged or missing."""
+
+    def __init__(self, session_id: str, block_index: int, reason: str) -> None:
+        super().__init__(f"block {block_index} of session {session_id!r} is damaged: {reason}")
+        self.session_id = session_id
+        self.block_index = block_index
+        self.reason = reason
+
+
+class SliceCorruptError(KVStoreError):
+    """Keys and values of one unit in one layer differ from those written."""
+
+    def __init__(
+        self, session_id: str, block_index: int | None, unit_index: int, layer_index: int
+    ) -> None:
+        place = "the hot tail" if block_index is None else f"block {block_index}"
+        super().__init__(
+            f"unit {unit_index}, layer {layer_index} of session {session_id!r} "
+            f"in {place} does not match its checksum"
+        )
+        self.session_id = session_id
+        self.block_index = block_index
+        self.unit_index = unit_index
+        self.layer_index = layer_index
+
+
+class HotTailCorruptError(KVStoreError):
+    """A visible unit cannot be read from shared memory; it can be once it is durable."""
+
+    def __init__(self, session_id: str, unit_index: int) -> None:
+        super().__init__(
+            f"the hot tail's record of unit {unit_index} of session {session_id!r} is damaged"
+        )
+        self.session_id = session_id
+        self.unit_index = unit_index
+
+
+class SnapshotExpiredError(KVStoreError):
+    """The unit was visible but never durable, and its writer is gone: take a new snapshot."""
+
+    def __init__(self, session_id: str, unit_index: int, epoch: int) -> None:
+        super().__init__(
+            f"unit {unit_index} of session {session_id!r} as of epoch {epoch} is gone: "
+            "its writer ended before the unit was durable"
+        )
+        self.session_id = session_id
+        self.unit_index = unit_index
+        self.epoch = epoch
+
+
+class StoreFullError(KVStoreError):
+    """There is no room under the disk's reserve; nothing acknowledged is lost."""
+
+    def __init__(
+        self, path: Path, needed_bytes: int, free_bytes: int, reserve_bytes: int
+    ) -> None:
+        super().__init__(
+            f"{path} needs {needed_bytes} bytes, {free_bytes} are free "
+            f"of which {reserve_bytes} are reserved"
+        )
+        self.path = path
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.reserve_bytes = reserve_bytes
+
+
+class UnitTooLargeError(KVStoreError):
+    """One unit does not fit in the hot tail."""
+
+    def __init__(self, session_id: str, unit_bytes: int, hot_tail_bytes: int) -> None:
+        super().__init__(
+            f"a unit of {unit_bytes} bytes does not fit in the hot tail of "
+            f"{hot_tail_bytes} bytes of session {session_id!r}; raise hot_tail_bytes"
+        )
+        self.session_id = session_id
+        self.unit_bytes = unit_bytes
+        self.hot_tail_bytes = hot_tail_bytes
+
+
+class WriterFailedError(KVStoreError):
+    """The writer met an I/O error and is dead: close it and open a new one, which recovers."""
+
+    def __init__(self, session_id: str, cause: str) -> None:
+        super().__init__(
+            f"the writer of session {session_id!r} is dead ({cause}); close and reopen it"
+        )
+        self.session_id = session_id
+        self.cause = cause
+
+
+class WriterClosedError(KVStoreError):
+    """The writer was closed by its owner."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"the writer of session {session_id!r} is closed")
+        self.session_id = session_id

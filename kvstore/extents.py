@@ -1,0 +1,122 @@
+"""Reading keys and values of units straight from segment files into the caller's arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvstore.blockread import Block
+from kvstore.errors import SliceCorruptError
+from kvstore.geometry import Geometry
+from kvstore.hotview import kv_checksum
+from kvstore.segmentfiles import SegmentFiles
+from kvstore.snapshot import Snapshot
+
+# Linux takes at most 1024 buffers per call; a unit needs two.
+_UNITS_PER_READ = 512
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extent:
+    """One unit's share of the caller's arrays."""
+
+    place: int
+    """Position in the caller's list."""
+    unit_index: int
+    keys: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+
+
+Located = tuple[Extent, tuple[Block, int]]
+
+
+def check_outputs(
+    snapshot: Snapshot,
+    geometry: Geometry | None,
+    layer: int,
+    unit_indices: Sequence[int],
+    keys_out: np.ndarray[Any, Any],
+    values_out: np.ndarray[Any, Any],
+) -> list[Extent]:
+    """Split the caller's arrays into the units asked for.
+
+    Raises:
+        ValueError: an index or a shape is outside what the snapshot has.
+    """
+    indices = [int(index) for index in unit_indices]
+    if indices and not (min(indices) >= 0 and max(indices) < snapshot.unit_count):
+        raise ValueError(f"units must be in [0, {snapshot.unit_count}), got {indices}")
+    if not indices:
+        return []
+    assert geometry is not None, "a snapshot with units has a geometry"
+    if not 0 <= layer < geometry.layer_count:
+        raise ValueError(f"layer must be in [0, {geometry.layer_count}), got {layer}")
+    counts = snapshot.token_counts[indices].tolist()
+    expected = (sum(counts), geometry.kv_head_count, geometry.head_dim)
+    for name, array in (("keys_out", keys_out), ("values_out", values_out)):
+        if array.shape != expected or array.dtype != geometry.storage_dtype:
+            raise ValueError(
+                f"{name} must be {expected} {geometry.storage_dtype}, "
+                f"got {array.shape} {array.dtype}"
+            )
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise ValueError(f"{name} must be C-contiguous and writeable")
+    extents, start = [], 0
+    for place, (index, count) in enumerate(zip(indices, counts, strict=True)):
+        stop = start + count
+        extents.append(Extent(place, index, keys_out[start:stop], values_out[start:stop]))
+        start = stop
+    return extents
+
+
+def _runs(located: Sequence[Located]) -> Iterator[list[Located]]:
+    """Cut the list where the next unit does not lie directly behind the one before."""
+    run: list[Located] = []
+    for item in located:
+        if run:
+            (_, (last_block, last_position)) = run[-1]
+            _, (block, position) = item
+            adjacent = block is last_block and position == last_position + 1
+            if not adjacent or len(run) == _UNITS_PER_READ:
+                yield run
+                run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def read_runs(
+    session_id: str,
+    files: SegmentFiles,
+    geometry: Geometry,
+    layer: int,
+    located: Sequence[Located],
+) -> None:
+    """Fill every extent from its block and verify it; neighbours share a system call.
+
+    Raises:
+        SliceCorruptError: the bytes are not those that were written, or the disk failed.
+        FileNotFoundError: the segment is gone.
+    """
+    for run in _runs(located):
+        first, (block, position) = run[0]
+        offset = block.extent_offset(geometry, layer, position)
+        buffers = [part for extent, _ in run for part in (extent.keys.data, extent.values.data)]
+        with files.use(block.segment_number) as fd:
+            try:
+                read_bytes = os.preadv(fd, buffers, offset)
+            except OSError as error:
+                raise SliceCorruptError(
+                    session_id, block.header.sequence, first.unit_index, layer
+                ) from error
+        for extent, (_, unit_position) in run:
+            read_bytes -= extent.keys.nbytes + extent.values.nbytes
+            checksum = int(block.table.checksums[unit_position, layer])
+            if read_bytes < 0 or kv_checksum(extent.keys, extent.values) != checksum:
+                raise SliceCorruptError(
+                    session_id, block.header.sequence, extent.unit_index, layer
+                )

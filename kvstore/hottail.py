@@ -1,0 +1,205 @@
+"""The writer's side of the hot tail: a ring of the newest units in shared memory.
+
+Layout: a header page of 8-byte words, a table of slots (unit index modulo slot count), the ring.
+A record is [per layer: keys | values][unit table][thumbnail], in one piece. Units leave in order:
+before a record is overwritten, the header's floor is raised past its unit. Readers copy, then look
+at the floor again (a seqlock whose counter never turns back), and check the unit's XXH3.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from kvstore.diskio import DiskIO
+from kvstore.errors import UnitTooLargeError
+from kvstore.format import FORMAT_VERSION, PAGE_BYTES, page_align
+from kvstore.geometry import Geometry
+from kvstore.hotfile import create_hot_file
+from kvstore.paths import session_hash
+from kvstore.table import TablePart, join_table, table_bytes
+from kvstore.unit import Unit
+
+HOT_MAGIC = int.from_bytes(b"LBKVHOT\0", "little")
+MAGIC_WORD, VERSION_WORD, SESSION_WORD, EPOCH_WORD = 0, 1, 2, 3
+GEOMETRY_WORD, RING_WORD, SLOTS_WORD, FLOOR_WORD = 4, 5, 6, 7
+SLOT_WORDS = 8
+SLOT_UNIT, SLOT_OFFSET, SLOT_TOKENS, SLOT_TABLE_HASH, SLOT_THUMBNAIL = 0, 1, 2, 3, 4
+FIRST_SLOT_WORD = PAGE_BYTES // 8
+_ALIGN = 64
+_MIN_SLOTS, _MAX_SLOTS = 64, 16384
+
+
+def slot_count_for(ring_bytes: int) -> int:
+    """Slots of a ring: enough for records of a page, within reason."""
+    return min(max(ring_bytes // PAGE_BYTES, _MIN_SLOTS), _MAX_SLOTS)
+
+
+def ring_offset(slot_count: int) -> int:
+    """Where the ring starts in the file."""
+    return PAGE_BYTES + page_align(slot_count * SLOT_WORDS * 8)
+
+
+def file_bytes(ring_bytes: int) -> int:
+    """Size of a hot tail's file."""
+    return ring_offset(slot_count_for(ring_bytes)) + ring_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HotRecord:
+    """A unit in the ring, as the commit needs it."""
+
+    unit: Unit
+    part: TablePart
+    extents: np.ndarray[Any, Any]
+    """(layers, extent bytes) uint8, a view of the ring."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    unit_index: int
+    start: int
+    stop: int
+
+
+class HotTail:
+    """The ring of one writer. Owns the file's descriptor, and with it the lock."""
+
+    def __init__(
+        self, fd: int, path: Path, session_id: str, geometry: Geometry, ring_bytes: int
+    ) -> None:
+        """Internal: use `create`."""
+        self._fd = fd
+        self.path = path
+        self._session_id = session_id
+        self._geometry = geometry
+        self.ring_bytes = ring_bytes
+        self._slot_count = slot_count_for(ring_bytes)
+        mapping = mmap.mmap(fd, file_bytes(ring_bytes), flags=mmap.MAP_SHARED)
+        start = ring_offset(self._slot_count)
+        self._words = memoryview(mapping)[:start].cast("Q")
+        self._ring = np.frombuffer(mapping, dtype=np.uint8, offset=start)
+        self._placed: deque[_Placed] = deque()
+        self._next = 0
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        session_id: str,
+        *,
+        epoch: int,
+        geometry: Geometry,
+        ring_bytes: int,
+        first_unit: int,
+        shm_dir: Path | None,
+        min_free_bytes: int,
+        io: DiskIO,
+    ) -> HotTail:
+        """Make the file of a new epoch's ring, whose first unit will be `first_unit`.
+
+        Raises:
+            StoreFullError: no folder has room for it.
+        """
+        fd, path = create_hot_file(
+            root,
+            session_id,
+            epoch=epoch,
+            size=file_bytes(ring_bytes),
+            shm_dir=shm_dir,
+            min_free_bytes=min_free_bytes,
+            io=io,
+        )
+        tail = cls(fd, path, session_id, geometry, ring_bytes)
+        words = tail._words
+        words[VERSION_WORD], words[SESSION_WORD] = FORMAT_VERSION, session_hash(session_id)
+        words[EPOCH_WORD], words[GEOMETRY_WORD] = epoch, geometry.fingerprint
+        words[RING_WORD], words[SLOTS_WORD] = ring_bytes, tail._slot_count
+        words[FLOOR_WORD] = first_unit
+        words[MAGIC_WORD] = HOT_MAGIC
+        return tail
+
+    def record_bytes(self, unit: Unit) -> int:
+        """Bytes a unit takes in the ring.
+
+        Raises:
+            UnitTooLargeError: more than the ring has.
+        """
+        shape = self._geometry
+        kv_bytes = shape.layer_count * shape.extent_bytes(unit.token_count)
+        meta_bytes = table_bytes(1, unit.token_count, shape.layer_count)
+        total = kv_bytes + meta_bytes + len(unit.thumbnail_jpeg)
+        aligned = -(-total // _ALIGN) * _ALIGN
+        if aligned > self.ring_bytes:
+            raise UnitTooLargeError(self._session_id, aligned, self.ring_bytes)
+        return aligned
+
+    def _overwritten(self, start: int, stop: int) -> Iterator[_Placed]:
+        """The records that must leave for [start, stop), oldest first."""
+        wrapped = start < self._next
+        for placed in self._placed:
+            behind = wrapped and placed.start >= self._next
+            if not behind and not (placed.start < stop and start < placed.stop):
+                return
+            yield placed
+
+    def _place(self, unit: Unit) -> tuple[int, int, int]:
+        """Where the unit would go: (start, stop, floor afterwards)."""
+        length = self.record_bytes(unit)
+        start = self._next if self._next + length <= self.ring_bytes else 0
+        floor = int(self._words[FLOOR_WORD])
+        for placed in self._overwritten(start, start + length):
+            floor = placed.unit_index + 1
+        return start, start + length, max(floor, unit.index + 1 - self._slot_count)
+
+    def floor_after(self, unit: Unit) -> int:
+        """First unit that would still be here once `unit` is appended: all before it leave."""
+        return self._place(unit)[2]
+
+    def append(
+        self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+    ) -> HotRecord:
+        """Copy a unit into the ring. The caller made sure that what leaves is durable."""
+        start, stop, floor = self._place(unit)
+        self._words[FLOOR_WORD] = floor
+        while self._placed and self._placed[0].unit_index < floor:
+            self._placed.popleft()
+        shape = self._geometry
+        extent_bytes = shape.extent_bytes(unit.token_count)
+        kv_stop = start + shape.layer_count * extent_bytes
+        extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
+        typed = extents.view(shape.storage_dtype).reshape(
+            shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
+        )
+        typed[:, 0] = keys
+        typed[:, 1] = values
+        checksums = [xxhash.xxh3_64_intdigest(extent.data) for extent in extents]
+        part = TablePart.pack(unit, np.array(checksums, dtype=np.uint64))
+        table = join_table([part])
+        meta = np.frombuffer(table + unit.thumbnail_jpeg, dtype=np.uint8)
+        self._ring[kv_stop : kv_stop + len(meta)] = meta
+        self._write_slot(unit, start, xxhash.xxh3_64_intdigest(table))
+        self._placed.append(_Placed(unit.index, start, stop))
+        self._next = stop
+        return HotRecord(unit, part, extents)
+
+    def _write_slot(self, unit: Unit, start: int, table_hash: int) -> None:
+        slot = FIRST_SLOT_WORD + unit.index % self._slot_count * SLOT_WORDS
+        self._words[slot + SLOT_UNIT] = unit.index
+        self._words[slot + SLOT_OFFSET] = start
+        self._words[slot + SLOT_TOKENS] = unit.token_count
+        self._words[slot + SLOT_TABLE_HASH] = table_hash
+        self._words[slot + SLOT_THUMBNAIL] = len(unit.thumbnail_jpeg)
+
+    def close(self) -> None:
+        """Remove the file and release its lock. Readers that map it keep what they see."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)

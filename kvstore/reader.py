@@ -1,0 +1,193 @@
+"""Reading a session from any process and any thread, without writing a byte."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvstore.blockread import Block, TornBlockError, read_thumbnail
+from kvstore.errors import (
+    BlockCorruptError,
+    SessionNotFoundError,
+    SliceCorruptError,
+    SnapshotExpiredError,
+)
+from kvstore.extents import Extent, check_outputs, read_runs
+from kvstore.geometry import Geometry, Tier
+from kvstore.paths import TOMBSTONE_NAME, session_folder
+from kvstore.segmentfiles import SegmentFiles
+from kvstore.snapshot import Snapshot
+from kvstore.tracking import SessionTracker
+
+logger = logging.getLogger(__name__)
+
+
+class SessionReader:
+    """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
+
+    def __init__(self, session_id: str, tracker: SessionTracker, files: SegmentFiles) -> None:
+        """Internal: use `open`."""
+        self.session_id = session_id
+        self._tracker = tracker
+        self._files = files
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, root: Path, session_id: str) -> SessionReader:
+        """Open a session that exists, whether or not a writer is at work.
+
+        Raises:
+            SessionNotFoundError: there is no such session, or it is being deleted.
+            BlockCorruptError: a durable block's header or unit table is damaged.
+        """
+        folder = session_folder(root, session_id)
+        if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
+            raise SessionNotFoundError(session_id)
+        files = SegmentFiles(folder)
+        reader = cls(session_id, SessionTracker(folder, session_id, files), files)
+        try:
+            reader.snapshot()
+        except BaseException:
+            reader.close()
+            raise
+        return reader
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """Shape of the keys and values; None until a writer was there."""
+        return self._tracker.geometry
+
+    def snapshot(self) -> Snapshot:
+        """The units that are visible now. Without news this costs a look at the CTL page.
+
+        When the writer's shared memory cannot be reached (another container, a machine that was
+        started anew), only durable units are visible, and a warning is logged.
+
+        Raises:
+            SessionNotFoundError: the session was deleted.
+            BlockCorruptError: a new durable block is damaged.
+            HotTailCorruptError: a new visible unit is damaged in shared memory.
+        """
+        latest = self._tracker.unchanged()
+        if latest is not None:
+            return latest
+        with self._lock:
+            return self._tracker.refresh()
+
+    def read(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        unit_indices: Sequence[int],
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+    ) -> list[Tier]:
+        """Fill `keys_out` and `values_out` with units of one layer, in the order given.
+
+        Every unit is checked against the XXH3-64 that was taken when it was appended.
+
+        Args:
+            keys_out, values_out: C-contiguous (sum of the units' token counts, kv_head_count,
+                head_dim) of the geometry's storage dtype.
+
+        Returns:
+            Where each unit's bytes came from.
+
+        Raises:
+            ValueError: an index or a shape is outside what the snapshot has.
+            SliceCorruptError: the bytes are not those that were written.
+            SnapshotExpiredError: a unit was never durable and its writer is gone.
+            SessionNotFoundError: the session was deleted and its files are not open here.
+        """
+        geometry = self._tracker.geometry
+        extents = check_outputs(snapshot, geometry, layer, unit_indices, keys_out, values_out)
+        tiers = [Tier.HOT] * len(extents)
+        missing = []
+        for extent in extents:
+            if not self._copy_hot(snapshot, layer, extent):
+                tiers[extent.place] = Tier.DISK
+                missing.append((extent, self._locate(snapshot, extent.unit_index, layer)))
+        if missing:
+            assert geometry is not None
+            try:
+                read_runs(self.session_id, self._files, geometry, layer, missing)
+            except FileNotFoundError as error:
+                raise SessionNotFoundError(self.session_id) from error
+        return tiers
+
+    def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
+        """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
+
+        Raises:
+            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+        """
+        self._check_index(snapshot, unit_index)
+        entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
+        if entry is not None:
+            return entry.table.cells
+        block, position = self._locate(snapshot, unit_index, 0)
+        starts = block.table.token_starts
+        return block.table.cells[int(starts[position]) : int(starts[position + 1])]
+
+    def thumbnail(self, snapshot: Snapshot, unit_index: int) -> bytes:
+        """The JPEG of the unit's first frame; empty when none was stored.
+
+        Raises:
+            BlockCorruptError: it is damaged.
+            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+        """
+        self._check_index(snapshot, unit_index)
+        data = snapshot.hot_tail.thumbnail(unit_index) if snapshot.hot_tail else None
+        if data is not None:
+            return data
+        block, position = self._locate(snapshot, unit_index, 0)
+        try:
+            with self._files.use(block.segment_number) as fd:
+                return read_thumbnail(fd, block, position)
+        except TornBlockError as error:
+            raise BlockCorruptError(
+                self.session_id, block.header.sequence, str(error)
+            ) from error
+        except FileNotFoundError as error:
+            raise SessionNotFoundError(self.session_id) from error
+
+    def close(self) -> None:
+        """Close the files and mappings. No other call may be running or follow."""
+        self._files.close()
+        self._tracker.close()
+
+    def _check_index(self, snapshot: Snapshot, unit_index: int) -> None:
+        if not 0 <= unit_index < snapshot.unit_count:
+            raise ValueError(f"unit must be in [0, {snapshot.unit_count}), got {unit_index}")
+
+    def _copy_hot(self, snapshot: Snapshot, layer: int, extent: Extent) -> bool:
+        hot = snapshot.hot_tail
+        if hot is None or not hot.still_holds(extent.unit_index):
+            return False
+        if hot.copy_extent(extent.unit_index, layer, extent.keys, extent.values):
+            return True
+        if hot.still_holds(extent.unit_index):
+            logger.warning(
+                "unit in shared memory did not match its checksum",
+                extra={"session": self.session_id, "unit": extent.unit_index, "layer": layer},
+            )
+        return False
+
+    def _locate(self, snapshot: Snapshot, unit_index: int, layer: int) -> tuple[Block, int]:
+        """The block of a unit of the snapshot, which is not (any more) in shared memory."""
+        found = self._tracker.catalog.find(unit_index)
+        if found is None:
+            with self._lock:
+                self._tracker.refresh()
+            found = self._tracker.catalog.find(unit_index)
+        if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
+            raise SliceCorruptError(self.session_id, None, unit_index, layer)
+        # A later epoch's block holds another unit: the one of this snapshot was never durable.
+        if found is None or found[0].header.epoch > snapshot.epoch:
+            raise SnapshotExpiredError(self.session_id, unit_index, snapshot.epoch)
+        return found

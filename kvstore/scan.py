@@ -1,0 +1,261 @@
+"""The read-only walk over a session's blocks: which are good, and where the log ends.
+
+The rule (after etcd and BookKeeper): damage in the unproven tail is a torn write and ends the log;
+damage below what something later proves durable is an error. Proof is a later block header's or
+segment header's count, or the CTL page of the running system.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kvstore.blockread import verify_block
+from kvstore.errors import BlockCorruptError, GeometryMismatchError
+from kvstore.format import BLOCK_MAGIC, PAGE_BYTES, BlockHeader, SegmentHeader
+from kvstore.geometry import Geometry
+from kvstore.paths import segment_numbers, segment_path
+
+_CHUNK_BYTES = 1 << 20
+_MAGIC_WORD = int.from_bytes(BLOCK_MAGIC, "little")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """A block and where it lies."""
+
+    header: BlockHeader
+    segment_number: int
+    offset: int
+
+
+@dataclass(slots=True)
+class LogScan:
+    """What a walk found."""
+
+    geometry: Geometry | None
+    blocks: list[BlockPlace]
+    end_segment: int
+    """The segment in which the log ends, which may not exist."""
+    end_offset: int
+    torn_bytes: int
+    """Bytes of an unproven tail behind the end."""
+    highest_epoch: int
+    segment_numbers: list[int]
+
+    @property
+    def kept_segment(self) -> int:
+        """The segment of the last good block, -1 when there is none."""
+        return self.blocks[-1].segment_number if self.blocks else -1
+
+    @property
+    def kept_offset(self) -> int:
+        """Where the next block goes in `kept_segment`."""
+        if not self.blocks:
+            return 0
+        assert self.geometry is not None
+        return self.blocks[-1].offset + self.blocks[-1].header.span_bytes(self.geometry)
+
+    @property
+    def unit_count(self) -> int:
+        """Units in the good blocks."""
+        if not self.blocks:
+            return 0
+        last = self.blocks[-1].header
+        return last.first_unit + last.unit_count
+
+
+def read_page(fd: int, offset: int) -> bytes:
+    """The page at `offset`, shorter (or empty) at the end of the file."""
+    return os.pread(fd, PAGE_BYTES, offset)
+
+
+def follows(header: BlockHeader, previous: BlockHeader | None) -> bool:
+    """Whether the chain of hashes and the order of epochs lead from `previous` to `header`."""
+    if previous is None:
+        return header.previous_hash == 0
+    return header.previous_hash == previous.hash and header.epoch >= previous.epoch
+
+
+def expected_next(
+    header: BlockHeader | None, previous: BlockHeader | None, session_hash: int, geometry: Geometry
+) -> bool:
+    """Whether `header` is the intact next block of this session behind `previous`."""
+    if header is None or header.session_hash != session_hash:
+        return False
+    sequence = 0 if previous is None else previous.sequence + 1
+    first_unit = 0 if previous is None else previous.first_unit + previous.unit_count
+    return (
+        header.sequence == sequence
+        and header.first_unit == first_unit
+        and header.geometry_fingerprint == geometry.fingerprint
+        and follows(header, previous)
+    )
+
+
+class _Walk:
+    """State of one scan."""
+
+    def __init__(self, folder: Path, session_id: str, session_hash: int) -> None:
+        self.folder = folder
+        self.session_id = session_id
+        self.session_hash = session_hash
+        self.geometry: Geometry | None = None
+        self.blocks: list[BlockPlace] = []
+        self.highest_epoch = 0
+        self.proven = 0
+
+    @property
+    def last(self) -> BlockHeader | None:
+        return self.blocks[-1].header if self.blocks else None
+
+    def segment_header(self, fd: int, path: Path) -> SegmentHeader | None:
+        """The segment's header, None when damaged; a foreign one is not ours to cut."""
+        header = SegmentHeader.unpack(read_page(fd, 0), path)
+        if header is not None and header.session_hash != self.session_hash:
+            reason = f"{path.name} belongs to session {header.session_id!r}"
+            raise BlockCorruptError(self.session_id, len(self.blocks), reason)
+        return header
+
+    def enter_segment(self, fd: int, path: Path) -> bool:
+        """Check the segment's header; False when the log does not go on in it."""
+        header = self.segment_header(fd, path)
+        if header is None or header.first_block != len(self.blocks):
+            return False
+        if header.previous_hash != (self.last.hash if self.last else 0):
+            return False
+        if self.geometry is None:
+            self.geometry = header.geometry
+        if header.geometry != self.geometry:
+            raise GeometryMismatchError(self.session_id, self.geometry, header.geometry)
+        self.highest_epoch = max(self.highest_epoch, header.epoch)
+        self.proven = max(self.proven, header.first_block)
+        return True
+
+    def walk_segment(self, fd: int, path: Path, number: int) -> int:
+        """Take the good blocks of a segment and return where they end."""
+        assert self.geometry is not None
+        offset = PAGE_BYTES
+        size = os.fstat(fd).st_size
+        while True:
+            header = BlockHeader.unpack(read_page(fd, offset), path)
+            if header is None or not expected_next(
+                header, self.last, self.session_hash, self.geometry
+            ):
+                return offset
+            span = header.span_bytes(self.geometry)
+            if offset + span > size:
+                return offset
+            self.blocks.append(BlockPlace(header, number, offset))
+            self.highest_epoch = max(self.highest_epoch, header.epoch)
+            self.proven = max(self.proven, header.durable_block_count)
+            offset += span
+
+    def gather_evidence(self, fd: int, path: Path, offset: int) -> int:
+        """Look at every page from `offset` for headers; return the bytes that are not zero."""
+        content_end = offset
+        while chunk := os.pread(fd, _CHUNK_BYTES, offset):
+            whole = len(chunk) // PAGE_BYTES * PAGE_BYTES
+            words = np.frombuffer(chunk[:whole], dtype="<u8").reshape(-1, PAGE_BYTES // 8)
+            used = np.flatnonzero(words.any(axis=1))
+            if len(used):
+                content_end = offset + (int(used[-1]) + 1) * PAGE_BYTES
+            if any(chunk[whole:]):
+                content_end = offset + len(chunk)
+            for page in np.flatnonzero(words[:, 0] == _MAGIC_WORD).tolist():
+                start = page * PAGE_BYTES
+                header = BlockHeader.unpack(chunk[start : start + PAGE_BYTES], path)
+                if header is not None and header.session_hash == self.session_hash:
+                    self.proven = max(self.proven, header.durable_block_count)
+                    self.highest_epoch = max(self.highest_epoch, header.epoch)
+            offset += len(chunk)
+        return content_end
+
+    def weigh_rest(self, numbers: list[int], end_segment: int, end_offset: int) -> int:
+        """Gather evidence behind the end of the log and return the bytes that lie there."""
+        torn_bytes = 0
+        for number in numbers:
+            if number < end_segment:
+                continue
+            path = segment_path(self.folder, number)
+            start = end_offset if number == end_segment else 0
+            with open(path, "rb") as file:
+                fd = file.fileno()
+                if start == 0:
+                    header = self.segment_header(fd, path)
+                    if header is not None:
+                        self.proven = max(self.proven, header.first_block)
+                        self.highest_epoch = max(self.highest_epoch, header.epoch)
+                torn_bytes += self.gather_evidence(fd, path, start) - start
+        return torn_bytes
+
+
+def scan_log(
+    folder: Path, session_id: str, session_hash: int, *, acknowledged_block_count: int = 0
+) -> LogScan:
+    """Walk a session's segments and decide where its log ends.
+
+    Args:
+        acknowledged_block_count: blocks known to be acknowledged from elsewhere (CTL).
+
+    Raises:
+        BlockCorruptError: an acknowledged block is damaged or missing.
+        GeometryMismatchError: segments of different shapes lie in one folder.
+        FormatVersionError: a file of another version.
+    """
+    walk = _Walk(folder, session_id, session_hash)
+    numbers = segment_numbers(folder)
+    end_segment, end_offset = 0, 0
+    number = 0
+    while True:
+        path = segment_path(folder, number)
+        try:
+            file = open(path, "rb")
+        except FileNotFoundError:
+            break
+        with file:
+            if not walk.enter_segment(file.fileno(), path):
+                break
+            end_segment = number
+            end_offset = walk.walk_segment(file.fileno(), path, number)
+        number += 1
+    torn_bytes = walk.weigh_rest(numbers, end_segment, end_offset)
+    proven = max(walk.proven, acknowledged_block_count)
+    if proven > len(walk.blocks):
+        reason = f"{proven} blocks were acknowledged, the log ends before"
+        raise BlockCorruptError(session_id, len(walk.blocks), reason)
+    scan = LogScan(
+        geometry=walk.geometry,
+        blocks=walk.blocks,
+        end_segment=end_segment,
+        end_offset=end_offset,
+        torn_bytes=torn_bytes,
+        highest_epoch=walk.highest_epoch,
+        segment_numbers=numbers,
+    )
+    _cut_torn_payload(scan, folder, session_id, walk.proven, proven)
+    return scan
+
+
+def _cut_torn_payload(
+    scan: LogScan, folder: Path, session_id: str, proven_by_headers: int, proven: int
+) -> None:
+    """Verify the payload of blocks no header proves; end the log at the first that is torn."""
+    assert scan.geometry is not None or not scan.blocks
+    for index in range(proven_by_headers, len(scan.blocks)):
+        place = scan.blocks[index]
+        assert scan.geometry is not None
+        with open(segment_path(folder, place.segment_number), "rb") as file:
+            fault = verify_block(file.fileno(), place.offset, place.header, scan.geometry)
+        if fault is None:
+            continue
+        if index < proven:
+            raise BlockCorruptError(session_id, index, fault)
+        torn = sum(p.header.span_bytes(scan.geometry) for p in scan.blocks[index:])
+        scan.torn_bytes += torn
+        scan.end_segment, scan.end_offset = place.segment_number, place.offset
+        del scan.blocks[index:]
+        return

@@ -1,0 +1,178 @@
+"""How a reader keeps up with a session: CTL page, hot tail and block headers into snapshots."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from kvstore.blockread import Block, TornBlockError, read_table
+from kvstore.control import ControlPage, ControlState, ControlText, WriterState
+from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
+from kvstore.follow import LogFollower
+from kvstore.geometry import Geometry
+from kvstore.hotview import HotTailView
+from kvstore.paths import session_hash
+from kvstore.scan import LogScan, scan_log
+from kvstore.segmentfiles import SegmentFiles
+from kvstore.snapshot import Snapshot
+from kvstore.units import UnitCatalog
+
+logger = logging.getLogger(__name__)
+
+_OFFLINE_TRIES = 5
+
+
+class SessionTracker:
+    """What a reader knows of its session. `refresh` needs the reader's lock; the rest does not."""
+
+    def __init__(self, folder: Path, session_id: str, files: SegmentFiles) -> None:
+        self._folder = folder
+        self._session_id = session_id
+        self._session_hash = session_hash(session_id)
+        self._files = files
+        self._follower = LogFollower(folder, session_id, files)
+        self._control: ControlPage | None = None
+        self._epoch = 0
+        self._hot: HotTailView | None = None
+        self._latest: tuple[ControlState | None, Snapshot] | None = None
+        self.catalog = UnitCatalog()
+        self.geometry: Geometry | None = None
+
+    def unchanged(self) -> Snapshot | None:
+        """The last snapshot, when the CTL page has not changed since."""
+        if self._latest is None or self._control is None:
+            return None
+        state, snapshot = self._latest
+        return snapshot if state == self._control.state() else None
+
+    def refresh(self) -> Snapshot:
+        """Catch up and make a snapshot.
+
+        Raises:
+            SessionNotFoundError: the session was deleted.
+            BlockCorruptError: a durable block's header or unit table is damaged.
+            HotTailCorruptError: a visible unit is damaged in shared memory.
+        """
+        if self._control is None:
+            self._check_exists()
+            self._control = ControlPage.open(self._folder, self._session_hash)
+        while True:
+            state = self._control.state() if self._control else None
+            if self._latest is not None and self._latest[0] == state:
+                return self._latest[1]
+            if state is not None and state.writer_state == WriterState.DELETED:
+                raise SessionNotFoundError(self._session_id)
+            text = self._control.text(state.epoch) if self._control and state else None
+            if state is not None and state.this_boot and text is not None:
+                snapshot = self._online(state, text)
+            else:
+                snapshot = self._offline(state)
+            if snapshot is not None:
+                self._latest = (state, snapshot)
+                return snapshot
+
+    def close(self) -> None:
+        """Unmap the CTL page."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _online(self, state: ControlState, text: ControlText) -> Snapshot | None:
+        """A snapshot from the pages of this boot; None when they moved on meanwhile."""
+        if state.epoch != self._epoch and not self._enter_epoch(state, text):
+            return None
+        catalog = self.catalog
+        if state.durable_block_count > len(catalog.blocks):
+            assert self.geometry is not None
+            try:
+                self._follower.follow(catalog, self.geometry, state.durable_block_count)
+            except FileNotFoundError as error:
+                self._check_exists()
+                raise BlockCorruptError(
+                    self._session_id, len(catalog.blocks), "its segment is missing"
+                ) from error
+        if not self._take_hot_units(state):
+            return None
+        unit_count = min(state.visible_unit_count, catalog.unit_count)
+        return catalog.snapshot(state.epoch, unit_count, state.durable_unit_count, self._hot)
+
+    def _enter_epoch(self, state: ControlState, text: ControlText) -> bool:
+        """Meet a new writer: keep the blocks that it kept, map its hot tail."""
+        assert self._control is not None
+        hot = HotTailView.open(
+            text.hot_tail_path,
+            session_hash=self._session_hash,
+            epoch=state.epoch,
+            geometry=text.geometry,
+        )
+        if hot is None and state.writer_state == WriterState.OPEN:
+            if self._control.state() != state:
+                return False
+            logger.warning(
+                "hot tail out of reach, serving durable units only",
+                extra={"session": self._session_id, "path": str(text.hot_tail_path)},
+            )
+        kept = min(len(self.catalog.blocks), state.durable_block_count)
+        self.catalog = self.catalog.cut(kept)
+        last = self.catalog.blocks[-1].segment_number if kept else -1
+        self._files.forget(last + 1)
+        self.geometry = text.geometry
+        self._hot = hot
+        self._epoch = state.epoch
+        return True
+
+    def _take_hot_units(self, state: ControlState) -> bool:
+        """Add visible units that no known block holds; False when they became durable."""
+        assert self._control is not None
+        while self._hot is not None and self.catalog.unit_count < state.visible_unit_count:
+            unit_index = self.catalog.unit_count
+            entry = self._hot.entry(unit_index)
+            if entry is not None:
+                self.catalog.add_rows(entry.table.rows)
+                continue
+            if self._control.state() != state:
+                return False
+            raise HotTailCorruptError(self._session_id, unit_index)
+        return True
+
+    def _offline(self, state: ControlState | None) -> Snapshot | None:
+        """A snapshot from the disk alone: no writer was there since the machine started."""
+        acknowledged = self._control.proven_block_count() if self._control else 0
+        for _ in range(_OFFLINE_TRIES):
+            self._check_exists()
+            try:
+                scan = scan_log(
+                    self._folder,
+                    self._session_id,
+                    self._session_hash,
+                    acknowledged_block_count=acknowledged,
+                )
+                self._take_scan(scan)
+            except FileNotFoundError:
+                # A writer that recovers may remove a segment under our eyes.
+                continue
+            epoch = max(scan.highest_epoch, state.epoch if state else 0)
+            unit_count = self.catalog.unit_count
+            return self.catalog.snapshot(epoch, unit_count, unit_count, None)
+        raise BlockCorruptError(self._session_id, len(self.catalog.blocks), "a segment is missing")
+
+    def _take_scan(self, scan: LogScan) -> None:
+        catalog = UnitCatalog()
+        self._files.forget(0)
+        for place in scan.blocks:
+            assert scan.geometry is not None
+            with self._files.use(place.segment_number) as fd:
+                try:
+                    table = read_table(fd, place.offset, place.header, scan.geometry)
+                except TornBlockError as error:
+                    raise BlockCorruptError(
+                        self._session_id, place.header.sequence, str(error)
+                    ) from error
+            catalog.add_block(Block(place.header, place.segment_number, place.offset, table))
+        self.catalog = catalog
+        self.geometry = scan.geometry
+        self._epoch = 0
+
+    def _check_exists(self) -> None:
+        if not self._folder.is_dir():
+            raise SessionNotFoundError(self._session_id)

@@ -1,0 +1,338 @@
+"""The one writer of a session: units become visible in the hot tail, then durable in blocks."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from kvstore.blocklog import BlockLog
+from kvstore.control import ControlPage, ControlText, WriterState
+from kvstore.diskio import DiskIO, make_folders
+from kvstore.errors import (
+    GeometryMismatchError,
+    SessionNotFoundError,
+    StoreFullError,
+    WriterClosedError,
+    WriterFailedError,
+)
+from kvstore.geometry import Geometry
+from kvstore.hotfile import clean_stale_hot_tails
+from kvstore.hottail import HotRecord, HotTail
+from kvstore.limits import BlockLimits
+from kvstore.locking import lock_session
+from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
+from kvstore.recovery import Recovery, describe_log, repair_log
+from kvstore.scan import scan_log
+from kvstore.unit import Unit
+
+logger = logging.getLogger(__name__)
+
+_MIN_RING_BYTES = 1 << 20
+
+
+def default_hot_tail_bytes(geometry: Geometry, limits: BlockLimits) -> int:
+    """Room for about three full blocks: one pending and two to read from memory."""
+    block_bytes = geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
+    return max(3 * block_bytes, _MIN_RING_BYTES)
+
+
+class SessionWriter:
+    """Appends units to one session. Not thread-safe: one thread owns it.
+
+    `append` puts a unit into shared memory, `publish` makes it visible, a commit (by `append` when
+    a block is full, or by `flush`) makes it durable. After an I/O error the writer is dead: close
+    it and open another, which recovers.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        *,
+        geometry: Geometry,
+        limits: BlockLimits,
+        lock_fd: int,
+        control: ControlPage,
+        hot: HotTail,
+        log: BlockLog,
+        recovery: Recovery,
+    ) -> None:
+        """Internal: use `open`."""
+        self.session_id = session_id
+        self.geometry = geometry
+        self._limits = limits
+        self._lock_fd = lock_fd
+        self._control = control
+        self._hot = hot
+        self._log = log
+        self.recovery = recovery
+        self.visible_unit_count = recovery.durable_unit_count
+        self.durable_unit_count = recovery.durable_unit_count
+        self.durable_pts_s = recovery.durable_pts_s
+        self._last_pts_s = recovery.durable_pts_s
+        self._appended = recovery.durable_unit_count
+        self._pending: list[HotRecord] = []
+        self._pending_tokens = 0
+        self._resume = b""
+        self._failure: str | None = None
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        root: Path,
+        session_id: str,
+        *,
+        geometry: Geometry,
+        limits: BlockLimits,
+        shm_dir: Path | None = None,
+        hot_tail_bytes: int | None = None,
+        io: DiskIO | None = None,
+    ) -> SessionWriter:
+        """Take the session's lock, recover its log and begin a new epoch.
+
+        Creates the session's folder when absent. A torn, never acknowledged tail is cut; units
+        that were visible but not durable are gone.
+
+        Args:
+            shm_dir: folder of the hot tail; without it /dev/shm, or the root when that is full.
+            hot_tail_bytes: size of the hot tail's ring; without it, three full blocks.
+            io: the system calls (a seam for fault injection).
+
+        Raises:
+            InvalidSessionIdError: the id cannot name a session.
+            SessionLockedError: another writer holds the session.
+            SessionNotFoundError: the session is being deleted.
+            BlockCorruptError: an acknowledged block is damaged or missing.
+            GeometryMismatchError: the session holds keys and values of another shape.
+            StoreFullError: there is no room for the hot tail.
+            FormatVersionError: a file of another version of the format.
+        """
+        io = io or DiskIO()
+        folder = session_folder(root, session_id)
+        make_folders(io, folder)
+        lock_fd = lock_session(folder, session_id)
+        try:
+            if (folder / TOMBSTONE_NAME).exists():
+                raise SessionNotFoundError(session_id)
+            return cls._recover(
+                root,
+                session_id,
+                geometry=geometry,
+                limits=limits,
+                shm_dir=shm_dir,
+                ring_bytes=hot_tail_bytes or default_hot_tail_bytes(geometry, limits),
+                lock_fd=lock_fd,
+                io=io,
+            )
+        except BaseException:
+            os.close(lock_fd)
+            raise
+
+    @classmethod
+    def _recover(
+        cls,
+        root: Path,
+        session_id: str,
+        *,
+        geometry: Geometry,
+        limits: BlockLimits,
+        shm_dir: Path | None,
+        ring_bytes: int,
+        lock_fd: int,
+        io: DiskIO,
+    ) -> SessionWriter:
+        folder = session_folder(root, session_id)
+        hash_ = session_hash(session_id)
+        with ExitStack() as undo:
+            control = ControlPage.open(folder, hash_, writable=True)
+            acknowledged = control.proven_block_count() if control else 0
+            scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
+            if scan.geometry is not None and scan.geometry != geometry:
+                raise GeometryMismatchError(session_id, scan.geometry, geometry)
+            epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
+            repair_log(folder, scan, io)
+            recovery = describe_log(folder, session_id, scan, epoch)
+            if control is None:
+                control = ControlPage.create(folder, hash_, io)
+            undo.callback(control.close)
+            hot = HotTail.create(
+                root,
+                session_id,
+                epoch=epoch,
+                geometry=geometry,
+                ring_bytes=ring_bytes,
+                first_unit=recovery.durable_unit_count,
+                shm_dir=shm_dir,
+                min_free_bytes=limits.min_free_bytes,
+                io=io,
+            )
+            undo.callback(hot.close)
+            log = BlockLog(
+                folder, session_id, geometry=geometry, limits=limits, epoch=epoch, scan=scan, io=io
+            )
+            undo.callback(log.abandon)
+            control.begin_epoch(
+                epoch,
+                ControlText(geometry, hot.path),
+                units=recovery.durable_unit_count,
+                blocks=recovery.durable_block_count,
+            )
+            clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
+            writer = cls(
+                session_id,
+                geometry=geometry,
+                limits=limits,
+                lock_fd=lock_fd,
+                control=control,
+                hot=hot,
+                log=log,
+                recovery=recovery,
+            )
+            undo.pop_all()
+        logger.info(
+            "session writer opened",
+            extra={
+                "session": session_id,
+                "epoch": epoch,
+                "durable_unit_count": recovery.durable_unit_count,
+                "torn_bytes": recovery.torn_bytes,
+            },
+        )
+        return writer
+
+    def append(
+        self,
+        unit: Unit,
+        keys: np.ndarray[Any, Any],
+        values: np.ndarray[Any, Any],
+        *,
+        resume: bytes,
+    ) -> None:
+        """Put a unit into the hot tail; `publish` makes it visible.
+
+        Commits the pending block first when this unit would take it past its limits, or when its
+        units would have to leave the hot tail to make room.
+
+        Args:
+            keys, values: (layer_count, token_count, kv_head_count, head_dim) of the geometry's
+                storage dtype; keys before RoPE. Copied.
+            resume: what a restart needs once this unit is the last durable one.
+
+        Raises:
+            ValueError: the unit does not follow the last one, or the shapes do not fit.
+            UnitTooLargeError: it does not fit in the hot tail.
+            StoreFullError: the pending block found no room; the unit was not taken. Appending it
+                again once there is room is safe, unless the disk filled in the middle of a
+                write: then the writer is dead, and says so on the next call.
+            WriterFailedError: the writer is dead.
+        """
+        self._check_alive()
+        self._check_unit(unit, keys, values)
+        if self._pending and self._would_pass_limits(unit):
+            self._commit()
+        if self._hot.floor_after(unit) > self.durable_unit_count:
+            self._commit()
+        record = self._hot.append(unit, keys, values)
+        self._pending.append(record)
+        self._pending_tokens += unit.token_count
+        self._resume = bytes(resume)
+        self._appended += 1
+        self._last_pts_s = unit.last_pts_s
+
+    def publish(self) -> None:
+        """Make every appended unit visible to readers of all processes."""
+        self._check_alive()
+        self._control.set_visible(self._appended)
+        self.visible_unit_count = self._appended
+
+    def flush(self) -> None:
+        """Make every appended unit durable.
+
+        Raises:
+            StoreFullError: no room; nothing acknowledged is lost, and it may be tried again.
+            WriterFailedError: the writer is dead.
+        """
+        self._check_alive()
+        self._commit()
+
+    def close(self) -> None:
+        """End the writer: release the lock and the hot tail. Units not flushed are gone."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._control.set_visible(min(self.visible_unit_count, self.durable_unit_count))
+            if self._failure is None:
+                self._control.set_state(WriterState.CLOSED)
+                self._log.close()
+                self._control.sync()
+            else:
+                self._log.abandon()
+        finally:
+            self._pending.clear()
+            self._hot.close()
+            self._control.close()
+            os.close(self._lock_fd)
+
+    def _commit(self) -> None:
+        if not self._pending:
+            return
+        try:
+            self._log.append(self._pending, self._resume)
+        except StoreFullError:
+            raise
+        except OSError as error:
+            self._fail(error)
+        last = self._pending[-1].unit
+        self.durable_unit_count = last.index + 1
+        self.durable_pts_s = last.last_pts_s
+        self._pending.clear()
+        self._pending_tokens = 0
+        self._control.set_durable(units=self.durable_unit_count, blocks=self._log.block_count)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        # Never retried: after one failed sync the kernel drops the pages and the next succeeds.
+        self._failure = str(error)
+        self._control.set_state(WriterState.FAILED)
+        logger.error(
+            "session writer failed", extra={"session": self.session_id, "cause": self._failure}
+        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise self._log.full_error() from error
+        raise WriterFailedError(self.session_id, self._failure) from error
+
+    def _would_pass_limits(self, unit: Unit) -> bool:
+        tokens = self._pending_tokens + unit.token_count
+        span_s = unit.last_pts_s - self._pending[0].unit.first_pts_s
+        return tokens > self._limits.block_tokens or span_s > self._limits.block_span_s
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise WriterFailedError(self.session_id, self._failure)
+        if self._closed:
+            raise WriterClosedError(self.session_id)
+
+    def _check_unit(
+        self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+    ) -> None:
+        if unit.index != self._appended:
+            raise ValueError(f"unit {self._appended} is next, got unit {unit.index}")
+        if self._last_pts_s is not None and unit.first_pts_s < self._last_pts_s:
+            raise ValueError(
+                f"unit {unit.index} starts at {unit.first_pts_s} s, before {self._last_pts_s} s"
+            )
+        shape = self.geometry
+        expected = (shape.layer_count, unit.token_count, shape.kv_head_count, shape.head_dim)
+        for name, array in (("keys", keys), ("values", values)):
+            if array.shape != expected or array.dtype != shape.storage_dtype:
+                raise ValueError(
+                    f"{name} must be {expected} {shape.storage_dtype}, "
+                    f"got {array.shape} {array.dtype}"
+                )
+        self._hot.record_bytes(unit)
