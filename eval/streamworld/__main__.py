@@ -6,9 +6,13 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
+from transformers import LlavaOnevisionForConditionalGeneration
+
 from eval.streamworld.launch import launch
+from eval.streamworld.measure import Serving, measure, table
 from eval.streamworld.recipe import Recipe
-from eval.streamworld.trainer import STATE_FILE, Run, resumed_recipe
+from eval.streamworld.trainer import STATE_FILE, Run, resumed_recipe, trained_model
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -42,10 +46,49 @@ def _train(arguments: argparse.Namespace) -> None:
     launch(run, processes=arguments.processes, resume=arguments.resume)
 
 
+def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    measure = commands.add_parser("measure", help="accuracy by kind, without the service")
+    source = measure.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="directory of a training run")
+    source.add_argument("--model", type=Path, help="exported checkpoint")
+    measure.add_argument("--duration-s", type=float, nargs="+", default=[300.0])
+    measure.add_argument("--clips", type=int, default=5)
+    measure.add_argument("--first-seed", type=int, default=0)
+    measure.add_argument("--questions-per-kind", type=int, default=2)
+    measure.add_argument("--grid-px", type=int, default=2)
+    measure.add_argument("--window-frames", type=int, default=16)
+    measure.add_argument("--retrieved", type=int, default=8)
+    measure.add_argument("--crf", type=int, help="through H.264 at this quality")
+    measure.set_defaults(command=_measure)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    if arguments.run is not None:
+        model = trained_model(arguments.run)
+    else:
+        model = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            arguments.model, dtype=torch.float32
+        )
+    serving = Serving(
+        window_frames=arguments.window_frames, retrieved=arguments.retrieved, crf=arguments.crf
+    )
+    for duration_s in arguments.duration_s:
+        graded = measure(
+            model.eval(),
+            seeds=range(arguments.first_seed, arguments.first_seed + arguments.clips),
+            duration_s=duration_s, questions_per_kind=arguments.questions_per_kind,
+            grid_px=arguments.grid_px, serving=serving,
+        )  # fmt: skip
+        print(f"{duration_s:g} s, {arguments.clips} clips\n{table(graded)}", flush=True)
+
+
 def main() -> None:
     """Parse the arguments and run the command."""
     parser = argparse.ArgumentParser(prog="python -m eval.streamworld")
-    _add_train(parser.add_subparsers(required=True))
+    commands = parser.add_subparsers(required=True)
+    _add_train(commands)
+    _add_measure(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

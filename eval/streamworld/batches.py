@@ -204,9 +204,16 @@ def _kept_tokens(image_of: np.ndarray, drop_fraction: float, rng: np.random.Gene
 
 
 def token_sequence(question: FrameQuestion) -> tuple[list[int], list[int], list[int]]:
+    """`token_sequence_of` a question and its answer."""
+    return token_sequence_of(question.text, question.answer)
+
+
+def token_sequence_of(text: str, answer: str) -> tuple[list[int], list[int], list[int]]:
     """Ids of the question's own words, of the whole segment, and of the answer with its end."""
-    text = encode(question.text)
-    answer = encode(question.answer)
+    return _segment(encode(text), encode(answer))
+
+
+def _segment(text: list[int], answer: list[int]) -> tuple[list[int], list[int], list[int]]:
     # the id at position 0 is never looked up: image_newline takes its place
     return text, [PAD_ID, NEWLINE_ID, *text, *TAIL_IDS, *answer], [*answer, END_ID]
 

@@ -194,6 +194,7 @@ class Trainer:
             "stage_elapsed_s": self._stage_elapsed_s,
             "grid_px": self.grid_px,
             "seed": self.run.seed,
+            "model_sizes": self.run.model_sizes,
             "recipe": asdict(self.run.recipe),
         }
         partial = self._path.with_suffix(".partial")
@@ -222,3 +223,11 @@ def resumed_recipe(directory: Path, **changes: Any) -> Recipe:
     return replace(
         Recipe(**saved["recipe"]), **{k: v for k, v in changes.items() if v is not None}
     )
+
+
+def trained_model(directory: Path) -> LlavaOnevisionForConditionalGeneration:
+    """The model of the run in `directory` as of its last checkpoint, float32."""
+    saved = torch.load(directory / STATE_FILE, weights_only=False, map_location="cpu")
+    model = build(config(**(saved["model_sizes"] or {})), seed=saved["seed"])
+    model.load_state_dict(saved["model"])
+    return model

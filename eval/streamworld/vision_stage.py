@@ -81,8 +81,8 @@ class GridCurriculum:
 
     @property
     def shipped_grid_px(self) -> int:
-        """The grid of the language stages: the finest that is read at >= .85 now."""
-        return GRIDS_PX[self.level if self.accuracy_fraction > 0.85 else max(0, self.level - 1)]
+        """The grid of the language stages: the finest that is read at > .95 or was passed."""
+        return GRIDS_PX[self.level if self.accuracy_fraction > 0.95 else max(0, self.level - 1)]
 
     def update(self, accuracy_fraction: float) -> bool:
         """Account one step; true when the grid was refined."""
@@ -217,4 +217,4 @@ def vision_step(
     figures = {name: float(r[shown].mean()) for name, r in right.items()}
     figures["entity"] = float(right["entity"][shown & ~on_finer].mean())
     figures["finer"] = float(right["entity"][shown & on_finer].mean().nan_to_num())
-    return loss, figures | {"loss": float(loss)}
+    return loss, figures | {"loss": float(loss.detach())}
