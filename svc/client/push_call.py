@@ -74,6 +74,7 @@ class PushCall:
 
         self.finish_sent = False
         self._draining = False
+        self._half_closed = False
         self._halt = asyncio.Event()  # no more is to be sent in this call
         self._credit_item_count = 0
         self._credit_grew = asyncio.Event()
@@ -113,7 +114,7 @@ class PushCall:
                     return
             if self._draining:
                 raise self._lost("the server is stopping")
-            if not sending.done() or self.finish_sent:
+            if not self._half_closed:
                 raise self._lost("the server ended the call before the video was over")
             yield PushLeft(progress=self._progress)
         finally:
@@ -186,6 +187,7 @@ class PushCall:
             self.finish_sent = True
             await self._write(call, FINISH_REQUEST)
         else:
+            self._half_closed = True
             await call.done_writing()
 
     def _batch(self) -> list[Item]:

@@ -1,0 +1,368 @@
+"""A small server that keeps to the protocol of `lookback.v1`, and can be told where to fail.
+
+It decodes nothing: an image or packet is a frame, and a unit. What it holds beyond the durable
+frames is lost with each call, as in a crash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from lookback.v1 import (
+    ingest_pb2,
+    ingest_pb2_grpc,
+    question_pb2,
+    question_pb2_grpc,
+    session_pb2,
+    session_pb2_grpc,
+)
+from svc.client import LookbackClient
+from svc.rpc.errors import Reason, RequestError
+from svc.rpc.interceptor import ErrorInterceptor
+from svc.video.frames import ImageItem, ImageMedia, Item, Media, PacketItem
+
+
+class Cut(Exception):  # noqa: N818 - not an error: an order
+    """The server is to vanish here."""
+
+
+@dataclass
+class Failures:
+    """Says at which of the server's steps a call is cut: each entry is used up once."""
+
+    cuts: list[tuple[str, int]] = field(default_factory=list)
+    """(step, how many times that step passes before it is cut)."""
+    clean_end: bool = False
+    """End the call with OK in place of UNAVAILABLE."""
+    _passed: dict[str, int] = field(default_factory=dict)
+
+    def at(self, step: str) -> None:
+        passed = self._passed[step] = self._passed.get(step, 0) + 1
+        for cut in self.cuts:
+            if cut[0] == step and cut[1] < passed:
+                self.cuts.remove(cut)
+                raise Cut(step)
+
+
+@dataclass
+class StoredSession:
+    """What the server remembers of a session."""
+
+    durable: list[float] = field(default_factory=list)
+    finished: bool = False
+
+
+class ProtocolServer(
+    ingest_pb2_grpc.IngestServiceServicer,
+    session_pb2_grpc.SessionServiceServicer,
+    question_pb2_grpc.QuestionServiceServicer,
+):
+    """Serves everything on one port."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, StoredSession] = {}
+        self.failures = Failures()
+        self.credit = 4
+        self.more_credit = True
+        """Whether credit is renewed as items are taken."""
+        self.durable_every = 3
+        self.drain_after: int | None = None
+        """Items of a call after which it drains; used up once."""
+        self.refuse: RequestError | None = None
+        """Raised at every call of the three services."""
+        self.refuse_opens: list[RequestError] = []
+        """Raised one per ingest call, first ones first."""
+        self.refuse_items_after: tuple[int, RequestError] | None = None
+        self.answer: Callable[[question_pb2.AskRequest], Iterator[question_pb2.AskResponse]]
+        self.answer = one_answer
+        self.asked: list[question_pb2.AskRequest] = []
+        self.calls: list[list[str]] = []
+        """Per ingest call: the kinds of its messages, in order."""
+
+    async def Ingest(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self._maybe_refuse()
+        call = _Call(self, aiter(request_iterator))
+        self.calls.append(call.kinds)
+        try:
+            async for response in call.run():
+                yield response
+        except Cut:
+            if not self.failures.clean_end:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    async def CreateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        if request.session_id in self.sessions and not request.exist_ok:
+            raise RequestError(
+                Reason.SESSION_EXISTS,
+                f"session {request.session_id!r} exists already",
+                session_id=request.session_id,
+            )
+        self.sessions.setdefault(request.session_id, StoredSession())
+        return session_pb2.CreateSessionResponse(session=self._message(request.session_id))
+
+    async def GetSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        return session_pb2.GetSessionResponse(session=self._message(request.session_id))
+
+    async def ListSessions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        names = sorted(name for name in self.sessions if name > request.page_token)
+        size = request.page_size or 2
+        response = session_pb2.ListSessionsResponse(
+            sessions=[self._message(name) for name in names[:size]]
+        )
+        if len(names) > size:
+            response.next_page_token = names[size - 1]
+        return response
+
+    async def UpdateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        assert list(request.update_mask.paths) == ["display_name"]
+        session = self._message(request.session.session_id)
+        session.display_name = request.session.display_name
+        return session_pb2.UpdateSessionResponse(session=session)
+
+    async def DeleteSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        self._stored(request.session_id)
+        del self.sessions[request.session_id]
+        return session_pb2.DeleteSessionResponse()
+
+    async def Ask(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self._maybe_refuse()
+        self._stored(request.session_id)
+        self.asked.append(request)
+        for response in self.answer(request):
+            yield response
+
+    def _maybe_refuse(self) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+
+    def _stored(self, session_id: str) -> StoredSession:
+        if session_id not in self.sessions:
+            raise RequestError(
+                Reason.SESSION_NOT_FOUND, f"no session {session_id!r}", session_id=session_id
+            )
+        return self.sessions[session_id]
+
+    def _message(self, session_id: str) -> session_pb2.Session:
+        stored = self._stored(session_id)
+        message = session_pb2.Session(
+            session_id=session_id,
+            display_name=session_id.upper(),
+            state=session_pb2.Session.STATE_FINISHED
+            if stored.finished
+            else session_pb2.Session.STATE_LIVE,
+            settings=session_pb2.SessionSettings(sample_fps=2.0, window_token_count=512),
+            stats=session_pb2.SessionStats(
+                visible_unit_count=len(stored.durable),
+                durable_unit_count=len(stored.durable),
+                token_count=36 * len(stored.durable),
+                disk_bytes=8192,
+            ),
+            model="tiny@0123abcd",
+        )
+        message.create_time.FromSeconds(1_700_000_000)
+        if stored.durable:
+            message.stats.first_pts_s = stored.durable[0]
+            message.stats.last_visible_pts_s = stored.durable[-1]
+            message.stats.last_durable_pts_s = stored.durable[-1]
+        return message
+
+
+class _Call:
+    """One ingest call."""
+
+    def __init__(self, server: ProtocolServer, requests: AsyncIterator[Any]) -> None:
+        self.kinds: list[str] = []
+        self._server = server
+        self._requests = requests
+        self._pending: list[float] = []
+        self._taken = 0
+        self._credit = server.credit
+        self._decodable = False
+
+    async def run(self) -> AsyncIterator[ingest_pb2.IngestResponse]:
+        server = self._server
+        first = await self._next()
+        if first is None or first.WhichOneof("request") != "open":
+            raise RequestError(Reason.OPEN_EXPECTED, "the first message must be `open`")
+        server.failures.at("open")
+        if server.refuse_opens:
+            raise server.refuse_opens.pop(0)
+        stored = server._stored(first.open.session_id)
+        if stored.finished:
+            raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
+        opened = ingest_pb2.Opened(
+            credit_item_count=self._credit, target_fps=1.0, max_message_bytes=4096
+        )
+        if stored.durable:
+            opened.durable_pts_s = stored.durable[-1]
+        yield ingest_pb2.IngestResponse(opened=opened)
+        server.failures.at("opened")
+        while (request := await self._next()) is not None:
+            kind = request.WhichOneof("request")
+            server.failures.at(kind)
+            if kind == "finish":
+                self._flush(stored)
+                stored.finished = True
+                server.failures.at("finished")
+                yield ingest_pb2.IngestResponse(
+                    finished=ingest_pb2.Finished(progress=self._progress(stored))
+                )
+                return
+            for item in _items_of(request):
+                self._take(item, stored)
+            yield ingest_pb2.IngestResponse(progress=self._progress(stored))
+            server.failures.at("progress")
+            if server.drain_after is not None and self._taken >= server.drain_after:
+                server.drain_after = None
+                yield ingest_pb2.IngestResponse(draining=ingest_pb2.Draining())
+                server.failures.at("draining")
+        self._flush(stored)
+
+    async def _next(self) -> Any:
+        request = await anext(self._requests, None)
+        if request is not None:
+            self.kinds.append(request.WhichOneof("request"))
+        return request
+
+    def _take(self, item: Any, stored: StoredSession) -> None:
+        server = self._server
+        self._taken += 1
+        if self._taken > self._credit:
+            raise RequestError(Reason.CREDIT_EXCEEDED, f"{self._taken} sent of {self._credit}")
+        if server.refuse_items_after is not None and self._taken > server.refuse_items_after[0]:
+            raise server.refuse_items_after[1]
+        if isinstance(item, ingest_pb2.Packet):
+            self._decodable = self._decodable or item.key_frame
+            if not self._decodable:
+                return
+        known = (stored.durable + self._pending)[-1:]
+        if not known or item.pts_s > known[0]:
+            self._pending.append(item.pts_s)
+        if len(self._pending) >= server.durable_every:
+            self._flush(stored)
+        if server.more_credit:
+            self._credit = self._taken + server.credit
+
+    def _flush(self, stored: StoredSession) -> None:
+        stored.durable.extend(self._pending)
+        self._pending = []
+
+    def _progress(self, stored: StoredSession) -> ingest_pb2.Progress:
+        known = stored.durable + self._pending
+        progress = ingest_pb2.Progress(
+            visible_unit_count=len(known),
+            durable_unit_count=len(stored.durable),
+            credit_item_count=self._credit,
+            received_frame_count=self._taken,
+        )
+        if known:
+            progress.received_pts_s = progress.visible_pts_s = known[-1]
+        if stored.durable:
+            progress.durable_pts_s = stored.durable[-1]
+        return progress
+
+
+def _items_of(request: ingest_pb2.IngestRequest) -> Sequence[Any]:
+    return request.images.images or request.packets.packets
+
+
+def one_answer(request: question_pb2.AskRequest) -> Iterator[question_pb2.AskResponse]:
+    """An answer in two pieces, with two moments."""
+    for text in ("A red ", "circle."):
+        yield question_pb2.AskResponse(delta=question_pb2.TextDelta(text=text))
+    answer = question_pb2.Answer(
+        text="A red circle.",
+        finish_reason=question_pb2.Answer.FINISH_REASON_STOP,
+        evidence=[
+            question_pb2.Evidence(
+                start_s=12.0, end_s=15.0, score=0.75, tier=question_pb2.Evidence.TIER_DISK
+            ),
+            question_pb2.Evidence(
+                start_s=61.5, end_s=62.5, score=0.125, tier=question_pb2.Evidence.TIER_HOT
+            ),
+        ],
+        evidence_until_s=62.0,
+        asked_at_s=request.asked_at_s if request.HasField("asked_at_s") else 62.0,
+        retrieved_unit_count=8,
+        retrieved_token_count=288,
+        prompt_token_count=310,
+        answer_token_count=4,
+        ttft_s=0.25,
+        total_s=0.5,
+        model="tiny@0123abcd",
+        snapshot_unit_count=63,
+    )
+    if request.choices:
+        answer.finish_reason = question_pb2.Answer.FINISH_REASON_CHOICE
+        answer.choice_index = len(request.choices) - 1
+        answer.choice_log_likelihoods.extend(-float(i) - 1 for i in range(len(request.choices)))
+    yield question_pb2.AskResponse(answer=answer)
+
+
+@asynccontextmanager
+async def served(
+    server: ProtocolServer, *, port: int = 0, serving: bool = True
+) -> AsyncIterator[str]:
+    """Serves on a port of this machine; yields the address."""
+    grpc_server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(lambda error: None)],
+        options=[("grpc.so_reuseport", 0), ("grpc.http2.bdp_probe", 0)],
+    )
+    status = health_pb2.HealthCheckResponse
+    health_servicer = health.aio.HealthServicer()
+    await health_servicer.set("", status.SERVING if serving else status.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, grpc_server)
+    ingest_pb2_grpc.add_IngestServiceServicer_to_server(server, grpc_server)
+    session_pb2_grpc.add_SessionServiceServicer_to_server(server, grpc_server)
+    question_pb2_grpc.add_QuestionServiceServicer_to_server(server, grpc_server)
+    taken = grpc_server.add_insecure_port(f"127.0.0.1:{port}")
+    await grpc_server.start()
+    try:
+        yield f"127.0.0.1:{taken}"
+    finally:
+        await grpc_server.stop(0)
+
+
+@asynccontextmanager
+async def connected(server: ProtocolServer) -> AsyncIterator[LookbackClient]:
+    """A client of a server that is just for it."""
+    async with served(server) as address, LookbackClient(address, address) as client:
+        yield client
+
+
+@dataclass
+class ListSource:
+    """Items of a list, as a source."""
+
+    items_list: list[Item]
+    seekable: bool = True
+    media: Media = dataclasses.field(default_factory=ImageMedia)
+    starts: list[float | None] = dataclasses.field(default_factory=list)
+
+    def items(self, from_pts_s: float | None = None) -> Iterator[Item]:
+        self.starts.append(from_pts_s)
+        first = 0
+        for index, item in enumerate(self.items_list):
+            starts = isinstance(item, ImageItem) or (
+                isinstance(item, PacketItem) and item.key_frame
+            )
+            if from_pts_s is not None and starts and item.pts_s <= from_pts_s:
+                first = index
+        yield from self.items_list[first:]
+
+
+def images(count: int, size_bytes: int = 10) -> list[Item]:
+    """One image a second."""
+    return [ImageItem(pts_s=float(i), data=bytes(size_bytes)) for i in range(count)]

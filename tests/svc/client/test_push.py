@@ -1,0 +1,332 @@
+"""Pushes over calls that are cut wherever they can be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from svc.client import (
+    LiveSource,
+    LookbackClient,
+    LookbackError,
+    PushEvent,
+    PushFinished,
+    PushGap,
+    PushLeft,
+    PushOpened,
+    PushProgress,
+    PushReconnecting,
+    Source,
+)
+from svc.client import push as push_module
+from svc.rpc.errors import Reason, RequestError
+from svc.video.frames import ImageItem, Item, PacketItem, PacketMedia
+from tests.svc.client.protocol_server import (
+    Failures,
+    ListSource,
+    ProtocolServer,
+    StoredSession,
+    connected,
+    images,
+    served,
+)
+
+STEPS = ("open", "opened", "images", "progress", "finish", "finished", "draining")
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(push_module, "_FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr(push_module, "_LONGEST_WAIT_S", 0.01)
+
+
+async def live(items: list[Item]) -> AsyncIterator[Item]:
+    for item in items:
+        yield item
+
+
+def packets(count: int, key_every: int) -> list[Item]:
+    return [
+        PacketItem(pts_s=float(i), data=bytes(10), key_frame=i % key_every == 0)
+        for i in range(count)
+    ]
+
+
+async def pushed(
+    server: ProtocolServer, source: Source | LiveSource, **options: object
+) -> list[PushEvent]:
+    server.sessions.setdefault("s", StoredSession())
+    async with connected(server) as client:
+        return [event async for event in client.push("s", source, **options)]  # type: ignore[arg-type]
+
+
+async def test_a_push_sends_everything_and_ends_with_the_acknowledged_finish() -> None:
+    server = ProtocolServer()
+    events = await pushed(server, ListSource(images(20)))
+    assert isinstance(events[0], PushOpened)
+    assert isinstance(events[-1], PushFinished)
+    assert events[-1].progress.durable_pts_s == 19.0
+    assert server.sessions["s"].durable == [float(i) for i in range(20)]
+    assert server.sessions["s"].finished
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    cuts=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 6)), max_size=5),
+    clean_end=st.booleans(),
+    credit=st.integers(1, 9),
+    durable_every=st.integers(1, 7),
+    drain_after=st.none() | st.integers(1, 12),
+    seekable=st.booleans(),
+    key_every=st.integers(1, 6),
+)
+def test_a_cut_at_any_message_loses_nothing_and_repeats_nothing(
+    cuts: list[tuple[str, int]],
+    clean_end: bool,
+    credit: int,
+    durable_every: int,
+    drain_after: int | None,
+    seekable: bool,
+    key_every: int,
+) -> None:
+    server = ProtocolServer()
+    server.failures = Failures(cuts=list(cuts), clean_end=clean_end)
+    server.credit, server.durable_every = credit, durable_every
+    server.drain_after = drain_after
+    source = ListSource(packets(17, key_every), seekable=seekable, media=PacketMedia(codec="h264"))
+    server.failures.cuts = [("packets" if s == "images" else s, n) for s, n in cuts]
+
+    events = asyncio.run(pushed(server, source))
+
+    assert server.sessions["s"].durable == [float(i) for i in range(17)]
+    assert server.sessions["s"].finished
+    assert isinstance(events[-1], PushFinished)
+    assert events[-1].progress.durable_unit_count == 17
+    assert not any(isinstance(event, PushGap) for event in events)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("live_source", [False, True])
+async def test_each_kind_of_message_can_be_the_last_one(step: str, live_source: bool) -> None:
+    server = ProtocolServer()
+    server.failures.cuts = [(step, 0)]
+    server.drain_after = 5
+    items = images(12)
+    source = LiveSource(items=live(items)) if live_source else ListSource(items)
+    events = await pushed(server, source)
+    assert server.sessions["s"].durable == [float(i) for i in range(12)]
+    assert isinstance(events[-1], PushFinished)
+    reconnects = [event for event in events if isinstance(event, PushReconnecting)]
+    assert len(reconnects) >= 1, "the cut was there to be noticed"
+    assert not server.failures.cuts
+
+
+@pytest.mark.parametrize("credit", [1, 2, 5])
+async def test_no_item_is_sent_beyond_the_credit(credit: int) -> None:
+    """The server refuses the first item too many, and never is there one."""
+    server = ProtocolServer()
+    server.credit = credit
+    await pushed(server, ListSource(images(50)))
+    assert server.sessions["s"].finished
+    assert len(server.calls) == 1
+
+
+async def test_without_credit_nothing_is_sent_and_with_some_exactly_as_much() -> None:
+    server = ProtocolServer()
+    server.credit, server.more_credit = 3, False
+    server.sessions["s"] = StoredSession()
+    stop = asyncio.Event()
+    async with connected(server) as client:
+        async for event in client.push("s", ListSource(images(50)), stop=stop):
+            if isinstance(event, PushProgress) and event.received_frame_count == 3:
+                stop.set()
+    assert isinstance(event, PushLeft)
+    assert event.progress is not None
+    assert event.progress.sent_item_count == 3
+    assert server.sessions["s"].durable == [0.0, 1.0, 2.0]
+
+
+async def test_messages_stay_below_the_servers_limit() -> None:
+    """The server says 4096 bytes; 30 images of 1000 bytes take at least 8 messages."""
+    server = ProtocolServer()
+    server.credit = 64
+    await pushed(server, ListSource(images(30, size_bytes=1000)))
+    assert server.calls[0].count("images") >= 8
+
+
+async def test_an_item_larger_than_a_message_is_refused_here_with_both_sizes() -> None:
+    with pytest.raises(LookbackError) as caught:
+        await pushed(ProtocolServer(), ListSource(images(1, size_bytes=5000)))
+    assert caught.value.reason == "ITEM_TOO_LARGE"
+    assert caught.value.metadata == {"item_bytes": "5000", "max_message_bytes": "4096"}
+
+
+@pytest.mark.parametrize("reason", [Reason.MEDIA_CORRUPT, Reason.PTS_INVALID, Reason.INTERNAL])
+async def test_what_trying_again_does_not_help_is_raised_with_its_reason(reason: Reason) -> None:
+    server = ProtocolServer()
+    server.refuse_items_after = (5, RequestError(reason, "no good", pts_s=5.0))
+    with pytest.raises(LookbackError) as caught:
+        await pushed(server, ListSource(images(20)))
+    assert caught.value.reason == reason.name
+    assert caught.value.message == "no good"
+    assert caught.value.metadata == {"pts_s": "5.0"}
+    assert caught.value.code is reason.code
+
+
+async def test_a_busy_session_is_tried_again_as_the_server_says() -> None:
+    server = ProtocolServer()
+    server.refuse_opens = [
+        RequestError(Reason.SESSION_IN_USE, "another client pushes"),
+        RequestError(Reason.DRAINING, "stopping"),
+    ]
+    events = await pushed(server, ListSource(images(4)))
+    reasons = [e.error.reason for e in events if isinstance(e, PushReconnecting)]
+    assert reasons == ["SESSION_IN_USE", "DRAINING"]
+    assert isinstance(events[-1], PushFinished)
+
+
+async def test_a_missing_session_is_an_error_at_once() -> None:
+    async with connected(ProtocolServer()) as client:
+        with pytest.raises(LookbackError, match="SESSION_NOT_FOUND"):
+            async for _ in client.push("nobody", ListSource(images(3))):
+                pass
+
+
+async def test_a_finished_session_takes_no_second_push() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession(durable=[0.0], finished=True)
+    with pytest.raises(LookbackError, match="SESSION_FINISHED"):
+        await pushed(server, ListSource(images(3)))
+
+
+async def test_a_push_gives_up_after_its_limit_and_says_what_happened_last() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession()
+    server.failures.cuts = [("images", 0)] * 1000
+    with pytest.raises(LookbackError) as caught:
+        await pushed(server, ListSource(images(9)), give_up_after_s=0.05)
+    assert caught.value.reason == "GAVE_UP"
+    assert caught.value.metadata["last_reason"] == "CONNECTION_LOST"
+
+
+async def test_a_later_push_starts_at_the_durable_time() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession(durable=[0.0, 1.0, 2.0, 3.0])
+    source = ListSource(images(8))
+    events = await pushed(server, source)
+    assert isinstance(events[0], PushOpened)
+    assert events[0].durable_pts_s == 3.0
+    assert source.starts == [3.0]
+    assert server.sessions["s"].durable == [float(i) for i in range(8)]
+
+
+async def test_without_finish_the_session_stays_live_with_everything_durable() -> None:
+    server = ProtocolServer()
+    events = await pushed(server, ListSource(images(8)), finish=False)
+    assert isinstance(events[-1], PushLeft)
+    assert server.sessions["s"].durable == [float(i) for i in range(8)]
+    assert not server.sessions["s"].finished
+    assert "finish" not in server.calls[0]
+
+
+async def test_a_stopped_push_ends_cleanly_and_can_be_gone_on_with() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession()
+    stop = asyncio.Event()
+    async with connected(server) as client:
+        events = []
+        async for event in client.push("s", ListSource(images(500)), stop=stop):
+            events.append(event)
+            stop.set()
+        assert isinstance(events[-1], PushLeft)
+        assert not server.sessions["s"].finished
+        assert len(server.sessions["s"].durable) < 500
+        events = [event async for event in client.push("s", ListSource(images(500)))]
+    assert server.sessions["s"].durable == [float(i) for i in range(500)]
+
+
+async def test_a_stop_ends_the_wait_for_a_server_that_is_gone() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession()
+    stop = asyncio.Event()
+    async with served(server) as address:
+        client = LookbackClient(address, address)
+        await client.__aenter__()
+        events = client.push("s", LiveSource(items=endless()), stop=stop)
+        async for event in events:
+            if not isinstance(event, PushOpened):
+                break
+    async for event in events:
+        if isinstance(event, PushReconnecting):
+            stop.set()
+    assert isinstance(event, PushLeft)
+    await client.__aexit__(None, None, None)
+
+
+async def test_a_push_goes_on_when_the_server_comes_back_at_the_same_address() -> None:
+    server = ProtocolServer()
+    server.sessions["s"] = StoredSession()
+    async with contextlib.AsyncExitStack() as stack:
+        first = served(server)
+        address = await first.__aenter__()
+        client = await stack.enter_async_context(LookbackClient(address, address))
+        source = LiveSource(items=gated(go_on := asyncio.Event()))
+        states = []
+        async for event in client.push("s", source):
+            states.append(type(event))
+            if isinstance(event, PushOpened) and event.reconnect_count == 0:
+                await first.__aexit__(None, None, None)
+            elif isinstance(event, PushReconnecting) and not go_on.is_set():
+                await stack.enter_async_context(
+                    served(server, port=int(address.rpartition(":")[2]))
+                )
+                go_on.set()
+    assert PushReconnecting in states
+    assert server.sessions["s"].durable == [float(i) for i in range(10)]
+
+
+async def test_a_live_source_that_outruns_what_is_held_tells_the_gap() -> None:
+    """Ten images are sent and only four can be held: six are gone when the server is back."""
+    server = ProtocolServer()
+    server.credit, server.durable_every = 1, 1000
+    server.failures.cuts = [("progress", 9)]
+    events = await pushed(server, LiveSource(items=live(images(14))), replay_limit_bytes=40)
+    gaps = [event for event in events if isinstance(event, PushGap)]
+    assert len(gaps) == 1
+    assert gaps[0].start_s == 0.0
+    kept = server.sessions["s"].durable
+    assert kept[0] == gaps[0].end_s
+    assert kept == [float(i) for i in range(int(kept[0]), 14)]
+
+
+async def test_a_fault_of_the_source_reaches_the_caller_as_it_is() -> None:
+    async def broken() -> AsyncIterator[ImageItem]:
+        yield ImageItem(pts_s=0.0, data=b"x")
+        raise OSError("the camera is gone")
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        await pushed(ProtocolServer(), LiveSource(items=broken()))
+
+
+async def endless() -> AsyncIterator[Item]:
+    number = 0
+    while True:
+        yield ImageItem(pts_s=float(number), data=b"x")
+        number += 1
+        await asyncio.sleep(0)
+
+
+async def gated(gate: asyncio.Event) -> AsyncIterator[Item]:
+    for item in images(10):
+        if item.pts_s == 5.0:  # type: ignore[union-attr]
+            await gate.wait()
+        yield item
