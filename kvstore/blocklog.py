@@ -171,24 +171,25 @@ class BlockLog:
         except BaseException:
             os.close(fd)
             raise
-        self._close_segment()
+        old_fd, old_offset, old_allocated = self._fd, self._offset, self._allocated
         self._fd, self._number = fd, number
         self._offset, self._allocated = PAGE_BYTES, allocated
+        self._close_segment(old_fd, old_offset, old_allocated)
 
-    def _close_segment(self) -> None:
+    def _close_segment(self, fd: int, offset: int, allocated: int) -> None:
         """Give back what was reserved and not used. A crash in between costs only space."""
-        if self._fd < 0:
+        if fd < 0:
             return
-        fd, self._fd = self._fd, -1
         try:
-            if self._allocated > self._offset:
-                self._io.truncate(fd, self._offset)
+            if allocated > offset:
+                self._io.truncate(fd, offset)
         finally:
             os.close(fd)
 
     def close(self) -> None:
         """Close the last segment; reserved space behind the last block is given back."""
-        self._close_segment()
+        fd, self._fd = self._fd, -1
+        self._close_segment(fd, self._offset, self._allocated)
 
     def abandon(self) -> None:
         """Close the descriptor and touch nothing: after a failure the file is recovery's."""

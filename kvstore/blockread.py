@@ -16,37 +16,57 @@ class TornBlockError(Exception):
     """Internal: a part of the block does not match the header's hash. The text names the part."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """A block's header, place and unit table; enough to read any of its units."""
+@dataclass(frozen=True, slots=True)
+class BlockPlace:
+    """A block and where it lies."""
 
     header: BlockHeader
+    geometry: Geometry
     segment_number: int
     offset: int
+
+    @property
+    def stop(self) -> int:
+        """Where the next block goes."""
+        return self.offset + self.header.span_bytes(self.geometry)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A block's place and unit table; enough to read any of its units."""
+
+    place: BlockPlace
     table: UnitTable
 
-    def extent_offset(self, geometry: Geometry, layer: int, position: int) -> int:
+    @property
+    def header(self) -> BlockHeader:
+        """The block's header."""
+        return self.place.header
+
+    def extent_offset(self, layer: int, position: int) -> int:
         """Where, in the segment file, keys and values of the block's `position`-th unit start."""
+        geometry = self.place.geometry
         before = int(self.table.token_starts[position])
-        start = self.offset + self.header.layer_offset(geometry, layer)
+        start = self.place.offset + self.header.layer_offset(geometry, layer)
         return start + geometry.extent_bytes(before)
 
 
-def read_table(fd: int, offset: int, header: BlockHeader, geometry: Geometry) -> UnitTable:
-    """Read and check the unit table of the block at `offset`.
+def read_block(fd: int, place: BlockPlace) -> Block:
+    """Read and check the unit table of a block.
 
     Raises:
         TornBlockError: it does not match the header.
     """
-    data = os.pread(fd, header.table_bytes, offset + PAGE_BYTES)
+    header = place.header
+    data = os.pread(fd, header.table_bytes, place.offset + PAGE_BYTES)
     if len(data) != header.table_bytes or xxhash.xxh3_64_intdigest(data) != header.table_hash:
         raise TornBlockError("the unit table does not match its checksum")
     try:
-        return UnitTable.parse(
-            data, unit_count=header.unit_count, layer_count=geometry.layer_count
-        )
+        layer_count = place.geometry.layer_count
+        table = UnitTable.parse(data, unit_count=header.unit_count, layer_count=layer_count)
     except ValueError as error:
         raise TornBlockError(str(error)) from error
+    return Block(place, table)
 
 
 def read_thumbnail(fd: int, block: Block, position: int) -> bytes:
@@ -56,7 +76,7 @@ def read_thumbnail(fd: int, block: Block, position: int) -> bytes:
         TornBlockError: it does not match the unit table.
     """
     row = block.table.rows[position]
-    start = block.offset + PAGE_BYTES + block.header.table_bytes
+    start = block.place.offset + PAGE_BYTES + block.header.table_bytes
     start += int(block.table.thumbnail_starts[position])
     data = os.pread(fd, int(row["thumbnail_bytes"]), start)
     if xxhash.xxh3_64_intdigest(data) != int(row["thumbnail_hash"]):
@@ -65,49 +85,47 @@ def read_thumbnail(fd: int, block: Block, position: int) -> bytes:
     return data
 
 
-def read_resume(fd: int, offset: int, header: BlockHeader) -> bytes:
-    """Read and check the resume blob of the block at `offset`.
+def read_resume(fd: int, place: BlockPlace) -> bytes:
+    """Read and check the resume blob of a block.
 
     Raises:
         TornBlockError: it does not match the header.
     """
-    start = offset + PAGE_BYTES + header.table_bytes + header.thumbnail_bytes
+    header = place.header
+    start = place.offset + PAGE_BYTES + header.table_bytes + header.thumbnail_bytes
     data = os.pread(fd, header.resume_bytes, start)
     if len(data) != header.resume_bytes or xxhash.xxh3_64_intdigest(data) != header.resume_hash:
         raise TornBlockError("the resume blob does not match its checksum")
     return data
 
 
-def damaged_extents(fd: int, block: Block, geometry: Geometry) -> list[tuple[int, int]]:
+def damaged_extents(fd: int, block: Block) -> list[tuple[int, int]]:
     """The (position in the block, layer) of every extent that does not match its checksum."""
+    geometry, header = block.place.geometry, block.header
+    bounds = [geometry.extent_bytes(int(start)) for start in block.table.token_starts]
     damaged = []
-    starts = block.table.token_starts
     for layer in range(geometry.layer_count):
-        layer_bytes = geometry.extent_bytes(block.header.token_count)
-        start = block.offset + block.header.layer_offset(geometry, layer)
-        data = memoryview(os.pread(fd, layer_bytes, start))
-        for position in range(block.header.unit_count):
-            first = geometry.extent_bytes(int(starts[position]))
-            last = geometry.extent_bytes(int(starts[position + 1]))
+        data = memoryview(os.pread(fd, bounds[-1], block.extent_offset(layer, 0)))
+        for position in range(header.unit_count):
             checksum = int(block.table.checksums[position, layer])
-            if xxhash.xxh3_64_intdigest(data[first:last]) != checksum:
+            extent = data[bounds[position] : bounds[position + 1]]
+            if xxhash.xxh3_64_intdigest(extent) != checksum:
                 damaged.append((position, layer))
     return damaged
 
 
-def verify_block(fd: int, offset: int, header: BlockHeader, geometry: Geometry) -> str | None:
-    """Read every byte of the block that matters; say what is damaged, or None."""
+def verify_block(fd: int, place: BlockPlace) -> str | None:
+    """Read every byte of the block that matters; say what is damaged first, or None."""
     try:
-        table = read_table(fd, offset, header, geometry)
-        block = Block(header, -1, offset, table)
-        for position in range(header.unit_count):
+        block = read_block(fd, place)
+        for position in range(place.header.unit_count):
             read_thumbnail(fd, block, position)
-        read_resume(fd, offset, header)
+        read_resume(fd, place)
     except TornBlockError as error:
         return str(error)
-    damaged = damaged_extents(fd, block, geometry)
+    damaged = damaged_extents(fd, block)
     if damaged:
         position, layer = damaged[0]
-        unit = header.first_unit + position
+        unit = place.header.first_unit + position
         return f"unit {unit}, layer {layer} does not match its checksum"
     return None

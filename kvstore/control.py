@@ -7,6 +7,7 @@ deleting it while no writer runs loses nothing that is durable.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -34,7 +35,9 @@ _TEXT_HEAD = struct.Struct("<QQ")
 _MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
 _VISIBLE_WORD, _DURABLE_BLOCKS_WORD, _DURABLE_UNITS_WORD, _DURABLE_CHECK_WORD = 3, 4, 5, 6
 _STATE_WORD, _BOOT_WORD, _PID_WORD, _EPOCH_CHECK_WORD, _EPOCH_WORD = 7, 8, 9, 10, 11
-_WORD_COUNT = 12
+_RECEIVED_WORD, _SETTLED_WORD = 12, 13
+_WORD_COUNT = 14
+_PTS = struct.Struct("<d")
 
 
 class WriterState(IntEnum):
@@ -56,6 +59,16 @@ class ControlState(NamedTuple):
     writer_state: int
     this_boot: bool
     """False: the machine was started anew since, so the counts may lag behind the disk."""
+
+
+class Watermarks(NamedTuple):
+    """What is on its way to a session. Media times in seconds; None: not known."""
+
+    epoch: int
+    received_pts_s: float | None
+    """Time of the last frame that was received."""
+    settled_pts_s: float | None
+    """Every unit with a last frame at or before this time is visible in this epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +101,7 @@ class ControlPage:
         self._boot = boot_hash()
 
     @classmethod
-    def open(
-        cls, folder: Path, session_hash: int, *, writable: bool = False
-    ) -> ControlPage | None:
+    def open(cls, folder: Path, session_hash: int, *, writable: bool = False) -> ControlPage | None:
         """Map the session's page; None when there is none or it is not an intact one.
 
         Raises:
@@ -186,11 +197,45 @@ class ControlPage:
         value = self._words[word]
         return value if self._words[check_word] == _check(self._session_hash, value) else 0
 
-    def begin_epoch(self, epoch: int, text: ControlText, *, units: int, blocks: int) -> None:
+    def watermarks(self) -> Watermarks:
+        """What is on its way, all of one epoch."""
+        while True:
+            epoch = self._words[_EPOCH_WORD]
+            known = epoch != 0 and self._words[_BOOT_WORD] == self._boot
+            settled_pts_s = self._pts(_SETTLED_WORD) if known else None
+            received_pts_s = self._pts(_RECEIVED_WORD) if known else None
+            if self._words[_EPOCH_WORD] == epoch:
+                return Watermarks(epoch, received_pts_s, settled_pts_s)
+
+    def set_watermarks(self, *, received_pts_s: float | None, settled_pts_s: float | None) -> None:
+        """Publish what is on its way. Each is one aligned word, so any thread may do it."""
+        for word, pts_s in ((_RECEIVED_WORD, received_pts_s), (_SETTLED_WORD, settled_pts_s)):
+            bits = _PTS.pack(math.nan if pts_s is None else pts_s)
+            self._words[word] = int.from_bytes(bits, "little")
+
+    def _pts(self, word: int) -> float | None:
+        pts_s: float = _PTS.unpack(self._words[word].to_bytes(8, "little"))[0]
+        return None if math.isnan(pts_s) else pts_s
+
+    def settled_at_close(self) -> float | None:
+        """The settled time that the last writer left behind, if it closed the session."""
+        closed = self._words[_STATE_WORD] == WriterState.CLOSED
+        return self.watermarks().settled_pts_s if closed else None
+
+    def begin_epoch(
+        self,
+        epoch: int,
+        text: ControlText,
+        *,
+        units: int,
+        blocks: int,
+        settled_pts_s: float | None,
+    ) -> None:
         """Announce a new writer. The epoch comes last: readers of the old one see old or new."""
         self._write_text(epoch, text)
         self._words[_VISIBLE_WORD] = units
         self.set_durable(units=units, blocks=blocks)
+        self.set_watermarks(received_pts_s=settled_pts_s, settled_pts_s=settled_pts_s)
         self._words[_PID_WORD] = os.getpid()
         self._words[_STATE_WORD] = WriterState.OPEN
         self._words[_BOOT_WORD] = self._boot

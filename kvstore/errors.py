@@ -127,9 +127,7 @@ class SnapshotExpiredError(KVStoreError):
 class StoreFullError(KVStoreError):
     """There is no room under the disk's reserve; nothing acknowledged is lost."""
 
-    def __init__(
-        self, path: Path, needed_bytes: int, free_bytes: int, reserve_bytes: int
-    ) -> None:
+    def __init__(self, path: Path, needed_bytes: int, free_bytes: int, reserve_bytes: int) -> None:
         super().__init__(
             f"{path} needs {needed_bytes} bytes, {free_bytes} are free "
             f"of which {reserve_bytes} are reserved"

@@ -52,9 +52,8 @@ def check_outputs(
         raise ValueError(f"units must be in [0, {snapshot.unit_count}), got {indices}")
     if not indices:
         return []
-    assert geometry is not None, "a snapshot with units has a geometry"
-    if not 0 <= layer < geometry.layer_count:
-        raise ValueError(f"layer must be in [0, {geometry.layer_count}), got {layer}")
+    if geometry is None or not 0 <= layer < geometry.layer_count:
+        raise ValueError(f"layer {layer} is outside {geometry}")
     counts = snapshot.token_counts[indices].tolist()
     expected = (sum(counts), geometry.kv_head_count, geometry.head_dim)
     for name, array in (("keys_out", keys_out), ("values_out", values_out)):
@@ -92,7 +91,6 @@ def _runs(located: Sequence[Located]) -> Iterator[list[Located]]:
 def read_runs(
     session_id: str,
     files: SegmentFiles,
-    geometry: Geometry,
     layer: int,
     located: Sequence[Located],
 ) -> None:
@@ -104,9 +102,9 @@ def read_runs(
     """
     for run in _runs(located):
         first, (block, position) = run[0]
-        offset = block.extent_offset(geometry, layer, position)
+        offset = block.extent_offset(layer, position)
         buffers = [part for extent, _ in run for part in (extent.keys.data, extent.values.data)]
-        with files.use(block.segment_number) as fd:
+        with files.use(block.place.segment_number) as fd:
             try:
                 read_bytes = os.preadv(fd, buffers, offset)
             except OSError as error:
@@ -117,6 +115,4 @@ def read_runs(
             read_bytes -= extent.keys.nbytes + extent.values.nbytes
             checksum = int(block.table.checksums[unit_position, layer])
             if read_bytes < 0 or kv_checksum(extent.keys, extent.values) != checksum:
-                raise SliceCorruptError(
-                    session_id, block.header.sequence, extent.unit_index, layer
-                )
+                raise SliceCorruptError(session_id, block.header.sequence, extent.unit_index, layer)

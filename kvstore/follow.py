@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kvstore.blockread import Block, TornBlockError, read_table
+from kvstore.blockread import Block, BlockPlace, TornBlockError, read_block
 from kvstore.errors import BlockCorruptError
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader
 from kvstore.geometry import Geometry
@@ -36,11 +36,11 @@ class LogFollower:
     def _next_block(self, catalog: UnitCatalog, geometry: Geometry) -> Block:
         last = catalog.blocks[-1] if catalog.blocks else None
         if last is not None:
-            offset = last.offset + last.header.span_bytes(geometry)
-            block = self._read(last.segment_number, offset, last.header, geometry)
+            place = last.place
+            block = self._read(place.segment_number, place.stop, last.header, geometry)
             if block is not None:
                 return block
-        number = 0 if last is None else last.segment_number + 1
+        number = 0 if last is None else last.place.segment_number + 1
         self._check_segment(number, len(catalog.blocks), geometry)
         block = self._read(number, PAGE_BYTES, last.header if last else None, geometry)
         if block is None:
@@ -59,10 +59,9 @@ class LogFollower:
             if not expected_next(header, previous, self._session_hash, geometry):
                 return None
             try:
-                table = read_table(fd, offset, header, geometry)
+                return read_block(fd, BlockPlace(header, geometry, number, offset))
             except TornBlockError as error:
                 raise self._damaged(header.sequence, str(error)) from error
-        return Block(header, number, offset, table)
 
     def _check_segment(self, number: int, block_index: int, geometry: Geometry) -> None:
         path = segment_path(self._folder, number)

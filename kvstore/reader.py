@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from kvstore.blockread import Block, TornBlockError, read_thumbnail
+from kvstore.control import Watermarks
 from kvstore.errors import (
     BlockCorruptError,
     SessionNotFoundError,
@@ -79,6 +80,14 @@ class SessionReader:
         with self._lock:
             return self._tracker.refresh()
 
+    def watermarks(self) -> Watermarks:
+        """What has been received and what is settled, now.
+
+        Take it before a snapshot of the same epoch: that one then holds all that is settled. Not
+        known (None) when no writer was there since the machine started.
+        """
+        return self._tracker.watermarks()
+
     def read(
         self,
         snapshot: Snapshot,
@@ -104,8 +113,9 @@ class SessionReader:
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        geometry = self._tracker.geometry
-        extents = check_outputs(snapshot, geometry, layer, unit_indices, keys_out, values_out)
+        extents = check_outputs(
+            snapshot, self._tracker.geometry, layer, unit_indices, keys_out, values_out
+        )
         tiers = [Tier.HOT] * len(extents)
         missing = []
         for extent in extents:
@@ -113,9 +123,8 @@ class SessionReader:
                 tiers[extent.place] = Tier.DISK
                 missing.append((extent, self._locate(snapshot, extent.unit_index, layer)))
         if missing:
-            assert geometry is not None
             try:
-                read_runs(self.session_id, self._files, geometry, layer, missing)
+                read_runs(self.session_id, self._files, layer, missing)
             except FileNotFoundError as error:
                 raise SessionNotFoundError(self.session_id) from error
         return tiers
@@ -147,12 +156,10 @@ class SessionReader:
             return data
         block, position = self._locate(snapshot, unit_index, 0)
         try:
-            with self._files.use(block.segment_number) as fd:
+            with self._files.use(block.place.segment_number) as fd:
                 return read_thumbnail(fd, block, position)
         except TornBlockError as error:
-            raise BlockCorruptError(
-                self.session_id, block.header.sequence, str(error)
-            ) from error
+            raise BlockCorruptError(self.session_id, block.header.sequence, str(error)) from error
         except FileNotFoundError as error:
             raise SessionNotFoundError(self.session_id) from error
 

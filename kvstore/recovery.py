@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvstore.blockread import TornBlockError, read_resume, read_table
+from kvstore.blockread import TornBlockError, read_block, read_resume
 from kvstore.diskio import DiskIO
 from kvstore.errors import BlockCorruptError
 from kvstore.paths import segment_path
@@ -58,16 +58,13 @@ def describe_log(folder: Path, session_id: str, scan: LogScan, epoch: int) -> Re
     durable_pts_s: float | None = None
     resume: bytes | None = None
     if scan.blocks:
-        assert scan.geometry is not None
         place = scan.blocks[-1]
         with open(segment_path(folder, place.segment_number), "rb") as file:
             try:
-                table = read_table(file.fileno(), place.offset, place.header, scan.geometry)
-                resume = read_resume(file.fileno(), place.offset, place.header)
+                table = read_block(file.fileno(), place).table
+                resume = read_resume(file.fileno(), place)
             except TornBlockError as error:
-                raise BlockCorruptError(
-                    session_id, place.header.sequence, str(error)
-                ) from error
+                raise BlockCorruptError(session_id, place.header.sequence, str(error)) from error
         durable_pts_s = float(table.rows["last_pts_s"][-1])
     return Recovery(
         epoch=epoch,

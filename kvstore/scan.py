@@ -7,13 +7,14 @@ segment header's count, or the CTL page of the running system.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kvstore.blockread import verify_block
+from kvstore.blockread import BlockPlace, verify_block
 from kvstore.errors import BlockCorruptError, GeometryMismatchError
 from kvstore.format import BLOCK_MAGIC, PAGE_BYTES, BlockHeader, SegmentHeader
 from kvstore.geometry import Geometry
@@ -23,24 +24,12 @@ _CHUNK_BYTES = 1 << 20
 _MAGIC_WORD = int.from_bytes(BLOCK_MAGIC, "little")
 
 
-@dataclass(frozen=True, slots=True)
-class BlockPlace:
-    """A block and where it lies."""
-
-    header: BlockHeader
-    segment_number: int
-    offset: int
-
-
 @dataclass(slots=True)
 class LogScan:
     """What a walk found."""
 
     geometry: Geometry | None
     blocks: list[BlockPlace]
-    end_segment: int
-    """The segment in which the log ends, which may not exist."""
-    end_offset: int
     torn_bytes: int
     """Bytes of an unproven tail behind the end."""
     highest_epoch: int
@@ -54,10 +43,7 @@ class LogScan:
     @property
     def kept_offset(self) -> int:
         """Where the next block goes in `kept_segment`."""
-        if not self.blocks:
-            return 0
-        assert self.geometry is not None
-        return self.blocks[-1].offset + self.blocks[-1].header.span_bytes(self.geometry)
+        return self.blocks[-1].stop if self.blocks else 0
 
     @property
     def unit_count(self) -> int:
@@ -120,39 +106,36 @@ class _Walk:
             raise BlockCorruptError(self.session_id, len(self.blocks), reason)
         return header
 
-    def enter_segment(self, fd: int, path: Path) -> bool:
-        """Check the segment's header; False when the log does not go on in it."""
+    def enter_segment(self, fd: int, path: Path) -> Geometry | None:
+        """Check the segment's header; None when the log does not go on in it."""
         header = self.segment_header(fd, path)
         if header is None or header.first_block != len(self.blocks):
-            return False
+            return None
         if header.previous_hash != (self.last.hash if self.last else 0):
-            return False
+            return None
         if self.geometry is None:
             self.geometry = header.geometry
         if header.geometry != self.geometry:
             raise GeometryMismatchError(self.session_id, self.geometry, header.geometry)
         self.highest_epoch = max(self.highest_epoch, header.epoch)
         self.proven = max(self.proven, header.first_block)
-        return True
+        return header.geometry
 
-    def walk_segment(self, fd: int, path: Path, number: int) -> int:
+    def walk_segment(self, fd: int, path: Path, number: int, geometry: Geometry) -> int:
         """Take the good blocks of a segment and return where they end."""
-        assert self.geometry is not None
         offset = PAGE_BYTES
         size = os.fstat(fd).st_size
         while True:
             header = BlockHeader.unpack(read_page(fd, offset), path)
-            if header is None or not expected_next(
-                header, self.last, self.session_hash, self.geometry
-            ):
+            if header is None or not expected_next(header, self.last, self.session_hash, geometry):
                 return offset
-            span = header.span_bytes(self.geometry)
-            if offset + span > size:
+            place = BlockPlace(header, geometry, number, offset)
+            if place.stop > size:
                 return offset
-            self.blocks.append(BlockPlace(header, number, offset))
+            self.blocks.append(place)
             self.highest_epoch = max(self.highest_epoch, header.epoch)
             self.proven = max(self.proven, header.durable_block_count)
-            offset += span
+            offset = place.stop
 
     def gather_evidence(self, fd: int, path: Path, offset: int) -> int:
         """Look at every page from `offset` for headers; return the bytes that are not zero."""
@@ -209,19 +192,14 @@ def scan_log(
     walk = _Walk(folder, session_id, session_hash)
     numbers = segment_numbers(folder)
     end_segment, end_offset = 0, 0
-    number = 0
-    while True:
+    for number in itertools.takewhile(numbers.__contains__, itertools.count()):
         path = segment_path(folder, number)
-        try:
-            file = open(path, "rb")
-        except FileNotFoundError:
-            break
-        with file:
-            if not walk.enter_segment(file.fileno(), path):
+        with open(path, "rb") as file:
+            geometry = walk.enter_segment(file.fileno(), path)
+            if geometry is None:
                 break
             end_segment = number
-            end_offset = walk.walk_segment(file.fileno(), path, number)
-        number += 1
+            end_offset = walk.walk_segment(file.fileno(), path, number, geometry)
     torn_bytes = walk.weigh_rest(numbers, end_segment, end_offset)
     proven = max(walk.proven, acknowledged_block_count)
     if proven > len(walk.blocks):
@@ -230,8 +208,6 @@ def scan_log(
     scan = LogScan(
         geometry=walk.geometry,
         blocks=walk.blocks,
-        end_segment=end_segment,
-        end_offset=end_offset,
         torn_bytes=torn_bytes,
         highest_epoch=walk.highest_epoch,
         segment_numbers=numbers,
@@ -244,18 +220,14 @@ def _cut_torn_payload(
     scan: LogScan, folder: Path, session_id: str, proven_by_headers: int, proven: int
 ) -> None:
     """Verify the payload of blocks no header proves; end the log at the first that is torn."""
-    assert scan.geometry is not None or not scan.blocks
     for index in range(proven_by_headers, len(scan.blocks)):
         place = scan.blocks[index]
-        assert scan.geometry is not None
         with open(segment_path(folder, place.segment_number), "rb") as file:
-            fault = verify_block(file.fileno(), place.offset, place.header, scan.geometry)
+            fault = verify_block(file.fileno(), place)
         if fault is None:
             continue
         if index < proven:
             raise BlockCorruptError(session_id, index, fault)
-        torn = sum(p.header.span_bytes(scan.geometry) for p in scan.blocks[index:])
-        scan.torn_bytes += torn
-        scan.end_segment, scan.end_offset = place.segment_number, place.offset
+        scan.torn_bytes += sum(torn.stop - torn.offset for torn in scan.blocks[index:])
         del scan.blocks[index:]
         return

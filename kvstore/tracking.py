@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from kvstore.blockread import Block, TornBlockError, read_table
-from kvstore.control import ControlPage, ControlState, ControlText, WriterState
+from kvstore.blockread import TornBlockError, read_block
+from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
 from kvstore.follow import LogFollower
 from kvstore.geometry import Geometry
@@ -63,13 +63,17 @@ class SessionTracker:
             if state is not None and state.writer_state == WriterState.DELETED:
                 raise SessionNotFoundError(self._session_id)
             text = self._control.text(state.epoch) if self._control and state else None
-            if state is not None and state.this_boot and text is not None:
-                snapshot = self._online(state, text)
+            if self._control and state and state.this_boot and text:
+                snapshot = self._online(self._control, state, text)
             else:
                 snapshot = self._offline(state)
             if snapshot is not None:
                 self._latest = (state, snapshot)
                 return snapshot
+
+    def watermarks(self) -> Watermarks:
+        """What is on its way; nothing known before the first writer."""
+        return self._control.watermarks() if self._control else Watermarks(0, None, None)
 
     def close(self) -> None:
         """Unmap the CTL page."""
@@ -77,28 +81,28 @@ class SessionTracker:
             self._control.close()
             self._control = None
 
-    def _online(self, state: ControlState, text: ControlText) -> Snapshot | None:
+    def _online(
+        self, control: ControlPage, state: ControlState, text: ControlText
+    ) -> Snapshot | None:
         """A snapshot from the pages of this boot; None when they moved on meanwhile."""
-        if state.epoch != self._epoch and not self._enter_epoch(state, text):
+        if state.epoch != self._epoch and not self._enter_epoch(control, state, text):
             return None
         catalog = self.catalog
         if state.durable_block_count > len(catalog.blocks):
-            assert self.geometry is not None
             try:
-                self._follower.follow(catalog, self.geometry, state.durable_block_count)
+                self._follower.follow(catalog, text.geometry, state.durable_block_count)
             except FileNotFoundError as error:
                 self._check_exists()
                 raise BlockCorruptError(
                     self._session_id, len(catalog.blocks), "its segment is missing"
                 ) from error
-        if not self._take_hot_units(state):
+        if not self._take_hot_units(control, state):
             return None
         unit_count = min(state.visible_unit_count, catalog.unit_count)
         return catalog.snapshot(state.epoch, unit_count, state.durable_unit_count, self._hot)
 
-    def _enter_epoch(self, state: ControlState, text: ControlText) -> bool:
+    def _enter_epoch(self, control: ControlPage, state: ControlState, text: ControlText) -> bool:
         """Meet a new writer: keep the blocks that it kept, map its hot tail."""
-        assert self._control is not None
         hot = HotTailView.open(
             text.hot_tail_path,
             session_hash=self._session_hash,
@@ -106,7 +110,7 @@ class SessionTracker:
             geometry=text.geometry,
         )
         if hot is None and state.writer_state == WriterState.OPEN:
-            if self._control.state() != state:
+            if control.state() != state:
                 return False
             logger.warning(
                 "hot tail out of reach, serving durable units only",
@@ -114,23 +118,22 @@ class SessionTracker:
             )
         kept = min(len(self.catalog.blocks), state.durable_block_count)
         self.catalog = self.catalog.cut(kept)
-        last = self.catalog.blocks[-1].segment_number if kept else -1
+        last = self.catalog.blocks[-1].place.segment_number if kept else -1
         self._files.forget(last + 1)
         self.geometry = text.geometry
         self._hot = hot
         self._epoch = state.epoch
         return True
 
-    def _take_hot_units(self, state: ControlState) -> bool:
+    def _take_hot_units(self, control: ControlPage, state: ControlState) -> bool:
         """Add visible units that no known block holds; False when they became durable."""
-        assert self._control is not None
         while self._hot is not None and self.catalog.unit_count < state.visible_unit_count:
             unit_index = self.catalog.unit_count
             entry = self._hot.entry(unit_index)
             if entry is not None:
                 self.catalog.add_rows(entry.table.rows)
                 continue
-            if self._control.state() != state:
+            if control.state() != state:
                 return False
             raise HotTailCorruptError(self._session_id, unit_index)
         return True
@@ -160,15 +163,13 @@ class SessionTracker:
         catalog = UnitCatalog()
         self._files.forget(0)
         for place in scan.blocks:
-            assert scan.geometry is not None
             with self._files.use(place.segment_number) as fd:
                 try:
-                    table = read_table(fd, place.offset, place.header, scan.geometry)
+                    catalog.add_block(read_block(fd, place))
                 except TornBlockError as error:
                     raise BlockCorruptError(
                         self._session_id, place.header.sequence, str(error)
                     ) from error
-            catalog.add_block(Block(place.header, place.segment_number, place.offset, table))
         self.catalog = catalog
         self.geometry = scan.geometry
         self._epoch = 0

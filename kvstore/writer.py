@@ -5,41 +5,21 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
-from kvstore.blocklog import BlockLog
-from kvstore.control import ControlPage, ControlText, WriterState
-from kvstore.diskio import DiskIO, make_folders
-from kvstore.errors import (
-    GeometryMismatchError,
-    SessionNotFoundError,
-    StoreFullError,
-    WriterClosedError,
-    WriterFailedError,
-)
+from kvstore.control import WriterState
+from kvstore.diskio import DiskIO
+from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
 from kvstore.geometry import Geometry
-from kvstore.hotfile import clean_stale_hot_tails
-from kvstore.hottail import HotRecord, HotTail
+from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
-from kvstore.locking import lock_session
-from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
-from kvstore.recovery import Recovery, describe_log, repair_log
-from kvstore.scan import scan_log
+from kvstore.opening import WriterParts, open_parts
 from kvstore.unit import Unit
 
 logger = logging.getLogger(__name__)
-
-_MIN_RING_BYTES = 1 << 20
-
-
-def default_hot_tail_bytes(geometry: Geometry, limits: BlockLimits) -> int:
-    """Room for about three full blocks: one pending and two to read from memory."""
-    block_bytes = geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
-    return max(3 * block_bytes, _MIN_RING_BYTES)
 
 
 class SessionWriter:
@@ -51,26 +31,17 @@ class SessionWriter:
     """
 
     def __init__(
-        self,
-        session_id: str,
-        *,
-        geometry: Geometry,
-        limits: BlockLimits,
-        lock_fd: int,
-        control: ControlPage,
-        hot: HotTail,
-        log: BlockLog,
-        recovery: Recovery,
+        self, session_id: str, geometry: Geometry, limits: BlockLimits, parts: WriterParts
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
         self.geometry = geometry
         self._limits = limits
-        self._lock_fd = lock_fd
-        self._control = control
-        self._hot = hot
-        self._log = log
-        self.recovery = recovery
+        self._lock_fd = parts.lock_fd
+        self._control = parts.control
+        self._hot = parts.hot
+        self._log = parts.log
+        self.recovery = recovery = parts.recovery
         self.visible_unit_count = recovery.durable_unit_count
         self.durable_unit_count = recovery.durable_unit_count
         self.durable_pts_s = recovery.durable_pts_s
@@ -113,98 +84,25 @@ class SessionWriter:
             StoreFullError: there is no room for the hot tail.
             FormatVersionError: a file of another version of the format.
         """
-        io = io or DiskIO()
-        folder = session_folder(root, session_id)
-        make_folders(io, folder)
-        lock_fd = lock_session(folder, session_id)
-        try:
-            if (folder / TOMBSTONE_NAME).exists():
-                raise SessionNotFoundError(session_id)
-            return cls._recover(
-                root,
-                session_id,
-                geometry=geometry,
-                limits=limits,
-                shm_dir=shm_dir,
-                ring_bytes=hot_tail_bytes or default_hot_tail_bytes(geometry, limits),
-                lock_fd=lock_fd,
-                io=io,
-            )
-        except BaseException:
-            os.close(lock_fd)
-            raise
-
-    @classmethod
-    def _recover(
-        cls,
-        root: Path,
-        session_id: str,
-        *,
-        geometry: Geometry,
-        limits: BlockLimits,
-        shm_dir: Path | None,
-        ring_bytes: int,
-        lock_fd: int,
-        io: DiskIO,
-    ) -> SessionWriter:
-        folder = session_folder(root, session_id)
-        hash_ = session_hash(session_id)
-        with ExitStack() as undo:
-            control = ControlPage.open(folder, hash_, writable=True)
-            acknowledged = control.proven_block_count() if control else 0
-            scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
-            if scan.geometry is not None and scan.geometry != geometry:
-                raise GeometryMismatchError(session_id, scan.geometry, geometry)
-            epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
-            repair_log(folder, scan, io)
-            recovery = describe_log(folder, session_id, scan, epoch)
-            if control is None:
-                control = ControlPage.create(folder, hash_, io)
-            undo.callback(control.close)
-            hot = HotTail.create(
-                root,
-                session_id,
-                epoch=epoch,
-                geometry=geometry,
-                ring_bytes=ring_bytes,
-                first_unit=recovery.durable_unit_count,
-                shm_dir=shm_dir,
-                min_free_bytes=limits.min_free_bytes,
-                io=io,
-            )
-            undo.callback(hot.close)
-            log = BlockLog(
-                folder, session_id, geometry=geometry, limits=limits, epoch=epoch, scan=scan, io=io
-            )
-            undo.callback(log.abandon)
-            control.begin_epoch(
-                epoch,
-                ControlText(geometry, hot.path),
-                units=recovery.durable_unit_count,
-                blocks=recovery.durable_block_count,
-            )
-            clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
-            writer = cls(
-                session_id,
-                geometry=geometry,
-                limits=limits,
-                lock_fd=lock_fd,
-                control=control,
-                hot=hot,
-                log=log,
-                recovery=recovery,
-            )
-            undo.pop_all()
+        parts = open_parts(
+            root,
+            session_id,
+            geometry=geometry,
+            limits=limits,
+            shm_dir=shm_dir,
+            hot_tail_bytes=hot_tail_bytes,
+            io=io or DiskIO(),
+        )
         logger.info(
             "session writer opened",
             extra={
                 "session": session_id,
-                "epoch": epoch,
-                "durable_unit_count": recovery.durable_unit_count,
-                "torn_bytes": recovery.torn_bytes,
+                "epoch": parts.recovery.epoch,
+                "durable_unit_count": parts.recovery.durable_unit_count,
+                "torn_bytes": parts.recovery.torn_bytes,
             },
         )
-        return writer
+        return cls(session_id, geometry, limits, parts)
 
     def append(
         self,
@@ -251,6 +149,15 @@ class SessionWriter:
         self._control.set_visible(self._appended)
         self.visible_unit_count = self._appended
 
+    def set_watermarks(self, *, received_pts_s: float, settled_pts_s: float | None) -> None:
+        """Tell readers what is on its way; may be called from any thread, until `close`.
+
+        Args:
+            received_pts_s: media time of the last frame that was received.
+            settled_pts_s: every unit with a last frame at or before it is visible.
+        """
+        self._control.set_watermarks(received_pts_s=received_pts_s, settled_pts_s=settled_pts_s)
+
     def flush(self) -> None:
         """Make every appended unit durable.
 
@@ -267,7 +174,12 @@ class SessionWriter:
             return
         self._closed = True
         try:
+            # What is not durable is lost, and what was on its way will not come any more.
+            settled_pts_s = self._control.watermarks().settled_pts_s
+            if self.durable_unit_count < self._appended:
+                settled_pts_s = self.durable_pts_s
             self._control.set_visible(min(self.visible_unit_count, self.durable_unit_count))
+            self._control.set_watermarks(received_pts_s=settled_pts_s, settled_pts_s=settled_pts_s)
             if self._failure is None:
                 self._control.set_state(WriterState.CLOSED)
                 self._log.close()
@@ -336,3 +248,8 @@ class SessionWriter:
                     f"got {array.shape} {array.dtype}"
                 )
         self._hot.record_bytes(unit)
+
+
+def _later(a_s: float | None, b_s: float | None) -> float | None:
+    known = [time_s for time_s in (a_s, b_s) if time_s is not None]
+    return max(known, default=None)

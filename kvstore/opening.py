@@ -1,0 +1,97 @@
+"""Opening a session for writing: lock, recover, begin a new epoch. All of it, or nothing stays."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvstore.blocklog import BlockLog
+from kvstore.control import ControlPage, ControlText
+from kvstore.diskio import DiskIO, make_folders
+from kvstore.errors import GeometryMismatchError, SessionNotFoundError
+from kvstore.geometry import Geometry
+from kvstore.hotfile import clean_stale_hot_tails
+from kvstore.hottail import HotTail
+from kvstore.limits import BlockLimits
+from kvstore.locking import lock_session
+from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
+from kvstore.recovery import Recovery, describe_log, repair_log
+from kvstore.scan import scan_log
+
+_MIN_RING_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterParts:
+    """What a writer works with, recovered and ready."""
+
+    lock_fd: int
+    control: ControlPage
+    hot: HotTail
+    log: BlockLog
+    recovery: Recovery
+
+
+def default_hot_tail_bytes(geometry: Geometry, limits: BlockLimits) -> int:
+    """Room for about three full blocks: one pending and two to read from memory."""
+    block_bytes = geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
+    return max(3 * block_bytes, _MIN_RING_BYTES)
+
+
+def open_parts(
+    root: Path,
+    session_id: str,
+    *,
+    geometry: Geometry,
+    limits: BlockLimits,
+    shm_dir: Path | None,
+    hot_tail_bytes: int | None,
+    io: DiskIO,
+) -> WriterParts:
+    """Lock and recover a session; see `SessionWriter.open`."""
+    folder = session_folder(root, session_id)
+    make_folders(io, folder)
+    hash_ = session_hash(session_id)
+    with ExitStack() as undo:
+        lock_fd = lock_session(folder, session_id)
+        undo.callback(os.close, lock_fd)
+        if (folder / TOMBSTONE_NAME).exists():
+            raise SessionNotFoundError(session_id)
+        control = ControlPage.open(folder, hash_, writable=True)
+        acknowledged = control.proven_block_count() if control else 0
+        scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
+        if scan.geometry is not None and scan.geometry != geometry:
+            raise GeometryMismatchError(session_id, scan.geometry, geometry)
+        epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
+        repair_log(folder, scan, io)
+        recovery = describe_log(folder, session_id, scan, epoch)
+        if control is None:
+            control = ControlPage.create(folder, hash_, io)
+        undo.callback(control.close)
+        hot = HotTail.create(
+            root,
+            session_id,
+            epoch=epoch,
+            geometry=geometry,
+            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(geometry, limits),
+            first_unit=recovery.durable_unit_count,
+            shm_dir=shm_dir,
+            min_free_bytes=limits.min_free_bytes,
+            io=io,
+        )
+        undo.callback(hot.close)
+        log = BlockLog(
+            folder, session_id, geometry=geometry, limits=limits, epoch=epoch, scan=scan, io=io
+        )
+        undo.callback(log.abandon)
+        control.begin_epoch(
+            epoch,
+            ControlText(geometry, hot.path),
+            units=recovery.durable_unit_count,
+            blocks=recovery.durable_block_count,
+        )
+        clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
+        undo.pop_all()
+    return WriterParts(lock_fd=lock_fd, control=control, hot=hot, log=log, recovery=recovery)
