@@ -64,6 +64,8 @@ def open_parts(
         scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
         if scan.geometry is not None and scan.geometry != geometry:
             raise GeometryMismatchError(session_id, scan.geometry, geometry)
+        # Read before the new epoch is begun: what a clean close left is still true after it.
+        settled_pts_s = control.settled_at_close() if control else None
         epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
         repair_log(folder, scan, io)
         recovery = describe_log(folder, session_id, scan, epoch)
@@ -91,6 +93,7 @@ def open_parts(
             ControlText(geometry, hot.path),
             units=recovery.durable_unit_count,
             blocks=recovery.durable_block_count,
+            settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,
         )
         clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
         undo.pop_all()
