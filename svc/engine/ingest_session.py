@@ -1,0 +1,247 @@
+"""One live session: frames through the model into the store, and back to where it was after a stop.
+
+A unit goes: vision tower -> text model -> hot tail and index row -> visible. The store makes
+it durable a block at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kvstore.geometry import Geometry
+from kvstore.limits import BlockLimits
+from kvstore.reader import SessionReader
+from kvstore.snapshot import Snapshot
+from kvstore.unit import Unit
+from kvstore.writer import SessionWriter
+from retrieval.index import KeyIndexWriter
+from svc.engine.encoder import StreamEncoder, UnitEmbeds, WindowUnit
+from svc.engine.key_rows import key_row, open_key_index
+from svc.engine.model import LoadedModel
+from svc.engine.stored_kv import read_units, to_stored
+from svc.engine.window import WindowConfig, window_start
+from svc.engine.window_cache import UnitKV
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FrameUnit:
+    """One unit of frames, ready for the vision tower."""
+
+    pixels: Tensor
+    """(1, frames_per_unit, 3, height, width), as the adapter's `preprocess` makes it."""
+    first_pts_s: float
+    last_pts_s: float
+    gap_before: bool
+    thumbnail_jpeg: bytes
+    resume: bytes
+    """What the source of the frames needs to go on after this unit; not read here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamStatus:
+    """What questions can use, and what survives a crash. Times are of last frames, in seconds."""
+
+    visible_unit_count: int = 0
+    durable_unit_count: int = 0
+    visible_pts_s: float | None = None
+    durable_pts_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """Where and how sessions are stored."""
+
+    root: Path
+    limits: BlockLimits
+    shm_dir: Path | None = None
+    hot_tail_bytes: int | None = None
+
+
+class StreamIngest:
+    """The writing end of one session. One thread owns it, but for `status` and `received`.
+
+    After an error of `encode` it is to be closed: opening the session again recovers it.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        encoder: StreamEncoder,
+        writer: SessionWriter,
+        index: KeyIndexWriter,
+    ) -> None:
+        """Internal: use `open`."""
+        self._model = model
+        self._encoder = encoder
+        self._writer = writer
+        self._index = index
+        self._cells = model.adapter.cells()
+        self._positions = torch.from_numpy(model.adapter.local_positions())
+        self._first_unit_count = writer.recovery.durable_unit_count
+        self._visible_pts_s = writer.recovery.durable_pts_s
+        self._received = (self._visible_pts_s, 0)
+        self._watermarks = threading.Lock()
+        self.status = self._status_now()
+        """What is visible and durable; replaced as a whole, so any thread may read it."""
+
+    @classmethod
+    def open(
+        cls, model: LoadedModel, window: WindowConfig, session_id: str, store: StoreOptions
+    ) -> StreamIngest:
+        """Take the session, recover it, and bring the encoder to where it was.
+
+        Raises:
+            KVStoreError: another process has it, it is damaged, or there is no room.
+            OSError: there is no room for the index.
+        """
+        geometry = Geometry(
+            layer_count=model.layer_count,
+            kv_head_count=model.kv_head_count,
+            head_dim=model.head_dim,
+            element=model.element,
+        )
+        writer = SessionWriter.open(
+            store.root,
+            session_id,
+            geometry=geometry,
+            limits=store.limits,
+            shm_dir=store.shm_dir,
+            hot_tail_bytes=store.hot_tail_bytes,
+        )
+        try:
+            encoder = StreamEncoder(model, window)
+            reader = SessionReader.open(store.root, session_id)
+            try:
+                snapshot = reader.snapshot()
+                index = open_key_index(store.root, reader, snapshot, geometry)
+                encoder.restore(_window_units(model, window, reader, snapshot, geometry))
+            finally:
+                reader.close()
+            return cls(model, encoder, writer, index)
+        except BaseException:
+            writer.close()
+            raise
+
+    @property
+    def resume(self) -> bytes | None:
+        """The blob that came with the last durable unit; None when there is none."""
+        return self._writer.recovery.resume
+
+    @torch.inference_mode()
+    def encode(self, units: Sequence[FrameUnit]) -> None:
+        """Encode the next units in one pass and make them visible, one after the other.
+
+        Raises:
+            KVStoreError, OSError: they cannot be stored; those before are visible.
+        """
+        adapter = self._model.adapter
+        embeds = adapter.encode(torch.cat([unit.pixels for unit in units]))
+        encoded = self._encoder.encode(
+            [
+                UnitEmbeds(
+                    embeds=unit_embeds,
+                    positions=self._positions,
+                    position_span=adapter.position_span,
+                )
+                for unit_embeds in embeds
+            ]
+        )
+        for unit, kv in zip(units, encoded, strict=True):
+            self._keep(unit, kv)
+
+    def flush(self) -> None:
+        """Make durable what is visible.
+
+        Raises:
+            KVStoreError: there is no room, or the disk has failed.
+        """
+        self._writer.flush()
+        self.status = self._status_now()
+
+    def close(self) -> None:
+        """Let go of the session; units that are not durable are gone."""
+        try:
+            self._index.close()
+        finally:
+            self._writer.close()
+
+    def received(self, pts_s: float, unit_count: int) -> None:
+        """Tell readers what has been received; from any one thread.
+
+        Args:
+            pts_s: frames up to here are in the units counted, or belong to none.
+            unit_count: units handed to this object so far, encoded or not.
+        """
+        with self._watermarks:
+            self._received = (pts_s, unit_count)
+            self._tell_watermarks()
+
+    def _keep(self, unit: FrameUnit, kv: UnitKV) -> None:
+        token_count = kv.keys.shape[1]
+        self._writer.append(
+            Unit(
+                index=self._index.count,
+                first_pts_s=unit.first_pts_s,
+                last_pts_s=unit.last_pts_s,
+                token_count=token_count,
+                position_span=self._model.adapter.position_span,
+                cells=self._cells,
+                drop_fraction=0.0,
+                gap_before=unit.gap_before,
+                thumbnail_jpeg=unit.thumbnail_jpeg,
+            ),
+            to_stored(kv.keys),
+            to_stored(kv.values),
+            resume=unit.resume,
+        )
+        self._index.append(key_row(kv.keys))
+        with self._watermarks:
+            self._writer.publish()
+            self._visible_pts_s = unit.last_pts_s
+            self._tell_watermarks()
+        self.status = self._status_now()
+
+    def _tell_watermarks(self) -> None:
+        """Publishes what was received, and up to where nothing is on its way any more."""
+        pts_s, unit_count = self._received
+        if pts_s is None:
+            return
+        encoded_count = self._writer.visible_unit_count - self._first_unit_count
+        settled_pts_s = pts_s if encoded_count >= unit_count else self._visible_pts_s
+        self._writer.set_watermarks(received_pts_s=pts_s, settled_pts_s=settled_pts_s)
+
+    def _status_now(self) -> StreamStatus:
+        return StreamStatus(
+            visible_unit_count=self._writer.visible_unit_count,
+            durable_unit_count=self._writer.durable_unit_count,
+            visible_pts_s=self._visible_pts_s,
+            durable_pts_s=self._writer.durable_pts_s,
+        )
+
+
+def _window_units(
+    model: LoadedModel,
+    window: WindowConfig,
+    reader: SessionReader,
+    snapshot: Snapshot,
+    geometry: Geometry,
+) -> list[WindowUnit]:
+    """Return the stored units that the next unit will see."""
+    start = window_start(snapshot.token_counts.tolist(), snapshot.position_spans.tolist(), window)
+    units = range(start, snapshot.unit_count)
+    positions = torch.from_numpy(model.adapter.local_positions())
+    return [
+        WindowUnit(
+            keys=kv.keys,
+            values=kv.values,
+            positions=positions,
+            position_span=int(snapshot.position_spans[unit]),
+        )
+        for unit, kv in zip(units, read_units(reader, snapshot, geometry, units), strict=True)
+    ]

@@ -1,0 +1,81 @@
+"""A session's representative keys: one row per unit, and the index file that holds them.
+
+The index is derived data. Whatever a crash did to it, it is cut to what is durable and made whole
+again from the stored keys.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kvstore.geometry import Geometry
+from kvstore.paths import session_folder
+from kvstore.reader import SessionReader
+from kvstore.snapshot import Snapshot
+from retrieval.errors import IndexDamagedError
+from retrieval.index import KeyIndexWriter
+from svc.engine.stored_kv import read_units
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "index.rows"
+_UNITS_PER_READ = 64
+
+
+def key_index_path(root: Path, session_id: str) -> Path:
+    """Return where the index of a session lies."""
+    return session_folder(root, session_id) / INDEX_NAME
+
+
+def key_row(keys: Tensor) -> NDArray[np.float32]:
+    """Return the row of a unit: each layer's mean key before RoPE, all heads side by side.
+
+    Args:
+        keys: (layers, n, kv_heads, head_dim), before RoPE.
+
+    Returns:
+        (layers, kv_heads * head_dim) float32.
+    """
+    row: NDArray[np.float32] = keys.float().mean(dim=1).flatten(1).cpu().numpy()
+    return row
+
+
+def open_key_index(
+    root: Path, reader: SessionReader, snapshot: Snapshot, geometry: Geometry
+) -> KeyIndexWriter:
+    """Open the index for a writer that has just recovered the session, with a row per unit.
+
+    Args:
+        reader, snapshot: the session as recovered; every unit in the snapshot is durable.
+
+    Raises:
+        KVStoreError: keys that are needed to make it whole cannot be read.
+        OSError: there is no room for it.
+    """
+    path = key_index_path(root, reader.session_id)
+    layers, dim = geometry.layer_count, geometry.kv_head_count * geometry.head_dim
+    try:
+        index = KeyIndexWriter.open(path, layer_count=layers, dim=dim, epoch=snapshot.epoch)
+    except IndexDamagedError as error:
+        if snapshot.unit_count:
+            logger.warning(
+                "key index is made anew",
+                extra={"session": reader.session_id, "reason": error.reason},
+            )
+        index = KeyIndexWriter.create(path, layer_count=layers, dim=dim, epoch=snapshot.epoch)
+    try:
+        if index.count > snapshot.unit_count:
+            index.truncate(snapshot.unit_count, snapshot.epoch)
+        for start in range(index.count, snapshot.unit_count, _UNITS_PER_READ):
+            units = range(start, min(start + _UNITS_PER_READ, snapshot.unit_count))
+            for kv in read_units(reader, snapshot, geometry, units):
+                index.append(key_row(kv.keys))
+    except BaseException:
+        index.close()
+        raise
+    return index

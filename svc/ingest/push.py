@@ -1,0 +1,299 @@
+"""One ingest call behind gRPC: from items to a durable session, and word of how far it has come.
+
+Methods run on the event loop. A push owns its session from `start` to its end:
+
+    opening -> taking items -> input over (finish, end, fault) -> flushing -> closed
+
+The call that made it may go at any point; the push still brings what it accepted to the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+
+from svc.engine.ingest_session import FrameUnit, StreamStatus
+from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
+from svc.ingest.events import Draining, Event, Finished, Pacer, Progress
+from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
+from svc.ingest.stream import MakeWorker, Stream
+from svc.rpc.errors import Reason, RequestError
+from svc.video.frames import Item
+
+logger = logging.getLogger(__name__)
+
+IDLE_FLUSH_S = 5.0
+"""What is visible becomes durable when no unit has come for this long."""
+MAX_QUEUED_BYTES = 32 * 2**20
+"""Media that may wait in one call; beyond it the call is not read, and the client feels it."""
+
+
+class Push:
+    """The pipeline of one ingest call."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        open_stream: Callable[[], Stream],
+        make_worker: MakeWorker,
+        encode_thread: EncodeThread,
+        media_threads: Executor,
+        credit_items: int,
+    ) -> None:
+        """`open_stream` will run on the encode thread, `make_worker` on a media thread."""
+        self.session_id = session_id
+        self._open_stream = open_stream
+        self._make_worker = make_worker
+        self._encode_thread = encode_thread
+        self._media_threads = media_threads
+        self._credit_items = credit_items
+        self._loop = asyncio.get_running_loop()
+        self._pacer = Pacer()
+        self._opened = asyncio.Event()
+        self._input_over = asyncio.Event()
+        self._room = asyncio.Event()
+        self._worker: MediaWorker | None = None
+        self._stream: Stream | None = None
+        self._lane: Lane[FrameUnit] | None = None
+        self._media = MediaReport()
+        self._status = StreamStatus()
+        self._announced_credit = credit_items
+        self._accepted_item_count = 0
+        self._accepted_bytes = 0
+        self._draining: Draining | None = None
+        self._error: Exception | None = None
+        self._finishing = False
+        self._finished = False
+        self._task: asyncio.Task[None] | None = None
+
+    # What the client does.
+
+    def start(self) -> asyncio.Task[None]:
+        """Begins to open the session; the task ends, without an error, when it is released."""
+        self._task = self._loop.create_task(self._run(), name=f"push {self.session_id}")
+        self._task.add_done_callback(lambda _: self._pacer.touch(urgent=True))
+        return self._task
+
+    async def opened(self) -> StreamStatus:
+        """Returns what the session held when it was opened.
+
+        Raises:
+            Exception: why it could not be opened.
+        """
+        await self._opened.wait()
+        if self._error is not None:
+            raise self._error
+        return self._status
+
+    async def offer(self, items: Sequence[Item]) -> None:
+        """Accepts items, then waits while too many bytes are queued.
+
+        Raises:
+            RequestError: there are more than the credit; those within it are accepted.
+        """
+        assert self._worker is not None
+        accepted = items[: self._announced_credit - self._accepted_item_count]
+        for item in accepted:
+            self._worker.offer(item)
+            self._accepted_bytes += size_bytes(item)
+        self._accepted_item_count += len(accepted)
+        if len(accepted) < len(items):
+            sent_count = self._accepted_item_count + len(items) - len(accepted)
+            raise RequestError(
+                Reason.CREDIT_EXCEEDED,
+                f"{sent_count} items were sent in this call, {self._announced_credit} were allowed",
+                sent_item_count=sent_count,
+                credit_item_count=self._announced_credit,
+            )
+        while self._accepted_bytes - self._media.consumed_bytes > MAX_QUEUED_BYTES:
+            self._room.clear()
+            await self._room.wait()
+
+    def finish(self) -> None:
+        """The video is over."""
+        if not self._input_over.is_set():
+            self._input_over.set()
+            self._finishing = True
+            if self._worker is not None:
+                self._worker.finish()
+
+    def end(self, error: Exception | None = None) -> None:
+        """No more comes, though the video is not over; `error` is told after all is processed."""
+        if not self._input_over.is_set():
+            self._input_over.set()
+            self._note(error)
+            if self._worker is not None:
+                self._worker.cut()
+
+    def abandon(self, error: Exception | None = None) -> None:
+        """Ends the input, and leaves what has not been decoded yet."""
+        self._input_over.set()
+        self._note(error)
+        if self._worker is not None:
+            self._worker.abandon()
+
+    def hurry(self) -> None:
+        """Abandons a push whose call ended without `finish`: its client will send it again."""
+        if self._input_over.is_set() and not self._finishing:
+            self.abandon()
+
+    # What its owner asks.
+
+    @property
+    def input_over(self) -> asyncio.Event:
+        """Set when no more items will come."""
+        return self._input_over
+
+    async def drain(self, grace_s: float) -> None:
+        """Tells the client to stop sending, and makes durable what is visible."""
+        self._draining = Draining(grace_s=grace_s)
+        self._pacer.touch(urgent=True)
+        if self._lane is not None and self._stream is not None:
+            await self._flush(self._stream, self._lane)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yields what the client is to know, until the session is released; one consumer.
+
+        Raises:
+            Exception: why the push ended early, after everything accepted was processed.
+        """
+        assert self._task is not None
+        told: Progress | None = None
+        draining_told = False
+        over = False
+        while not over:
+            await self._pacer.wait()
+            over = self._task.done()
+            if self._draining is not None and not draining_told:
+                draining_told = True
+                yield self._draining
+            progress = self._progress()
+            if progress != told:
+                told = progress
+                self._announced_credit = progress.credit_item_count
+                yield progress
+        if self._error is not None:
+            raise self._error
+        if self._finished:
+            yield Finished(progress=self._progress())
+
+    # The pipeline.
+
+    async def _run(self) -> None:
+        try:
+            opening = self._encode_thread.lane(_no_units).submit(self._open_stream)
+            stream = await asyncio.wrap_future(opening)
+        except Exception as error:  # noqa: BLE001 - told by `opened`
+            self._note(error)
+            self._opened.set()
+            return
+        lane = self._encode_thread.lane(self._encoding(stream))
+        self._stream, self._lane = stream, lane
+        self._status = stream.status
+        try:
+            await self._pump(stream, lane)
+        except Exception as error:  # noqa: BLE001 - told by `events`
+            self._note(error)
+        finally:
+            await self._close(stream, lane)
+            self._opened.set()
+
+    async def _pump(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+        """From the first item to everything on the disk; faults of the media are noted."""
+        worker = await self._loop.run_in_executor(
+            self._media_threads, self._make_worker, stream, lane.put, self._reporting(stream)
+        )
+        self._worker = worker
+        if self._input_over.is_set():  # the call ended while the session was being opened
+            worker.abandon()
+        self._opened.set()
+        running = self._loop.run_in_executor(self._media_threads, worker.run)
+        media_over = False
+        try:
+            await self._flush_when_idle(running, stream, lane)
+            media_over = await running
+        except Exception as error:  # noqa: BLE001 - told by `events`, once the rest is safe
+            self._note(lane.failure if isinstance(error, LaneFailedError) else error)
+            worker.abandon()
+            await asyncio.gather(running, return_exceptions=True)
+        await self._flush(stream, lane)
+        self._note(lane.failure)
+        if media_over and self._error is None:
+            await asyncio.wrap_future(lane.submit(stream.finish))
+            self._see(stream.status)
+            self._finished = True
+
+    async def _flush_when_idle(
+        self, running: asyncio.Future[bool], stream: Stream, lane: Lane[FrameUnit]
+    ) -> None:
+        """Returns when the worker has ended."""
+        visible_count = -1
+        while not (await asyncio.wait({running}, timeout=IDLE_FLUSH_S))[0]:
+            status = stream.status
+            if status.visible_unit_count == visible_count:
+                await self._flush(stream, lane)
+            visible_count = status.visible_unit_count
+
+    async def _flush(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+        """Makes durable what is visible, unless encoding or the store has failed."""
+        if lane.failure is None:
+            await asyncio.wrap_future(lane.submit(stream.flush))
+            self._see(stream.status)
+
+    async def _close(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+        try:
+            await asyncio.wrap_future(lane.submit(stream.close))
+        except Exception as error:  # noqa: BLE001 - the session is let go of all the same
+            self._note(error)
+
+    def _note(self, error: Exception | None) -> None:
+        """Keeps the first fault, which is what the client is told; later ones follow from it."""
+        if error is None or error is self._error:
+            return
+        if self._error is None:
+            self._error = error
+        else:
+            logger.info("later fault of a push", extra={"session": self.session_id}, exc_info=error)
+
+    # Word from the threads.
+
+    def _encoding(self, stream: Stream) -> Callable[[Sequence[FrameUnit]], None]:
+        def encode(units: Sequence[FrameUnit]) -> None:
+            stream.encode(units)
+            self._loop.call_soon_threadsafe(self._see, stream.status)
+
+        return encode
+
+    def _reporting(self, stream: Stream) -> Callable[[MediaReport], None]:
+        def report(media: MediaReport) -> None:
+            # First where QA reads it: what a client is told of, it may ask about.
+            if media.received_pts_s is not None:
+                stream.received(media.received_pts_s, media.unit_count)
+            self._loop.call_soon_threadsafe(self._hear, media)
+
+        return report
+
+    def _see(self, status: StreamStatus) -> None:
+        durable_moved = status.durable_unit_count != self._status.durable_unit_count
+        self._status = status
+        self._pacer.touch(urgent=durable_moved)
+
+    def _hear(self, media: MediaReport) -> None:
+        self._media = media
+        self._room.set()
+        left = self._announced_credit - media.consumed_item_count
+        self._pacer.touch(urgent=2 * left <= self._credit_items)
+
+    def _progress(self) -> Progress:
+        return Progress(
+            media=self._media,
+            stream=self._status,
+            credit_item_count=self._media.consumed_item_count + self._credit_items,
+        )
+
+
+def _no_units(units: Sequence[FrameUnit]) -> None:
+    raise AssertionError("a lane for jobs only")
