@@ -1,9 +1,10 @@
-"""Command line: `python -m eval.streamworld train --out DIR`."""
+"""Command line: `python -m eval.streamworld train|measure|evaluate|clip`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from eval.streamworld.launch import launch
 from eval.streamworld.measure import Serving, measure, table
 from eval.streamworld.recipe import Recipe
+from eval.streamworld.service_commands import add_clip, add_evaluate
 from eval.streamworld.trainer import STATE_FILE, Run, resumed_recipe, trained_model
 
 
@@ -75,12 +77,13 @@ def _measure(arguments: argparse.Namespace) -> None:
     )
     for duration_s in arguments.duration_s:
         graded = measure(
-            model.eval(),
+            model,
             seeds=range(arguments.first_seed, arguments.first_seed + arguments.clips),
             duration_s=duration_s, questions_per_kind=arguments.questions_per_kind,
             grid_px=arguments.grid_px, serving=serving,
         )  # fmt: skip
-        print(f"{duration_s:g} s, {arguments.clips} clips\n{table(graded)}", flush=True)
+        sys.stdout.write(f"{duration_s:g} s, {arguments.clips} clips\n{table(graded)}\n")
+        sys.stdout.flush()
 
 
 def main() -> None:
@@ -89,6 +92,8 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     _add_train(commands)
     _add_measure(commands)
+    add_evaluate(commands)
+    add_clip(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

@@ -15,9 +15,15 @@ from eval.streamworld.world import Clip
 
 
 def write_mp4(
-    clip: Clip, path: Path, *, fps: Fraction = Fraction(1), crf: int = 23, key_frame_every: int = 30
+    clip: Clip,
+    path: Path,
+    *,
+    fps: Fraction = Fraction(1),
+    crf: int = 23,
+    key_frame_every: int = 30,
+    hold: int = 1,
 ) -> None:
-    """Write a clip as H.264 in mp4; frame k has pts k/fps exactly.
+    """Write a clip as H.264 in mp4; frame k of the file has pts k/fps exactly.
 
     Args:
         clip: The clip.
@@ -25,6 +31,7 @@ def write_mp4(
         fps: Frames a second.
         crf: x264's quality, 0 (lossless) to 51.
         key_frame_every: Frames between key frames.
+        hold: How many frames of the file show each frame of the clip.
     """
     # faststart: the index comes first, so that the file can be streamed
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -34,20 +41,21 @@ def write_mp4(
         stream.time_base = 1 / fps
         stream.gop_size = key_frame_every
         stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
-        for index, pixels in enumerate(_pixels(clip)):
+        for index, pixels in enumerate(_pixels(clip, hold)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = index, 1 / fps
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def _pixels(clip: Clip) -> Iterator[NDArray[np.uint8]]:
-    """Each frame's pixels in order; every unique image is drawn once."""
+def _pixels(clip: Clip, hold: int) -> Iterator[NDArray[np.uint8]]:
+    """Each frame's pixels in order, `hold` times; every unique image is drawn once."""
     drawn, pixels = -1, np.zeros((FRAME_PX, FRAME_PX, 3), np.uint8)
     for image in clip.image_of:
         if image != drawn:
             drawn, pixels = image, to_uint8(render([clip.images[image]]))[0]
-        yield pixels
+        for _ in range(hold):
+            yield pixels
 
 
 def read_mp4(path: Path) -> tuple[NDArray[np.uint8], list[float]]:

@@ -1,0 +1,132 @@
+"""Commands that need the service's client: `evaluate`, and `clip` for whoever pushes one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+from rich.console import Console
+
+from eval.streamworld.clip_file import write_mp4
+from eval.streamworld.evaluate import Plan, evaluate, progress_bar, read_records
+from eval.streamworld.exam import make_exam
+from eval.streamworld.service import Addresses, own_service
+from eval.streamworld.summary import Record, print_accuracy, rows
+from svc.client import LookbackClient
+from svc.report import print_rows, write_rows
+
+_DURATIONS_S = (300, 600, 900, 1200, 1800, 2700, 3600)
+
+
+def add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `evaluate`."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="accuracy through the service, beside the baselines",
+        description="Pushes held-out streams to the service and asks about them, as retrieval "
+        "and as six baselines. Goes on where an earlier run with the same options stopped.",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--streams", type=int, default=24, help="how many streams")
+    parser.add_argument(
+        "--durations-s", type=int, nargs="+", default=list(_DURATIONS_S), help="taken in turn"
+    )
+    parser.add_argument("--questions-per-kind", type=int, default=4, help="in each stream")
+    parser.add_argument("--budget", type=int, default=8, help="units in context")
+    parser.add_argument("--window-units", type=int, default=16, help="units of the window")
+    parser.add_argument("--grid-px", type=int, default=1, help="objects start at multiples of it")
+    parser.add_argument("--model", default="builtin", help="model that an own service serves")
+    parser.add_argument(
+        "--addresses", nargs=2, metavar=("INGEST", "QA"), help="a service that runs already"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("eval/results/streamworld.jsonl"), help="every answer"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    plan = Plan(
+        seed=arguments.seed,
+        stream_count=arguments.streams,
+        durations_s=tuple(arguments.durations_s),
+        questions_per_kind=arguments.questions_per_kind,
+        budget=arguments.budget,
+        window_units=arguments.window_units,
+        grid_px=arguments.grid_px,
+    )
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="lookback-evaluate-") as folder:
+        try:
+            records = _run(plan, arguments, Path(folder))
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on from here")
+            records = read_records(arguments.out, plan)
+    print_accuracy(records, console)
+    figures = rows(records)
+    print_rows("StreamWorld through the service", figures, console)
+    if arguments.json:
+        write_rows(arguments.json, "streamworld", figures)
+
+
+def _run(plan: Plan, arguments: argparse.Namespace, folder: Path) -> list[Record]:
+    with contextlib.ExitStack() as stack:
+        if arguments.addresses:
+            addresses = Addresses(*arguments.addresses)
+        else:
+            service = own_service(folder / "data", folder / "service.log", arguments.model)
+            addresses = stack.enter_context(service)
+        return asyncio.run(_ask_service(plan, arguments.out, folder, addresses))
+
+
+async def _ask_service(plan: Plan, out: Path, folder: Path, addresses: Addresses) -> list[Record]:
+    async with LookbackClient(addresses.ingest, addresses.qa) as client:
+        with progress_bar() as progress:
+            return await evaluate(client, plan, out, folder, progress)
+
+
+def add_clip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `clip`."""
+    parser = commands.add_parser("clip", help="write a held-out clip and questions about it")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--length-s", type=int, default=360)
+    parser.add_argument("--fps", type=int, default=4, help="frames a second in the file")
+    parser.add_argument("--questions-per-kind", type=int, default=2)
+    parser.add_argument("--grid-px", type=int, default=1)
+    parser.set_defaults(command=_clip)
+
+
+def _clip(arguments: argparse.Namespace) -> None:
+    exam = make_exam(
+        seed=arguments.seed,
+        duration_s=arguments.length_s,
+        questions_per_kind=arguments.questions_per_kind,
+        grid_px=arguments.grid_px,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    write_mp4(
+        exam.clip,
+        arguments.out / "clip.mp4",
+        fps=Fraction(arguments.fps),
+        hold=int(arguments.fps / exam.fps),
+    )
+    questions = [
+        {
+            "kind": question.kind,
+            "question": question.text,
+            "answer": question.answer,
+            "options": question.options,
+            "asked_at_s": question.asked_at_s,
+            "evidence_s": question.evidence_s,
+        }
+        for question in exam.questions
+    ]
+    content = {"clip": "clip.mp4", "length_s": arguments.length_s, "questions": questions}
+    (arguments.out / "questions.json").write_text(json.dumps(content, indent=1) + "\n")
