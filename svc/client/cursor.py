@@ -10,7 +10,7 @@ from svc.client.events import PushGap
 from svc.client.feed import Feed, TaskFeed, ThreadFeed
 from svc.client.replay import ReplayBuffer
 from svc.client.source import AnySource, LiveSource, Source
-from svc.video.frames import Item, Media
+from svc.video.frames import ContainerMedia, Item, Media
 
 
 class Cursor(Protocol):
@@ -91,12 +91,16 @@ class ReplayCursor:
 
     def __init__(self, source: AnySource, replay_limit_bytes: int) -> None:
         self._feed: Feed
-        if isinstance(source, LiveSource):
-            self.media, self._feed = source.media, TaskFeed(source.items)
-        elif isinstance(source, AsyncIterable):
-            self.media, self._feed = LiveSource(items=source).media, TaskFeed(source)
+        if isinstance(source, AsyncIterable):
+            source = LiveSource(items=source)
+        self.media = source.media
+        if not isinstance(source, LiveSource):
+            self._feed = ThreadFeed(source.items)
+        elif isinstance(source.items, AsyncIterable):
+            self._feed = TaskFeed(source.items)
         else:
-            self.media, self._feed = source.media, ThreadFeed(source.items)
+            live_items = source.items
+            self._feed = ThreadFeed(lambda: iter(live_items))
         self._replay = ReplayBuffer(replay_limit_bytes)
         self._again: list[Item] = []  # newest first
 
@@ -141,6 +145,6 @@ class ReplayCursor:
 
 def open_cursor(source: AnySource, replay_limit_bytes: int) -> Cursor:
     """Returns the cursor that suits the source."""
-    if isinstance(source, LiveSource | AsyncIterable) or not source.seekable:
+    if isinstance(source, LiveSource | AsyncIterable) or isinstance(source.media, ContainerMedia):
         return ReplayCursor(source, replay_limit_bytes)
     return SeekingCursor(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterator
+from collections.abc import AsyncIterable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -10,22 +10,21 @@ from svc.video.frames import ImageItem, ImageMedia, Item, Media
 
 
 class Source(Protocol):
-    """Video that is read by blocking calls, on a thread of the push's own, one at a time."""
+    """Video that can be read again; `svc.video.sources.open_source` gives one for a file.
+
+    Read by blocking calls, on a thread of the push's own, one at a time. Only the bytes of a
+    container (`ContainerMedia`) are read once, from their start: they are what standard input is.
+    """
 
     @property
     def media(self) -> Media:
         """The form of all its items."""
         ...
 
-    @property
-    def seekable(self) -> bool:
-        """Whether `items` can be called again, with a time to start from."""
-        ...
-
     def items(self, from_pts_s: float | None = None) -> Iterator[Item]:
         """Returns the items in decoding order, from the key frame at or before `from_pts_s`.
 
-        Closing the iterator ends it; a source that is not seekable is asked once, with None.
+        Closing the iterator ends it. Container bytes are asked for once, with None.
         """
         ...
 
@@ -34,8 +33,9 @@ class Source(Protocol):
 class LiveSource:
     """Items as they come to be: a camera, a screen. They cannot be asked for again."""
 
-    items: AsyncIterable[Item]
-    """Times rise from image to image; packets are in decoding order."""
+    items: AsyncIterable[Item] | Iterable[Item]
+    """Times rise from image to image; packets are in decoding order. What is not asynchronous
+    may block: it is read on a thread."""
     media: Media = field(default_factory=ImageMedia)
 
 

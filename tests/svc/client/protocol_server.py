@@ -24,9 +24,10 @@ from lookback.v1 import (
     session_pb2_grpc,
 )
 from svc.client import LookbackClient
+from svc.client.replay import pts_s_of, starts_here
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.interceptor import ErrorInterceptor
-from svc.video.frames import ImageItem, ImageMedia, Item, Media, PacketItem
+from svc.video.frames import ImageItem, ImageMedia, Item, Media
 
 
 class Cut(Exception):  # noqa: N818 - not an error: an order
@@ -347,7 +348,6 @@ class ListSource:
     """Items of a list, as a source."""
 
     items_list: list[Item]
-    seekable: bool = True
     media: Media = dataclasses.field(default_factory=ImageMedia)
     starts: list[float | None] = dataclasses.field(default_factory=list)
 
@@ -355,10 +355,7 @@ class ListSource:
         self.starts.append(from_pts_s)
         first = 0
         for index, item in enumerate(self.items_list):
-            starts = isinstance(item, ImageItem) or (
-                isinstance(item, PacketItem) and item.key_frame
-            )
-            if from_pts_s is not None and starts and item.pts_s <= from_pts_s:
+            if from_pts_s is not None and starts_here(item) and _pts_s(item) <= from_pts_s:
                 first = index
         yield from self.items_list[first:]
 
@@ -366,3 +363,9 @@ class ListSource:
 def images(count: int, size_bytes: int = 10) -> list[Item]:
     """One image a second."""
     return [ImageItem(pts_s=float(i), data=bytes(size_bytes)) for i in range(count)]
+
+
+def _pts_s(item: Item) -> float:
+    pts_s = pts_s_of(item)
+    assert pts_s is not None
+    return pts_s

@@ -102,7 +102,8 @@ def test_a_cut_at_any_message_loses_nothing_and_repeats_nothing(
     server.failures = Failures(cuts=list(cuts), clean_end=clean_end)
     server.credit, server.durable_every = credit, durable_every
     server.drain_after = drain_after
-    source = ListSource(packets(17, key_every), seekable=seekable, media=PacketMedia(codec="h264"))
+    media, items = PacketMedia(codec="h264"), packets(17, key_every)
+    source = ListSource(items, media=media) if seekable else LiveSource(items=items, media=media)
     server.failures.cuts = [("packets" if s == "images" else s, n) for s, n in cuts]
 
     events = asyncio.run(pushed(server, source))
