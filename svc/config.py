@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     """Ingest calls open at the same time."""
     max_open_questions: int = Field(default=64, ge=1)
     """Questions waiting or being answered at the same time."""
+    packed_questions: int = Field(default=16, ge=1)
+    """Of those, questions that are decoded together; the others wait, sessions in turn."""
     credit_items: int = Field(default=64, ge=1, le=4096)
     """Images, packets or chunks that a client may be ahead of the server."""
     units_per_pass: int = Field(default=8, ge=1, le=256)

@@ -11,7 +11,7 @@ from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
 
-BUILTIN_FOLDER = Path(__file__).parents[1] / "models" / "streamworld-3m"
+BUILTIN_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "streamworld" / "checkpoint"
 """Where the package keeps the model that `builtin` names."""
 _BUILTIN = "builtin"
 _RECOMMENDATIONS = "lookback.json"

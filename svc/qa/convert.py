@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from kvstore.geometry import Tier
 from lookback.v1 import question_pb2 as pb
 from svc.engine import answer_request as engine
 from svc.engine.answer_request import AnswerLimits, AnswerRequest
 from svc.engine.answer_result import AnswerResult
+from svc.qa.as_of import Cut
+from svc.qa.errors import invalid_field
 from svc.qa.evidence import EvidenceSpan
 from svc.rpc.errors import Reason, RequestError
 
@@ -22,7 +24,6 @@ MAX_HISTORY_CHARS = 64_000
 MAX_CHOICE_CHARS = 1_000
 _DEFAULT_NEW_TOKENS = 64
 
-Cut = Literal["at_or_before", "before"]
 _CUTS: dict[int, Cut] = {
     pb.SNAPSHOT_CUT_UNSPECIFIED: "at_or_before",
     pb.SNAPSHOT_CUT_AT_OR_BEFORE: "at_or_before",
@@ -74,11 +75,11 @@ def parse_question(
         RequestError: INVALID_REQUEST or QUESTION_INVALID, naming the field and what is allowed.
     """
     if not message.session_id:
-        raise _invalid("session_id", "", "given")
+        raise invalid_field("session_id", "", "given")
     _check_texts(message)
     asked_at_s = message.asked_at_s if message.HasField("asked_at_s") else None
     if asked_at_s is not None and not math.isfinite(asked_at_s):
-        raise _invalid("asked_at_s", asked_at_s, "finite")
+        raise invalid_field("asked_at_s", asked_at_s, "finite")
     request = AnswerRequest(
         question=message.question,
         history=tuple((turn.question, turn.answer) for turn in message.history),
@@ -89,7 +90,7 @@ def parse_question(
     try:
         request.check(limits)
     except engine.RequestError as error:
-        raise _invalid(error.field, error.given, error.allowed) from error
+        raise invalid_field(error.field, error.given, error.allowed) from error
     return Question(
         session_id=message.session_id,
         asked_at_s=asked_at_s,
@@ -146,13 +147,13 @@ def _check_texts(message: pb.AskRequest) -> None:
         )
     history_chars = sum(len(turn.question) + len(turn.answer) for turn in message.history)
     if history_chars > MAX_HISTORY_CHARS:
-        raise _invalid("characters of history", history_chars, f"at most {MAX_HISTORY_CHARS}")
+        raise invalid_field("characters of history", history_chars, f"at most {MAX_HISTORY_CHARS}")
     if len(message.choices) == 1:
-        raise _invalid("choices", 1, "absent, or at least 2")
+        raise invalid_field("choices", 1, "absent, or at least 2")
     for index, choice in enumerate(message.choices):
         if not choice.strip() or len(choice) > MAX_CHOICE_CHARS:
-            raise _invalid(
-                f"choices[{index}]", choice[:80], f"1 to {MAX_CHOICE_CHARS} characters, not blank"
+            raise invalid_field(
+                f"choices[{index}]", choice, f"1 to {MAX_CHOICE_CHARS} characters, not blank"
             )
 
 
@@ -162,11 +163,11 @@ def _retrieval(options: pb.RetrievalOptions, default_unit_count: int) -> dict[st
     if options.unit_indices:
         others = [name for name in given if name != "unit_indices"]
         if others:
-            raise _invalid(", ".join(others), "given", "absent where unit_indices are given")
+            raise invalid_field(", ".join(others), "given", "absent where unit_indices are given")
         return {"unit_indices": tuple(options.unit_indices)}
     for name in ("unit_count", "token_count", "recent_unit_count"):
         if getattr(options, name) < 0:
-            raise _invalid(name, getattr(options, name), ">= 0")
+            raise invalid_field(name, getattr(options, name), ">= 0")
     unit_count = options.unit_count or default_unit_count
     recent_given = options.HasField("recent_unit_count")
     return {
@@ -191,15 +192,5 @@ def _decoding(options: pb.DecodingOptions) -> dict[str, Any]:
 
 def _known(names: dict[int, T], field: str, value: int) -> T:
     if value not in names:
-        raise _invalid(field, value, "a value this server knows")
+        raise invalid_field(field, value, "a value this server knows")
     return names[value]
-
-
-def _invalid(field: str, given: object, allowed: str) -> RequestError:
-    return RequestError(
-        Reason.INVALID_REQUEST,
-        f"{field} must be {allowed}, got {given!r}",
-        field=field,
-        given=given,
-        allowed=allowed,
-    )

@@ -8,12 +8,29 @@ from svc.engine import answer_request
 from svc.engine import errors as engine
 from svc.rpc.errors import Reason, RequestError
 
+_SHOWN_CHARS = 100
+
 SNAPSHOT_LOST_ERRORS = (
     store.SnapshotExpiredError,
     retrieval.EpochChangedError,
     retrieval.IndexShortError,
 )
 """The ingest process came back from a crash meanwhile: a new snapshot may do."""
+
+
+def invalid_field(field: str, given: object, allowed: str) -> RequestError:
+    """Returns the refusal of a field's value; a long value is shown by its beginning."""
+    # Errors travel in HTTP headers: a few kilobytes, and the call fails with no reason at all.
+    shown = repr(given)
+    if len(shown) > _SHOWN_CHARS:
+        shown = f"{shown[:_SHOWN_CHARS]}... ({len(shown)} characters)"
+    return RequestError(
+        Reason.INVALID_REQUEST,
+        f"{field} must be {allowed}, got {shown}",
+        field=field,
+        given=shown,
+        allowed=allowed,
+    )
 
 
 def translate(error: Exception) -> RequestError | None:
@@ -74,21 +91,9 @@ def _of_request(error: Exception) -> RequestError | None:
                 allowed=error.allowed_token_count,
             )
         case answer_request.RequestError():
-            return RequestError(
-                Reason.INVALID_REQUEST,
-                text,
-                field=error.field,
-                given=error.given,
-                allowed=error.allowed,
-            )
+            return invalid_field(error.field, error.given, error.allowed)
         case answer_request.NothingVisibleError():
             return RequestError(Reason.SESSION_EMPTY, text)
         case retrieval.BudgetTooSmallError():
-            return RequestError(
-                Reason.INVALID_REQUEST,
-                text,
-                field="token_count",
-                given=error.budget,
-                allowed=f"at least {error.token_count} tokens",
-            )
+            return invalid_field("budget", error.budget, f"enough for the newest unit: {text}")
     return None

@@ -1,0 +1,196 @@
+"""One question from snapshot to answer: waits for its time, reads, and starts over if it must."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+from kvstore.errors import SessionNotFoundError
+from kvstore.session import SessionRecord
+from kvstore.snapshot import Snapshot
+from svc.engine.answer_result import AnswerResult
+from svc.engine.model import LoadedModel
+from svc.engine.serving import model_identity
+from svc.engine.store_memory import StoreMemory
+from svc.qa.as_of import Wait, cut_snapshot
+from svc.qa.convert import Answered, Question
+from svc.qa.errors import SNAPSHOT_LOST_ERRORS
+from svc.qa.evidence import evidence_spans
+from svc.qa.runner import Event, Job, Runner
+from svc.qa.sessions import Lease, OpenSession, SessionCache
+from svc.rpc.errors import Reason, RequestError
+
+logger = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S = 0.03
+_RETRY_PAUSE_S = 0.1
+
+T = TypeVar("T")
+
+
+class Answerer:
+    """Answers questions with one model and one store. Used on the event loop."""
+
+    def __init__(self, *, model: LoadedModel, sessions: SessionCache, runner: Runner) -> None:
+        """The runner's thread must be running for answers to come."""
+        self._model = model
+        self._identity = model_identity(model)
+        self._sessions = sessions
+        self._runner = runner
+
+    async def answer(
+        self, question: Question, *, arrived_s: float, deadline_s: float
+    ) -> AsyncGenerator[str | Answered, None]:
+        """Yields the text as it comes, then the whole answer.
+
+        When the ingest process came back from a crash meanwhile and the snapshot is gone, the
+        question starts over once on a new one, unless some text was given out already.
+
+        Args:
+            question: what is asked.
+            arrived_s: when, by time.perf_counter.
+            deadline_s: when to give up, by time.perf_counter.
+
+        Raises:
+            RequestError: a refusal.
+            Exception: of kvstore, retrieval or the engine; see `svc.qa.errors.translate`.
+        """
+        deadline = Deadline(deadline_s)
+        started_over = False
+        while True:
+            given_out = False
+            lease = await asyncio.to_thread(self._sessions.lease, question.session_id)
+            try:
+                events = self._answer_once(lease, question, deadline, arrived_s=arrived_s)
+                async with aclosing(events):
+                    async for event in events:
+                        given_out = True
+                        yield event
+                return
+            except (*SNAPSHOT_LOST_ERRORS, SessionNotFoundError) as error:
+                # also a session made anew under its name while its old reader was open
+                self._sessions.discard(lease.session)
+                if given_out or started_over:
+                    raise
+                started_over = True
+                logger.info(
+                    "question starts over on a new snapshot",
+                    extra={"session": question.session_id, "cause": str(error)},
+                )
+            finally:
+                lease.release()
+            await deadline.keep(asyncio.sleep(_RETRY_PAUSE_S))
+
+    async def _answer_once(
+        self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
+    ) -> AsyncGenerator[str | Answered, None]:
+        session = lease.session
+        snapshot = await self._snapshot(session, question, deadline)
+        self._check_identity(session.record)
+        memory = StoreMemory(self._model, session.reader, session.index_for(snapshot), snapshot)
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def deliver(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        job = Job(
+            session_id=question.session_id,
+            request=question.request,
+            memory=memory,
+            deliver=deliver,
+            let_go=self._sessions.lease_again(session).release,
+        )
+        self._runner.submit(job)
+        try:
+            while True:
+                event = await deadline.keep(events.get())
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, AnswerResult):
+                    yield self._answered(event, job, snapshot, session, question, arrived_s)
+                    return
+                yield event
+        finally:
+            self._runner.cancel(job)
+
+    async def _snapshot(
+        self, session: OpenSession, question: Question, deadline: Deadline
+    ) -> Snapshot:
+        """Returns what the question may see, when all of it is visible."""
+        while True:
+            visible = await asyncio.to_thread(session.reader.snapshot)
+            seen = cut_snapshot(
+                visible,
+                asked_at_s=question.asked_at_s,
+                cut=question.cut,
+                finished=session.record.state == "finished",
+            )
+            if not isinstance(seen, Wait):
+                return seen
+            await deadline.keep(asyncio.sleep(_LOOK_AGAIN_S))
+
+    def _check_identity(self, record: SessionRecord) -> None:
+        """Refuses a session whose keys and values were made by another model."""
+        for field, serving in self._identity.items():
+            stored = record.identity.get(field)
+            if stored != serving:
+                raise RequestError(
+                    Reason.IDENTITY_MISMATCH,
+                    f"session {record.session_id!r} was encoded with {field} {stored}, "
+                    f"this server answers with {serving}",
+                    session_id=record.session_id,
+                    field=field,
+                    stored=stored,
+                    serving=serving,
+                )
+
+    def _answered(
+        self,
+        result: AnswerResult,
+        job: Job,
+        snapshot: Snapshot,
+        session: OpenSession,
+        question: Question,
+        arrived_s: float,
+    ) -> Answered:
+        until_s = float(snapshot.last_pts_s[-1])
+        asked_at_s = until_s if question.asked_at_s is None else question.asked_at_s
+        started_s, ttft_s = job.started_at_s, result.timings.ttft_s
+        if started_s is None or ttft_s is None:
+            raise RuntimeError("an answer that was not cancelled has a first token")
+        period_s = session.record.unit_period_s / self._model.adapter.frames_per_unit
+        return Answered(
+            result=result,
+            evidence=evidence_spans(result, snapshot, frame_period_s=period_s),
+            evidence_until_s=until_s,
+            asked_at_s=asked_at_s,
+            ttft_s=started_s - arrived_s + ttft_s,
+            total_s=time.perf_counter() - arrived_s,
+            model=self._model.name,
+        )
+
+
+class Deadline:
+    """A moment after which a question is given up."""
+
+    def __init__(self, at_s: float) -> None:
+        """`at_s` is by time.perf_counter."""
+        self._at_s = at_s
+
+    async def keep(self, waiting: Awaitable[T]) -> T:
+        """Returns what is waited for.
+
+        Raises:
+            RequestError: QUESTION_TIMED_OUT; the deadline passed first.
+        """
+        try:
+            return await asyncio.wait_for(waiting, self._at_s - time.perf_counter())
+        except TimeoutError as error:
+            raise RequestError(
+                Reason.QUESTION_TIMED_OUT, "the deadline passed before the answer was complete"
+            ) from error

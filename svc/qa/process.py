@@ -1,0 +1,117 @@
+"""Life of the QA process: listening, loading, serving, draining, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import sys
+from typing import Any
+
+from lookback.v1 import question_pb2_grpc
+from svc.config import ConfigError, Settings, read_settings
+from svc.engine.errors import EngineError
+from svc.logs import configure_logs
+from svc.qa.answerer import Answerer
+from svc.qa.errors import translate
+from svc.qa.model_thread import Loaded, ModelThread
+from svc.qa.runner import Runner
+from svc.qa.service import SERVICE_NAME, QuestionService
+from svc.qa.sessions import SessionCache
+from svc.rpc.server import Address, PortInUseError, RpcServer, stop_event_on_signals
+
+logger = logging.getLogger(__name__)
+
+EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
+_OPEN_SESSIONS = 64
+_SWEEP_EVERY_S = 5.0
+_STOP_STEP_S = 10.0
+_STOP_CALLS_S = 1.0
+
+
+def main() -> int:
+    """Runs the process with settings from the environment; returns its exit status."""
+    try:
+        settings = read_settings()
+        configure_logs("qa", settings.log_level)
+        return asyncio.run(serve(settings))
+    except (ConfigError, PortInUseError, EngineError) as error:
+        sys.stderr.write(f"lookback qa cannot start: {error}\n")
+        return EXIT_CONFIG
+
+
+async def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns an exit status.
+
+    Raises:
+        PortInUseError: the address cannot be listened on.
+        EngineError: the model cannot be served, or there is none.
+    """
+    stopping = stop_event_on_signals()
+    service = QuestionService(
+        max_open_questions=settings.max_open_questions,
+        default_timeout_s=settings.question_timeout_s,
+    )
+    server = RpcServer(
+        address=Address(host=settings.host, port=settings.qa_port),
+        service_names=[SERVICE_NAME],
+        translate=translate,
+    )
+    question_pb2_grpc.add_QuestionServiceServicer_to_server(service, server.grpc)
+    address = await server.start()
+    runner = Runner(packed_count=settings.packed_questions)
+    model_thread = ModelThread(settings, runner)
+    sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS)
+    stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
+    sweeping = asyncio.create_task(_sweep(sessions))
+    try:
+        model_thread.start()
+        await _first_of(stop_asked, model_thread.loaded)
+        if model_thread.loaded.done():
+            loaded = model_thread.loaded.result()
+            _begin(service, loaded, sessions, runner)
+            await server.set_serving()
+            _announce(address)
+            await _first_of(stop_asked, model_thread.ended)
+        if model_thread.ended.done():
+            logger.critical("the model thread broke", exc_info=model_thread.ended.exception())
+            return EXIT_CRASH
+        await service.drain(settings.drain_s)
+        return EXIT_CLEAN
+    finally:
+        sweeping.cancel()
+        stop_asked.cancel()
+        await server.stop(_STOP_CALLS_S)
+        await model_thread.stop(_STOP_STEP_S)
+        sessions.close()
+
+
+def _begin(
+    service: QuestionService, loaded: Loaded, sessions: SessionCache, runner: Runner
+) -> None:
+    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner)
+    service.begin(
+        answerer,
+        limits=loaded.engine.limits,
+        default_unit_count=loaded.defaults.retrieved_units,
+    )
+
+
+def _announce(address: Address) -> None:
+    """Tells the parent, on standard output, that and where the process serves."""
+    event = {"event": "ready", "process": "qa", "address": str(address)}
+    logger.info("serving", extra={"address": str(address)})
+    with contextlib.suppress(BrokenPipeError):  # nobody listens: then nobody needs to know
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _sweep(sessions: SessionCache) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        await asyncio.to_thread(sessions.sweep)

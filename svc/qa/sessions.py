@@ -1,0 +1,180 @@
+"""Open readers of sessions, shared by the questions about them, bounded, closed when unused."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import overload
+
+from kvstore.errors import SessionNotFoundError
+from kvstore.reader import SessionReader
+from kvstore.session import SessionRecord, load_session
+from kvstore.snapshot import Snapshot
+from retrieval.errors import EpochChangedError
+from retrieval.index import KeyIndexReader
+from svc.engine.key_rows import key_index_path
+
+
+class OpenSession:
+    """One session's record, reader and index. What is open stays open while it is leased."""
+
+    def __init__(self, record: SessionRecord, reader: SessionReader, index_path: Path) -> None:
+        """Takes over the reader."""
+        self.record = record
+        self.reader = reader
+        self._index_path = index_path
+        self._index: KeyIndexReader | None = None
+        self._opening = threading.Lock()
+        self.lease_count = 0
+        self.discarded = False
+
+    def index_for(self, snapshot: Snapshot) -> KeyIndexReader:
+        """Returns the index that belongs to a snapshot of this session.
+
+        Raises:
+            IndexDamagedError: it is absent, foreign or torn.
+            EpochChangedError: the snapshot's writer has not taken the index over yet; look again.
+        """
+        with self._opening:
+            if self._index is None:
+                self._index = KeyIndexReader.open(self._index_path)
+            index = self._index
+        if index.epoch < snapshot.epoch:
+            # Perhaps of a file that was replaced: it would never hear of the new epoch.
+            raise EpochChangedError(
+                self._index_path, opened_epoch=index.epoch, epoch=snapshot.epoch
+            )
+        return index
+
+    def close(self) -> None:
+        """Closes the files; nobody may be using them."""
+        if self._index is not None:
+            self._index.close()
+        self.reader.close()
+
+
+class Lease:
+    """The right to use an open session until `release`. Safe to release from any thread."""
+
+    def __init__(self, session: OpenSession, release: Callable[[OpenSession], None]) -> None:
+        """Made by `SessionCache.lease`."""
+        self.session = session
+        self._release = release
+        self._released = False
+
+    def release(self) -> None:
+        """Gives the right back; once is enough, more does no harm."""
+        if not self._released:
+            self._released = True
+            self._release(self.session)
+
+
+class SessionCache:
+    """Keeps the last used sessions open: `capacity`, or those in use. Thread-safe; blocks on I/O.
+
+    A session that was deleted, or deleted and made anew under the same name, is found out at the
+    next question about it; `sweep` lets go of deleted ones that nobody asks about.
+    """
+
+    def __init__(self, root: Path, *, capacity: int) -> None:
+        """`root` is the store's folder."""
+        self._root = root
+        self._capacity = capacity
+        self._open: OrderedDict[str, OpenSession] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def lease(self, session_id: str) -> Lease:
+        """Returns the session, opened if need be, with its record as it is now.
+
+        Raises:
+            KVStoreError: there is none, its name is none, or it is damaged.
+        """
+        record = load_session(self._root, session_id)
+        session = self._take(record)
+        if session is None:
+            opened = OpenSession(
+                record,
+                SessionReader.open(self._root, session_id),
+                key_index_path(self._root, session_id),
+            )
+            session = self._take(record, opened)
+        return Lease(session, self._release)
+
+    def lease_again(self, session: OpenSession) -> Lease:
+        """Returns one more lease on a session that is leased."""
+        with self._lock:
+            session.lease_count += 1
+        return Lease(session, self._release)
+
+    @overload
+    def _take(self, record: SessionRecord, opened: OpenSession) -> OpenSession: ...
+
+    @overload
+    def _take(self, record: SessionRecord) -> OpenSession | None: ...
+
+    def _take(self, record: SessionRecord, opened: OpenSession | None = None) -> OpenSession | None:
+        """Counts one more lease on the session that the record describes, if it is open.
+
+        `opened` becomes that session, unless another thread was faster.
+        """
+        with self._lock:
+            session = self._open.get(record.session_id)
+            if session is not None and session.record.created_unix_s != record.created_unix_s:
+                self._discard(session)  # deleted, and made anew under its name
+                session = None
+            if session is None and opened is not None:
+                session = self._open[record.session_id] = opened
+            elif opened is not None:
+                opened.close()
+            if session is not None:
+                session.record = record
+                session.lease_count += 1
+                self._open.move_to_end(record.session_id)
+                self._shrink()
+            return session
+
+    def discard(self, session: OpenSession) -> None:
+        """Makes the next lease open the session anew."""
+        with self._lock:
+            self._discard(session)
+
+    def sweep(self) -> None:
+        """Lets go of sessions that were deleted: open files would keep their disk space."""
+        with self._lock:
+            candidates = [session for session in self._open.values() if not session.lease_count]
+        for session in candidates:
+            try:
+                session.reader.snapshot()
+            except SessionNotFoundError:
+                self.discard(session)
+
+    def close(self) -> None:
+        """Closes everything that is not leased."""
+        with self._lock:
+            for session in list(self._open.values()):
+                self._discard(session)
+
+    def _release(self, session: OpenSession) -> None:
+        with self._lock:
+            session.lease_count -= 1
+            if session.discarded and not session.lease_count:
+                session.close()
+            self._shrink()
+
+    def _discard(self, session: OpenSession) -> None:
+        """Forgets a session; it is closed now, or by its last lease. The lock is held."""
+        if session.discarded:
+            return
+        session.discarded = True
+        if self._open.get(session.record.session_id) is session:
+            del self._open[session.record.session_id]
+        if not session.lease_count:
+            session.close()
+
+    def _shrink(self) -> None:
+        """Closes the sessions that were not used for longest. The lock is held."""
+        unused = [session for session in self._open.values() if not session.lease_count]
+        for session in unused[: max(0, len(self._open) - self._capacity)]:
+            self._discard(session)
