@@ -1,1 +1,1 @@
-"""StreamWorld: a generated world of short events, its trainer, and the built-in model trained on it."""
+"""StreamWorld: a generated world of short events, and the trainer of the built-in model."""

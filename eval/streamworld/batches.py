@@ -12,11 +12,11 @@ from eval.streamworld import wording
 from eval.streamworld.augment import Augmenter
 from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.questions import FrameQuestion, ask, frames_of, made_unanswerable, shows
-from eval.streamworld.render import render
+from eval.streamworld.render import FrameSpec, render
 from eval.streamworld.seeds import torch_seed
 from eval.streamworld.vocabulary import END_ID, ENTITIES, NEWLINE_ID, PAD_ID, TAIL_IDS, encode
-from eval.streamworld.world import Clip, Pace, every_kind, make_clip
 from eval.streamworld.wording import Kind
+from eval.streamworld.world import Clip, Pace, every_kind, make_clip
 
 IGNORED = -100
 # what a question opens with: image_newline (an embedding of its own) and a line end
@@ -110,7 +110,9 @@ def draw_questions(clip: Clip, plan: BatchPlan, rng: np.random.Generator) -> lis
         if len(drawn) == plan.questions:
             break
         last = clip.frame_count - 1
-        asked_at = last if rng.random() < 0.15 else int(clip.frame_count * rng.random() ** plan.late)
+        asked_at = (
+            last if rng.random() < 0.15 else int(clip.frame_count * rng.random() ** plan.late)
+        )
         question = ask(clip, min(asked_at, last), kinds[rng.choice(len(kinds), p=weight)], rng)
         if question is not None:
             drawn.append(question)
@@ -159,7 +161,8 @@ def make_batch(
             questions.append(seen_question)
             owner.append(index)
             visible.append(mask)
-    specs, offsets = [], []
+    specs: list[FrameSpec] = []
+    offsets: list[int] = []
     for clip in clips:
         offsets.append(len(specs))
         specs += clip.images
@@ -262,4 +265,3 @@ def _retrieval_targets(
     negative = torch.from_numpy(negatives)
     negative[rows, torch.tensor(owner)] &= ~torch.from_numpy(anchors)
     return anchored, negative
-

@@ -64,5 +64,5 @@ def read_mp4(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             frames.append(frame.to_ndarray(format="rgb24"))
-            pts_s.append(float(frame.pts * frame.time_base))
+            pts_s.append(frame.time)
     return np.stack(frames), pts_s

@@ -1,4 +1,4 @@
-"""Held-out exams: a long clip, and questions with answers, options and evidence times in seconds."""
+"""Held-out exams: a long clip, and questions with answers, options and evidence times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eval.streamworld.questions import (
 )
 from eval.streamworld.seeds import Purpose, generator
 from eval.streamworld.vocabulary import COLOURS, DIGITS, ENTITIES, LETTERS
-from eval.streamworld.world import Clip, Event, Kind, Pace, every_kind, make_clip
+from eval.streamworld.world import Clip, Event, Kind, Pace, make_clip
 
 EXAM_PACE = Pace(duration=(4, 12), gap=(0, 4))
 _NEEDLE_SPAN = (0.03, 0.5)
@@ -67,7 +67,7 @@ def make_exam(
     duration_s: float,
     fps: Fraction = Fraction(1),
     questions_per_kind: int = 1,
-    grid_px: int = 4,
+    grid_px: int = 1,
     purpose: Purpose = "evaluation",
 ) -> Exam:
     """An exam; equal arguments give equal exams.

@@ -7,7 +7,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
 from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.render import FRAME_PX
@@ -79,10 +78,10 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, *, card:
     partial.mkdir(parents=True)
     stored = LlavaOnevisionForConditionalGeneration(model.config)
     stored.load_state_dict(model.state_dict())
-    stored.generation_config = GenerationConfig(
+    stored.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         eos_token_id=END_ID, pad_token_id=PAD_ID, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False
     )
-    stored.to(torch.float16).save_pretrained(partial)
+    stored.half().save_pretrained(partial)  # type: ignore[no-untyped-call]
     build_tokenizer().save_pretrained(partial)
     _declare_float32(partial / "config.json")
     for name, content in _PROCESSORS.items():

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
@@ -30,7 +31,7 @@ class Sizes:
 
 def sizes(model: LlavaOnevisionForConditionalGeneration) -> Sizes:
     """The decoder's sizes from the model's configuration."""
-    text = model.config.text_config
+    text: Any = model.config.text_config
     return Sizes(
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
@@ -49,7 +50,7 @@ def frame_features(model: LlavaOnevisionForConditionalGeneration, images: Tensor
     Returns:
         [n, tokens per frame, hidden]: tower, projector, 2x2 pooling.
     """
-    tower = model.model.vision_tower
+    tower: Any = model.model.vision_tower
     embeddings = tower.embeddings
     patch = embeddings.patch_size
     weight = embeddings.patch_embedding.weight.permute(0, 2, 3, 1).flatten(1)
@@ -63,10 +64,11 @@ def frame_features(model: LlavaOnevisionForConditionalGeneration, images: Tensor
     x = model.model.multi_modal_projector(x)
     # the stock model pools 6x6 to 3x3 bilinearly, which here is the mean of each 2x2
     x = x.view(count, grid // 2, 2, grid // 2, 2, -1).mean((2, 4))
-    return x.reshape(count, (grid // 2) ** 2, -1)
+    pooled: Tensor = x.reshape(count, (grid // 2) ** 2, -1)
+    return pooled
 
 
-def _vision_attention(attention: nn.Module, x: Tensor) -> Tensor:
+def _vision_attention(attention: Any, x: Tensor) -> Tensor:
     count, length, width = x.shape
     heads = attention.num_heads
     q, k, v = (
@@ -74,7 +76,8 @@ def _vision_attention(attention: nn.Module, x: Tensor) -> Tensor:
         for f in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
-    return attention.out_proj(out)
+    projected: Tensor = attention.out_proj(out)
+    return projected
 
 
 def rope(positions: Tensor, s: Sizes) -> tuple[Tensor, Tensor]:
@@ -96,16 +99,20 @@ def norm(x: Tensor, weight: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],), weight, _NORM_EPS)
 
 
-def mlp(layer: nn.Module, x: Tensor) -> Tensor:
+def mlp(layer: Any, x: Tensor) -> Tensor:
     """x plus the layer's gated MLP of its norm."""
     h = norm(x, layer.post_attention_layernorm.weight)
     block = layer.mlp
-    return x + block.down_proj(F.silu(block.gate_proj(h)) * block.up_proj(h))
+    added: Tensor = block.down_proj(F.silu(block.gate_proj(h)) * block.up_proj(h))
+    return x + added
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """One layer's keys before RoPE and values of the video part, [clips, length, kv_heads*head_dim]."""
+    """One layer's keys before RoPE and values of the video part.
+
+    Both are [clips, length, kv_heads*head_dim].
+    """
 
     keys: Tensor
     values: Tensor
@@ -187,7 +194,7 @@ def frame_keys(memory: Memory, prefix: int, kept: Tensor) -> Tensor:
 
 
 def question_query(queries: Tensor, text_weight: Tensor, s: Sizes) -> Tensor:
-    """Mean query over the question's text tokens, summed over each group, [n, kv_heads*head_dim]."""
+    """Mean query over the question's text tokens, summed per group: [n, kv_heads*head_dim]."""
     mean = torch.einsum("nl,nld->nd", text_weight, queries)
     grouped = mean.view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
     return grouped.sum(2).flatten(1)

@@ -14,8 +14,8 @@ from eval.streamworld.batches import BatchPlan, make_batch
 from eval.streamworld.losses import answer_loss, retrieval_loss, run_batch
 from eval.streamworld.parallel import ParameterGroup
 from eval.streamworld.recipe import Recipe
-from eval.streamworld.world import Pace
 from eval.streamworld.wording import KINDS, Kind
+from eval.streamworld.world import Pace
 
 _WARM_UP_STEPS = 40
 _DRILL_SMOOTHING = 0.05
@@ -214,4 +214,3 @@ def evaluate_plan(frames: int, kinds: tuple[Kind, ...] = KINDS) -> BatchPlan:
         clips=3, frames=frames, questions=16, pace=Pace(duration=(2, 8), gap=(0, 3)),
         kinds=dict.fromkeys(kinds, 1.0), window_frames=16, picked=9,
     )  # fmt: skip
-

@@ -53,4 +53,6 @@ def launch(run: Run, *, processes: int, resume: bool) -> None:
     """
     run.directory.mkdir(parents=True, exist_ok=True)
     os.environ.update(_ENVIRONMENT)
-    mp.spawn(_work, args=(processes, _free_port(), run, resume), nprocs=processes)
+    mp.spawn(  # type: ignore[attr-defined,no-untyped-call]
+        _work, args=(processes, _free_port(), run, resume), nprocs=processes
+    )

@@ -38,7 +38,7 @@ _VISION_BATCH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """How the model is served: window and retrieved frames, and through which codec (None: none)."""
+    """How the model is served: window, retrieved frames, and H.264 quality (None: no codec)."""
 
     window_frames: int = 16
     retrieved: int = 8
@@ -74,7 +74,8 @@ def exam_features(
             pixels, _ = read_mp4(path)
         images = torch.from_numpy(pixels).float() / 127.5 - 1
         index = torch.arange(len(images))
-    parts = [frame_features(model, part) for part in images.split(_VISION_BATCH)]
+    starts = range(0, len(images), _VISION_BATCH)
+    parts = [frame_features(model, images[at : at + _VISION_BATCH]) for at in starts]
     return torch.cat(parts)[index]
 
 
@@ -244,8 +245,8 @@ def table(graded: list[Graded]) -> str:
     for kind, ones in by_kind.items():
         hits = [one.hit_fraction for one in ones if one.hit_fraction == one.hit_fraction]
         lines.append(
-            f"{kind:18s} {_mean([o.exact for o in ones]):6.3f} {_mean([o.chosen for o in ones]):6.3f}"
-            f" {_mean(hits):6.3f} {len(ones):5d}"
+            f"{kind:18s} {_mean([o.exact for o in ones]):6.3f}"
+            f" {_mean([o.chosen for o in ones]):6.3f} {_mean(hits):6.3f} {len(ones):5d}"
         )
     return "\n".join(lines)
 

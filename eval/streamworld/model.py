@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -36,7 +38,7 @@ def config(
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         bos_token_id=None, eos_token_id=END_ID, pad_token_id=PAD_ID,
     )  # fmt: skip
-    return LlavaOnevisionConfig(
+    return LlavaOnevisionConfig(  # type: ignore[call-arg]
         vision_config=vision, text_config=text, image_token_id=IMAGE_ID, video_token_id=VIDEO_ID,
         vision_feature_layer=-1, vision_feature_select_strategy="full",
         image_grid_pinpoints=[[FRAME_PX, FRAME_PX]],
@@ -55,12 +57,14 @@ def build(
     model = LlavaOnevisionForConditionalGeneration(configuration)
     nn.init.normal_(model.model.vision_tower.embeddings.position_embedding.weight, std=0.1)
     nn.init.normal_(model.model.image_newline, std=0.03)
-    text = configuration.text_config
+    text: Any = configuration.text_config
     group = text.num_attention_heads // text.num_key_value_heads
     head_dim = text.hidden_size // text.num_attention_heads
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             key = layer.self_attn.k_proj.weight.view(text.num_key_value_heads, 1, head_dim, -1)
-            query = layer.self_attn.q_proj.weight.view(text.num_key_value_heads, group, head_dim, -1)
+            query = layer.self_attn.q_proj.weight.view(
+                text.num_key_value_heads, group, head_dim, -1
+            )
             query.mul_(0.7).add_(key, alpha=0.7)
     return model

@@ -17,8 +17,8 @@ from eval.streamworld.vocabulary import (
     LETTERS,
     SCENES,
 )
-from eval.streamworld.world import MOVING_FRAMES, Clip, Event
 from eval.streamworld.wording import Kind
+from eval.streamworld.world import MOVING_FRAMES, Clip, Event
 
 _MOST_COUNTED = len(COUNTS) - 1
 _UNSEEN_COUNT_FRACTION = 0.15

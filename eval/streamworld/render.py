@@ -122,7 +122,7 @@ def _sprites() -> Float:
 
 
 def _scenes() -> Float:
-    """[scene, FRAME_PX, FRAME_PX, 3] in -1..1; textures are constant, drawn once from a fixed seed."""
+    """[scene, FRAME_PX, FRAME_PX, 3] in -1..1; textures are constant, from a fixed seed."""
     y, x = np.mgrid[0:FRAME_PX, 0:FRAME_PX].astype(np.float32)[..., None]
     rng = np.random.default_rng(7)
 
@@ -141,7 +141,8 @@ def _scenes() -> Float:
         "snow": flat(190, 195, 205) - 25 * ((x + y) % 16 < 3),
     }
     stacked = np.stack([images[name] for name in SCENES])
-    return (np.clip(stacked, 0, 255) / 127.5 - 1).astype(np.float32)
+    scaled: Float = (np.clip(stacked, 0, 255) / 127.5 - 1).astype(np.float32)
+    return scaled
 
 
 _SPRITES = _sprites()
@@ -184,10 +185,13 @@ def render(specs: list[FrameSpec]) -> Float:
 
 def to_uint8(images: Float) -> NDArray[np.uint8]:
     """Pixels in 0..255 of images in -1..1."""
-    return np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.clip(np.rint((images + 1) * 127.5), 0, 255).astype(np.uint8)
+    return rounded
 
 
-def position_range(direction: int, *, steps: int = 0, step_px: int = 0) -> tuple[int, int, int, int]:
+def position_range(
+    direction: int, *, steps: int = 0, step_px: int = 0
+) -> tuple[int, int, int, int]:
     """Where a sprite may start: (x least, x greatest, y least, y greatest), inclusive, in pixels.
 
     Its whole streak and the `steps` moves of `step_px` that follow stay inside the frame.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +69,7 @@ class Run:
 
     directory: Path
     seed: int = 0
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     minutes: float | None = None
     model_sizes: dict[str, int] | None = None
     stop_after_steps: int | None = None
@@ -214,15 +215,14 @@ class Trainer:
         shown = " ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()
         )
-        print(shown, flush=True)
+        sys.stdout.write(shown + "\n")
+        sys.stdout.flush()
 
 
 def resumed_recipe(directory: Path, **changes: Any) -> Recipe:
     """The recipe of the run in `directory`, with `changes` (those that are not None) made."""
     saved = torch.load(directory / STATE_FILE, weights_only=False, map_location="cpu")
-    return replace(
-        Recipe(**saved["recipe"]), **{k: v for k, v in changes.items() if v is not None}
-    )
+    return replace(Recipe(**saved["recipe"]), **{k: v for k, v in changes.items() if v is not None})
 
 
 def trained_model(directory: Path) -> LlavaOnevisionForConditionalGeneration:

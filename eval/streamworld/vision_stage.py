@@ -137,7 +137,8 @@ class VisionStage:
     def __init__(
         self, model: LlavaOnevisionForConditionalGeneration, recipe: Recipe, augment: Augmenter
     ) -> None:
-        self.heads = VisionHeads(model.config.text_config.hidden_size, seed=1)
+        text: Any = model.config.text_config
+        self.heads = VisionHeads(text.hidden_size, seed=1)
         self.curriculum = GridCurriculum(recipe.vision_pass_fraction)
         self._model, self._recipe, self._augment = model, recipe, augment
 
@@ -195,13 +196,11 @@ def vision_step(
     augment: Augmenter,
     rng: np.random.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
-    """One batch: the loss and the accuracies (`entity` at the current grid, `finer` at the next)."""
+    """One batch: the loss, and accuracies: `entity` at the current grid, `finer` at the next."""
     specs, finer = random_frames(batch, curriculum.grid_px, curriculum.finer_px, rng)
     damage = torch.Generator().manual_seed(torch_seed(rng))
     images = augment(torch.from_numpy(render(specs)), damage)
-    target = {
-        name: torch.tensor([getattr(spec, name) for spec in specs]) for name in _WORD_GROUPS
-    }
+    target = {name: torch.tensor([getattr(spec, name) for spec in specs]) for name in _WORD_GROUPS}
     target["entity"] = target["entity"] + 1
     shown = target["entity"] > 0
     place = torch.tensor([(spec.x, spec.y) for spec in specs]) / (FREE_PX / 2) - 1

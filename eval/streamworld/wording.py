@@ -46,8 +46,9 @@ PHRASES: dict[Kind, tuple[str, ...]] = {
         "what is the scene right now ?",
     ),
     "past_colour": (
-        "what colour was the {e} ?", "which colour was the {e} ?", "what was the colour of the {e} ?",
-        "what color was the {e} ?", "what colour did the {e} have ?",
+        "what colour was the {e} ?", "which colour was the {e} ?",
+        "what was the colour of the {e} ?", "what color was the {e} ?",
+        "what colour did the {e} have ?",
     ),
     "past_object": (
         "which object was {c} ?", "what was {c} ?", "what object was {c} ?",
@@ -83,5 +84,7 @@ def answer_words(kind: Kind, answer: str) -> tuple[str, ...]:
         return DIGITS if answer in DIGITS else LETTERS
     if kind == "order":
         return ENTITIES
-    groups = (COUNTS,) if kind == "count" else (COLOURS, SCENES, DIRECTIONS, SHAPES, DIGITS, LETTERS)
+    groups = (
+        (COUNTS,) if kind == "count" else (COLOURS, SCENES, DIRECTIONS, SHAPES, DIGITS, LETTERS)
+    )
     return next(group for group in groups if answer in group)

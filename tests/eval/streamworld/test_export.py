@@ -1,4 +1,4 @@
-"""The exported folder loads with stock transformers and computes what the trained model computes."""
+"""The exported folder loads with stock transformers and holds the trained weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from eval.streamworld import export as export_module
 from eval.streamworld.export import ExportTooLargeError, export
 from eval.streamworld.model import build, config
 
-TINY = dict(
-    hidden=32, layers=2, heads=2, kv_heads=1, mlp=32, vision_hidden=16, vision_layers=1,
-    vision_mlp=16, vision_heads=1,
-)  # fmt: skip
+TINY = {
+    "hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp": 32, "vision_hidden": 16,
+    "vision_layers": 1, "vision_mlp": 16, "vision_heads": 1,
+}  # fmt: skip
 
 
 def test_an_export_loads_as_float32_with_the_weights_rounded_to_float16(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ MODEL = build(
     config(hidden=32, layers=3, heads=4, kv_heads=2, mlp=32, vision_hidden=16, vision_layers=1,
            vision_mlp=16, vision_heads=1),
     seed=1,
-).eval()  # fmt: skip
+)  # fmt: skip
 with torch.no_grad():
     for _name, _parameter in MODEL.named_parameters():
         if "proj" in _name and _parameter.ndim == 2:

@@ -1,4 +1,4 @@
-"""Answers follow from what happened up to the moment of asking, checked against the pixels' script."""
+"""Answers follow from what was shown up to the moment of asking, and from nothing else."""
 
 from __future__ import annotations
 
@@ -116,9 +116,7 @@ def test_the_answer_is_the_only_one_the_frames_so_far_support(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), kind=st.sampled_from(wording.KINDS), asked_at=st.integers(0, 30)
-)
+@given(seed=st.integers(0, 10**6), kind=st.sampled_from(wording.KINDS), asked_at=st.integers(0, 30))
 def test_nothing_after_the_question_can_change_it(
     seed: int, kind: wording.Kind, asked_at: int
 ) -> None:
@@ -134,9 +132,7 @@ def test_nothing_after_the_question_can_change_it(
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), kind=st.sampled_from(wording.KINDS), asked_at=st.integers(0, 47)
-)
+@given(seed=st.integers(0, 10**6), kind=st.sampled_from(wording.KINDS), asked_at=st.integers(0, 47))
 def test_evidence_is_not_later_than_the_question_and_holds_what_it_asks_for(
     seed: int, kind: wording.Kind, asked_at: int
 ) -> None:

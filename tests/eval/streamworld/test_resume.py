@@ -16,10 +16,10 @@ RECIPE = Recipe(
     vision_steps=3, vision_batch=12, drill_steps=2, general_steps=3, save_every_s=0.0,
     log_every_steps=1,
 )  # fmt: skip
-SIZES = dict(
-    hidden=32, layers=2, heads=2, kv_heads=1, mlp=32, vision_hidden=16, vision_layers=1,
-    vision_mlp=16, vision_heads=1,
-)  # fmt: skip
+SIZES = {
+    "hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp": 32, "vision_hidden": 16,
+    "vision_layers": 1, "vision_mlp": 16, "vision_heads": 1,
+}  # fmt: skip
 
 
 def _run(directory: Path, stop_after_steps: int | None = None) -> Run:

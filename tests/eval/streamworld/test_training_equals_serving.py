@@ -7,14 +7,13 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.augment import Augmenter
-from eval.streamworld.batches import IGNORED, Batch, make_batch, token_sequence
-from eval.streamworld.language_stage import BatchPlan
+from eval.streamworld.batches import IGNORED, Batch, BatchPlan, make_batch, token_sequence
 from eval.streamworld.losses import run_batch
 from eval.streamworld.model import TOKENS_PER_FRAME, build, config
 from eval.streamworld.seeds import generator
 from eval.streamworld.vocabulary import PREFIX_IDS, VIDEO_ID
-from eval.streamworld.world import Pace
 from eval.streamworld.wording import KINDS
+from eval.streamworld.world import Pace
 
 FRAMES = 5
 
@@ -32,7 +31,7 @@ def model() -> LlavaOnevisionForConditionalGeneration:
                 parameter.mul_(4)
             if "bias" in name:
                 parameter.normal_(std=0.2)
-    return made.eval()
+    return made
 
 
 def _batch(picked: int) -> Batch:
