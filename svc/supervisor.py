@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import psutil
@@ -145,8 +145,19 @@ class Supervisor:
         return address
 
 
-async def serve(settings: Settings, *, modules: Mapping[ProcessName, str] = _MODULES) -> int:
-    """Runs the service until SIGTERM or SIGINT, or until it fails; returns the exit status."""
+async def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[Supervisor], None] = lambda service: None,
+    modules: Mapping[ProcessName, str] = _MODULES,
+) -> int:
+    """Runs the service until SIGTERM or SIGINT, or until it fails; returns the exit status.
+
+    Args:
+        settings: of both processes.
+        on_ready: called once, when both serve.
+        modules: what the children run.
+    """
     stopping = stop_event_on_signals()
     supervisor = Supervisor(settings, modules=modules)
 
@@ -157,6 +168,8 @@ async def serve(settings: Settings, *, modules: Mapping[ProcessName, str] = _MOD
     watching = asyncio.create_task(stop_when_asked())
     try:
         async with supervisor:
+            if not stopping.is_set():
+                on_ready(supervisor)
             return await supervisor.wait()
     except ChildFailedError as failure:
         return failure.exit_status

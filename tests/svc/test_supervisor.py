@@ -159,6 +159,20 @@ def test_children_stop_when_the_parent_is_killed_outright(tmp_path: Path, stand_
 async def test_serve_stops_on_sigterm_and_reports_a_clean_stop(
     settings: Settings, stand_in: Path
 ) -> None:
+    addresses = []
+
+    def stop(service: Supervisor) -> None:
+        addresses.extend([service.ingest_address, service.qa_address])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert await serve(settings, modules=MODULES, on_ready=stop) == 0
+    assert len(set(addresses)) == 2
+    assert (stand_in / "qa.stopped").exists()
+
+
+async def test_serve_stops_on_sigterm_before_both_are_ready(
+    settings: Settings, stand_in: Path
+) -> None:
     serving = asyncio.create_task(serve(settings, modules=MODULES))
     await until((stand_in / "qa.starts").exists)
     os.kill(os.getpid(), signal.SIGTERM)
