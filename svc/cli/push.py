@@ -1,0 +1,214 @@
+"""`lookback push`: a file or standard input, pushed until the service has it all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svc.cli.failures import EXIT_INTERRUPTED, CommandError, reason_of
+from svc.cli.remote import (
+    Endpoints,
+    IngestAddressOption,
+    QaAddressOption,
+    ServerOption,
+    endpoints,
+    run,
+)
+
+if TYPE_CHECKING:
+    from svc.client import LookbackClient
+    from svc.video.sources import Source
+
+_STDIN = "-"
+
+
+def push(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video file, or - for a container's bytes from standard input "
+            "(MPEG-TS, Matroska, WebM, fragmented MP4).",
+        ),
+    ],
+    session: Annotated[str, typer.Option(help="Session that it becomes.", metavar="NAME")],
+    speed: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Seconds of video per second; 1: as a camera would; 0: as fast as it is taken.",
+        ),
+    ] = 0.0,
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Frames that are kept per second of video; fixed when the session is created. ",
+            show_default="the server's",
+        ),
+    ] = None,
+    create: Annotated[
+        bool,
+        typer.Option("--create/--no-create", help="Create the session if it is not there yet."),
+    ] = True,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish/--no-finish",
+            help="End the session's video at the end of the source, or leave it live.",
+        ),
+    ] = True,
+    give_up_after_s: Annotated[
+        float,
+        typer.Option(
+            "--give-up-after",
+            min=0.0,
+            metavar="SECONDS",
+            help="How long to try to go on when the service is away.",
+        ),
+    ] = 300.0,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Pushes a video into a session.
+
+    Goes on by itself when the connection is lost or the service restarts.
+
+    Ctrl-C ends the push and leaves the session live; the same command goes on with it.
+    """
+    if fps is not None and not create:
+        raise typer.BadParameter(
+            "is fixed when the session is created; leave it out with --no-create",
+            param_hint="--fps",
+        )
+    if source == _STDIN and speed > 0:
+        raise typer.BadParameter(
+            "standard input goes at its own pace; leave it out", param_hint="--speed"
+        )
+    where = endpoints(context, server, ingest_address, qa_address)
+    opened = _open(source)
+    status = run(
+        _push(
+            where,
+            opened,
+            name=source,
+            session=session,
+            speed=speed,
+            fps=fps,
+            create=create,
+            finish=finish,
+            give_up_after_s=give_up_after_s,
+        )
+    )
+    raise typer.Exit(status)
+
+
+def _open(source: str) -> Source:
+    from svc.video.sources import open_source
+
+    if source != _STDIN:
+        with video_errors():
+            return open_source(source)
+    if sys.stdin.isatty():
+        raise CommandError("SOURCE_OPEN", "standard input is a terminal: pipe a video into it")
+    # Unbuffered: a buffered reader that is read on a thread cannot be left at exit.
+    return open_source(source, stdin=os.fdopen(0, "rb", buffering=0, closefd=False))
+
+
+@contextlib.contextmanager
+def video_errors() -> Iterator[None]:
+    """Lets what is wrong with a video be said in one line."""
+    from svc.video.errors import VideoError
+
+    try:
+        yield
+    except VideoError as error:
+        raise CommandError(reason_of(error), str(error)) from error
+
+
+async def _push(
+    where: Endpoints,
+    source: Source,
+    *,
+    name: str,
+    session: str,
+    speed: float,
+    fps: float | None,
+    create: bool,
+    finish: bool,
+    give_up_after_s: float,
+) -> int:
+    from svc.cli.push_view import PushView
+    from svc.client import PushFinished, PushLeft
+
+    interrupted = _Interrupts()
+    ended: PushFinished | PushLeft | None = None
+    async with where.client() as client:
+        if create:
+            await _create(client, session, fps)
+        events = client.push(
+            session,
+            source,
+            speed=speed,
+            finish=finish,
+            stop=interrupted.stop,
+            give_up_after_s=give_up_after_s,
+        )
+        with PushView(session, source.description.duration_s) as view, video_errors():
+            async with contextlib.aclosing(events):
+                async for event in events:
+                    view.show(event)
+                    if isinstance(event, PushFinished | PushLeft):
+                        ended = event
+    if ended is None:
+        raise AssertionError("a push ends with PushFinished or PushLeft, or raises")
+    sys.stdout.write(view.summary(ended) + "\n")
+    if not interrupted.stop.is_set():
+        return 0
+    if isinstance(ended, PushLeft) and name != _STDIN:
+        command = shlex.join(["lookback", "push", name, "--session", session])
+        sys.stderr.write(f"interrupted; the session stays live. To go on: {command}\n")
+    return EXIT_INTERRUPTED
+
+
+async def _create(client: LookbackClient, session: str, fps: float | None) -> None:
+    from svc.client import LookbackError, SessionSettings
+
+    if fps is not None:
+        await client.create_session(
+            session, settings=SessionSettings(sample_fps=fps), exist_ok=True
+        )
+        return
+    # No wish as to its settings: whatever an existing session has is right.
+    try:
+        await client.get_session(session)
+    except LookbackError as error:
+        if error.reason != "SESSION_NOT_FOUND":
+            raise
+        await client.create_session(session, exist_ok=True)
+
+
+class _Interrupts:
+    """The first Ctrl-C or SIGTERM asks for a clean end; the next ends the program."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._interrupt)
+
+    def _interrupt(self) -> None:
+        self.stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,157 @@
+"""`lookback serve`, `ingest`, `qa`: the service, or one process of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        file_okay=False,
+        help="Folder in which the memory is kept; made if it is not there.",
+    ),
+]
+_ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help="`builtin`, a folder, or a hub name of a supported model. ",
+        show_default="LOOKBACK_MODEL, or builtin",
+    ),
+]
+_HostOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Address to listen on. There is no authentication: keep it on a trusted network. ",
+        show_default="LOOKBACK_HOST, or 127.0.0.1",
+    ),
+]
+_IngestPortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of sessions and video; 0: a free one.",
+        show_default="LOOKBACK_INGEST_PORT, or 50551",
+    ),
+]
+_QaPortOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of questions; 0: a free one.",
+        show_default="LOOKBACK_QA_PORT, or 50552",
+    ),
+]
+_DeviceOption = Annotated[
+    str | None,
+    typer.Option(help="Torch device.", show_default="LOOKBACK_DEVICE, or cpu"),
+]
+_DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, float32, float16 or bfloat16.", show_default="LOOKBACK_DTYPE, or auto"
+    ),
+]
+_LogLevelOption = Annotated[
+    str | None,
+    typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="LOOKBACK_LOG_LEVEL, or INFO"),
+]
+
+
+def serve(
+    data: _DataOption,
+    model: _ModelOption = None,
+    host: _HostOption = None,
+    ingest_port: _IngestPortOption = None,
+    qa_port: _QaPortOption = None,
+    device: _DeviceOption = None,
+    dtype: _DtypeOption = None,
+    log_level: _LogLevelOption = None,
+) -> None:
+    """Runs the service: the process that watches and the process that answers.
+
+    Every other setting is read from the environment (LOOKBACK_...). Ctrl-C stops both.
+    """
+    from svc.config import read_settings
+    from svc.logs import configure_logs
+    from svc.supervisor import serve as serve_both
+
+    settings = read_settings(
+        data_dir=data,
+        model=model,
+        host=host,
+        ingest_port=ingest_port,
+        qa_port=qa_port,
+        device=device,
+        dtype=dtype,
+        log_level=log_level,
+    )
+    configure_logs("supervisor", settings.log_level)
+    raise typer.Exit(asyncio.run(serve_both(settings)))
+
+
+def ingest(
+    data: _DataOption,
+    model: _ModelOption = None,
+    host: _HostOption = None,
+    port: _IngestPortOption = None,
+    device: _DeviceOption = None,
+    dtype: _DtypeOption = None,
+    log_level: _LogLevelOption = None,
+) -> None:
+    """Runs the process that watches: sessions and video. It says on standard output when ready."""
+    _become(
+        "svc.ingest",
+        data_dir=data.absolute(),
+        model=model,
+        host=host,
+        ingest_port=port,
+        device=device,
+        dtype=dtype,
+        log_level=log_level,
+    )
+
+
+def qa(
+    data: _DataOption,
+    model: _ModelOption = None,
+    host: _HostOption = None,
+    port: _QaPortOption = None,
+    device: _DeviceOption = None,
+    dtype: _DtypeOption = None,
+    log_level: _LogLevelOption = None,
+) -> None:
+    """Runs the process that answers. It says on standard output when it is ready."""
+    _become(
+        "svc.qa",
+        data_dir=data.absolute(),
+        model=model,
+        host=host,
+        qa_port=port,
+        device=device,
+        dtype=dtype,
+        log_level=log_level,
+    )
+
+
+def _become(module: str, **settings: object) -> None:
+    """Replaces this process by one of the service: signals and exit status are then its own."""
+    from svc.config import ENV_PREFIX, read_settings
+
+    read_settings(**settings)  # a wrong one is said here, at once
+    given = {
+        f"{ENV_PREFIX}{name.upper()}": str(value)
+        for name, value in settings.items()
+        if value is not None
+    }
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module], {**os.environ, **given})

@@ -1,0 +1,170 @@
+"""`lookback sessions`: what the service remembers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from svc.cli.failures import CommandError
+from svc.cli.remote import (
+    Endpoints,
+    IngestAddressOption,
+    QaAddressOption,
+    ServerOption,
+    endpoints,
+    run,
+)
+from svc.cli.text import printable
+from svc.cli.times import format_time
+
+if TYPE_CHECKING:
+    from svc.client import Session
+
+app = typer.Typer(no_args_is_help=True, help="Lists, shows and deletes sessions.")
+
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_SessionArgument = Annotated[str, typer.Argument(help="Name of the session.", metavar="SESSION")]
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Lists all sessions, in order of their names."""
+    found = run(_list(endpoints(context, server, ingest_address, qa_address)))
+    if as_json:
+        _print_json([session_json(session) for session in found])
+    else:
+        _print_table(found)
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    session: _SessionArgument,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Shows one session."""
+    found = run(_get(endpoints(context, server, ingest_address, qa_address), session))
+    if as_json:
+        _print_json(session_json(found))
+        return
+    for name, value in _facts(found).items():
+        sys.stdout.write(f"{name:<12} {printable(value)}\n")
+
+
+@app.command()
+def delete(
+    context: typer.Context,
+    session: _SessionArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Deletes a session with everything remembered of it."""
+    where = endpoints(context, server, ingest_address, qa_address)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("say --yes where nobody can be asked", param_hint="--yes")
+        question = f"Delete session {session!r} and everything remembered of it?"
+        if not typer.confirm(question, err=True):
+            raise CommandError("NOT_CONFIRMED", "nothing was deleted")
+    run(_delete(where, session))
+    if as_json:
+        _print_json({"deleted": session})
+    else:
+        sys.stdout.write(f"deleted {session}\n")
+
+
+async def _list(where: Endpoints) -> list[Session]:
+    async with where.client() as client:
+        return [session async for session in client.list_sessions()]
+
+
+async def _get(where: Endpoints, session: str) -> Session:
+    async with where.client() as client:
+        return await client.get_session(session)
+
+
+async def _delete(where: Endpoints, session: str) -> None:
+    async with where.client() as client:
+        await client.delete_session(session)
+
+
+def session_json(session: Session) -> dict[str, Any]:
+    """Returns the object that `--json` prints for a session."""
+    fields = dataclasses.asdict(session)
+    fields["session"] = fields.pop("session_id")
+    fields["state"] = session.state.value
+    fields["create_time"] = session.create_time.isoformat()
+    return fields
+
+
+def _facts(session: Session) -> dict[str, str]:
+    stats, settings = session.stats, session.settings
+    return {
+        "session": session.session_id,
+        "name": session.display_name,
+        "state": session.state.value,
+        "created": session.create_time.isoformat(sep=" ", timespec="seconds"),
+        "visible": f"{_span(stats.first_pts_s, stats.last_visible_pts_s)}, "
+        f"{stats.visible_unit_count} units",
+        "durable": f"{_span(stats.first_pts_s, stats.last_durable_pts_s)}, "
+        f"{stats.durable_unit_count} units",
+        "tokens": f"{stats.token_count:,}",
+        "on disk": f"{stats.disk_bytes / 2**20:,.1f} MiB",
+        "gaps": str(stats.gap_count),
+        "sampled at": f"{settings.sample_fps:g} frames/s",
+        "window": f"{settings.window_token_count:,} tokens",
+        "model": session.model,
+    }
+
+
+def _span(first_s: float | None, last_s: float | None) -> str:
+    if first_s is None or last_s is None:
+        return "nothing"
+    return f"{format_time(first_s)} - {format_time(last_s)}"
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def _print_table(sessions: list[Session]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not sessions:
+        sys.stdout.write("no sessions\n")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("session")
+    table.add_column("state")
+    for heading in ("video", "units", "on disk"):
+        table.add_column(heading, justify="right")
+    table.add_column("name")
+    for session in sessions:
+        stats = session.stats
+        table.add_row(
+            session.session_id,
+            session.state.value,
+            _span(stats.first_pts_s, stats.last_visible_pts_s),
+            str(stats.visible_unit_count),
+            f"{stats.disk_bytes / 2**20:,.1f} MiB",
+            Text(printable(session.display_name)),
+        )
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
