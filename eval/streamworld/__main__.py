@@ -1,20 +1,25 @@
-"""Command line: `python -m eval.streamworld train|measure|evaluate|clip`."""
+"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip`."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from eval.streamworld.card import model_card
+from eval.streamworld.export import RECOMMENDED, export
 from eval.streamworld.launch import launch
-from eval.streamworld.measure import Serving, measure, table
+from eval.streamworld.measure import Serving, figures, measure, table
+from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.recipe import Recipe
 from eval.streamworld.service_commands import add_clip, add_evaluate
-from eval.streamworld.trainer import STATE_FILE, Run, resumed_recipe, trained_model
+from eval.streamworld.trainer import STATE_FILE, Run, read_state, resumed_recipe, trained_model
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,8 +64,9 @@ def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     measure.add_argument("--questions-per-kind", type=int, default=2)
     measure.add_argument("--grid-px", type=int, default=1)
     measure.add_argument("--window-frames", type=int, default=16)
-    measure.add_argument("--retrieved", type=int, default=8)
+    measure.add_argument("--retrieved", type=int, default=7, help="beside the newest frame")
     measure.add_argument("--crf", type=int, help="through H.264 at this quality")
+    measure.add_argument("--json", type=Path, help="also write the figures to this file")
     measure.set_defaults(command=_measure)
 
 
@@ -75,6 +81,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     serving = Serving(
         window_frames=arguments.window_frames, retrieved=arguments.retrieved, crf=arguments.crf
     )
+    rows: list[dict[str, Any]] = []
     for duration_s in arguments.duration_s:
         graded = measure(
             model,
@@ -82,8 +89,31 @@ def _measure(arguments: argparse.Namespace) -> None:
             duration_s=duration_s, questions_per_kind=arguments.questions_per_kind,
             grid_px=arguments.grid_px, serving=serving,
         )  # fmt: skip
-        sys.stdout.write(f"{duration_s:g} s, {arguments.clips} clips\n{table(graded)}\n")
+        rows += (found := figures(graded, serving, duration_s))
+        sys.stdout.write(f"{duration_s:g} s, {arguments.clips} clips\n{table(found)}\n")
         sys.stdout.flush()
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser("export", help="write a run's model as a Hugging Face folder")
+    export.add_argument("--run", type=Path, required=True, help="directory of a training run")
+    export.add_argument("--out", type=Path, required=True, help="checkpoint folder to replace")
+    export.add_argument("--figures", type=Path, help="JSON of `measure` for the model card")
+    export.add_argument("--history", default="", help="a remark on the run for the model card")
+    export.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    model, saved = trained_model(arguments.run), read_state(arguments.run)
+    rows = json.loads(arguments.figures.read_text()) if arguments.figures else []
+    card = model_card(
+        recipe=saved["recipe"], seed=saved["seed"], figures=rows, history=arguments.history,
+        parameters=sum(p.numel() for p in model.parameters()), recommended=RECOMMENDED,
+        tokens_per_frame=TOKENS_PER_FRAME,
+    )  # fmt: skip
+    export(model, arguments.out, card=card)
 
 
 def main() -> None:
@@ -92,6 +122,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     _add_train(commands)
     _add_measure(commands)
+    _add_export(commands)
     add_evaluate(commands)
     add_clip(commands)
     arguments = parser.parse_args()

@@ -6,17 +6,25 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig, LlavaOnevisionForConditionalGeneration
 
+from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.render import FRAME_PX
 from eval.streamworld.tokenizer import build_tokenizer
 from eval.streamworld.vocabulary import END_ID, PAD_ID
 
 MOST_BYTES = 15_000_000
 _MAX_NEW_TOKENS = 8
+# what the service should use with this model, by the names of its settings
+RECOMMENDED = {
+    "window_tokens": 16 * TOKENS_PER_FRAME,
+    "window_positions": 16 * TOKENS_PER_FRAME,
+    "retrieved_units": 8,
+}
 
-_PIXELS = {
+_PIXELS: dict[str, Any] = {
     "do_resize": True,
     "size": {"height": FRAME_PX, "width": FRAME_PX},
     "resample": 3,
@@ -27,7 +35,7 @@ _PIXELS = {
     "image_std": [0.5, 0.5, 0.5],
     "do_convert_rgb": True,
 }
-_PROCESSORS = {
+_SIDE_FILES: dict[str, dict[str, Any]] = {
     "preprocessor_config.json": _PIXELS
     | {
         "image_processor_type": "LlavaOnevisionImageProcessor",
@@ -38,6 +46,7 @@ _PROCESSORS = {
         "video_processor_type": "LlavaOnevisionVideoProcessor",
         "processor_class": "LlavaOnevisionProcessor",
     },
+    "lookback.json": RECOMMENDED,
     "processor_config.json": {
         "processor_class": "LlavaOnevisionProcessor",
         "num_image_tokens": 36,
@@ -84,7 +93,7 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, *, card:
     stored.half().save_pretrained(partial)  # type: ignore[no-untyped-call]
     build_tokenizer().save_pretrained(partial)
     _declare_float32(partial / "config.json")
-    for name, content in _PROCESSORS.items():
+    for name, content in _SIDE_FILES.items():
         (partial / name).write_text(json.dumps(content, indent=2) + "\n")
     (partial / "README.md").write_text(card)
     size_bytes = sum(file.stat().st_size for file in partial.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,14 @@ class GeneralStage(_LanguageStage):
         return self._recipe.language_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * decay
 
     def plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
-        """Short drills of one skill among clips whose length grows to 48 frames."""
+        """Short drills of one skill among clips whose length grows to 48 frames.
+
+        Half as many clips in the first half: early on, more steps teach more than larger ones.
+        """
+        plan = self._whole_plan(fraction, shared)
+        return replace(plan, clips=-(-plan.clips // 2)) if fraction < 0.5 else plan
+
+    def _whole_plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
         longest = int(12 + 36 * min(1.0, fraction / 0.5))
         if shared.random() < (0.5 if fraction < 0.15 else 0.3 if fraction < 0.5 else 0.15):
             return self._skill_drill(longest, shared)

@@ -5,10 +5,12 @@ A training tool: it needs no service. What the service achieves is measured thro
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ class Serving:
     """How the model is served: window, retrieved frames, and H.264 quality (None: no codec)."""
 
     window_frames: int = 16
-    retrieved: int = 8
+    retrieved: int = 7
     recent: int = 1
     crf: int | None = None
 
@@ -234,22 +236,35 @@ def measure(
     return graded
 
 
-def table(graded: list[Graded]) -> str:
-    """Accuracy by kind: exact answers, most likely option, evidence picked, count."""
+def figures(graded: list[Graded], serving: Serving, duration_s: float) -> list[dict[str, Any]]:
+    """Accuracy by kind: `exact` answers, most likely `option`, evidence `hit`, count `n`."""
     by_kind: dict[str, list[Graded]] = defaultdict(list)
     for one in graded:
         by_kind[one.question.kind].append(one)
         if one.question.kind == "not_seen":
-            by_kind[f"  as {one.question.asked_as}"].append(one)
-    lines = [f"{'kind':18s} {'exact':>6s} {'option':>6s} {'hit':>6s} {'n':>5s}"]
-    for kind, ones in by_kind.items():
-        hits = [one.hit_fraction for one in ones if one.hit_fraction == one.hit_fraction]
+            by_kind[f"not_seen, as {one.question.asked_as}"].append(one)
+    return [
+        {
+            "duration_s": duration_s, "kind": kind, "n": len(ones),
+            "exact": _mean([one.exact for one in ones]),
+            "option": _mean([one.chosen for one in ones]),
+            "hit": _mean([one.hit_fraction for one in ones if not math.isnan(one.hit_fraction)]),
+            "crf": serving.crf, "retrieved": serving.retrieved, "recent": serving.recent,
+        }
+        for kind, ones in sorted(by_kind.items())
+    ]  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows of `figures` as text."""
+    lines = [f"{'kind':26s} {'exact':>6s} {'option':>6s} {'hit':>6s} {'n':>5s}"]
+    for row in rows:
+        hit = "-" if row["hit"] is None else f"{row['hit']:.3f}"
         lines.append(
-            f"{kind:18s} {_mean([o.exact for o in ones]):6.3f}"
-            f" {_mean([o.chosen for o in ones]):6.3f} {_mean(hits):6.3f} {len(ones):5d}"
+            f"{row['kind']:26s} {row['exact']:6.3f} {row['option']:6.3f} {hit:>6s} {row['n']:5d}"
         )
     return "\n".join(lines)
 
 
-def _mean(values: list[bool] | list[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+def _mean(values: list[bool] | list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -95,7 +95,7 @@ class Trainer:
 
     def load(self) -> None:
         """Take up the run where its last checkpoint left it."""
-        saved = torch.load(self._path, weights_only=False)
+        saved = read_state(self.run.directory)
         self.model.load_state_dict(saved["model"])
         self._stage_index, self._step = saved["stage_index"], saved["step"]
         self._stage_elapsed_s, self.grid_px = saved["stage_elapsed_s"], saved["grid_px"]
@@ -219,15 +219,20 @@ class Trainer:
         sys.stdout.flush()
 
 
+def read_state(directory: Path) -> dict[str, Any]:
+    """The last checkpoint of the run in `directory`."""
+    saved: dict[str, Any] = torch.load(directory / STATE_FILE, weights_only=False)
+    return saved
+
+
 def resumed_recipe(directory: Path, **changes: Any) -> Recipe:
-    """The recipe of the run in `directory`, with `changes` (those that are not None) made."""
-    saved = torch.load(directory / STATE_FILE, weights_only=False, map_location="cpu")
-    return replace(Recipe(**saved["recipe"]), **{k: v for k, v in changes.items() if v is not None})
+    """The recipe of the run in `directory`, with `changes` made."""
+    return replace(Recipe(**read_state(directory)["recipe"]), **changes)
 
 
 def trained_model(directory: Path) -> LlavaOnevisionForConditionalGeneration:
     """The model of the run in `directory` as of its last checkpoint, float32."""
-    saved = torch.load(directory / STATE_FILE, weights_only=False, map_location="cpu")
+    saved = read_state(directory)
     model = build(config(**(saved["model_sizes"] or {})), seed=saved["seed"])
     model.load_state_dict(saved["model"])
     return model

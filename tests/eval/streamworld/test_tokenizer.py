@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ def test_a_single_letter_is_no_article() -> None:
 
 def test_the_chat_template_gives_the_trained_prompt() -> None:
     question = "what colour was the star ?"
-    content = [{"type": "video"}, {"type": "text", "text": question}]
+    content: Any = [{"type": "video"}, {"type": "text", "text": question}]
     text = TOKENIZER.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
