@@ -72,6 +72,8 @@ def open_parts(
         if control is None:
             control = ControlPage.create(folder, hash_, io)
         undo.callback(control.close)
+        # Readers that map the dead writer's ring keep it; a name may come again, and so must go.
+        clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
         hot = HotTail.create(
             root,
             session_id,
@@ -95,6 +97,5 @@ def open_parts(
             blocks=recovery.durable_block_count,
             settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,
         )
-        clean_stale_hot_tails(root, shm_dir=shm_dir, session_id=session_id)
         undo.pop_all()
     return WriterParts(lock_fd=lock_fd, control=control, hot=hot, log=log, recovery=recovery)

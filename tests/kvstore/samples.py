@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def append(writer: SessionWriter, count: int, *, salt: int = 0) -> None:
 def kill(writer: SessionWriter) -> None:
     """End a writer of this process as kill -9 would: descriptors close, nothing else happens."""
     writer._log.abandon()
+    # The mapping holds a copy of the descriptor, which would keep the lock alive.
+    fcntl.flock(writer._hot._fd, fcntl.LOCK_UN)
     os.close(writer._hot._fd)
     os.close(writer._lock_fd)
 
