@@ -27,7 +27,7 @@ from svc.video.frames import ChunkItem, ContainerMedia, Frame, Item
 from svc.video.isobmff import read_to_index
 from svc.video.limits import MIB, VideoLimits
 from svc.video.matroska import HEAD_BYTES, said_size
-from svc.video.streams import best_video_stream, codec_name
+from svc.video.streams import STREAMABLE_DEMUXERS, best_video_stream, codec_name
 
 FORMATS = {
     "mp4": "mp4",
@@ -42,11 +42,6 @@ FORMATS = {
     "mpeg": "mpeg",
 }
 """Formats a client may name, and FFmpeg's names of them."""
-_DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi,flv,mpeg,"
-    "mp3,aac,wav,flac,ogg"  # let in to be refused for what they are: no video
-)
-"""Nothing else may be recognised in the bytes: playlists would open files and addresses."""
 CODECS_IN_CONTAINERS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3",
     "mjpeg", "h263", "flv1", "theora",
@@ -181,7 +176,7 @@ class ContainerDecoder:
 
     def _open(self, file: Readable) -> InputContainer:
         options = {
-            "format_whitelist": _DEMUXERS,
+            "format_whitelist": STREAMABLE_DEMUXERS,
             "protocol_whitelist": "none",
             "probesize": str(self._limits.probe_bytes),
             "analyzeduration": str(_ANALYSE_US),

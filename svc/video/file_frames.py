@@ -12,14 +12,17 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from svc.video.counters import DecoderCounters
-from svc.video.demux import DemuxedPacket, error_text, frames_of, packets_of
+from svc.video.demux import error_text, frames_of, packet_pts_s, packets_of
 from svc.video.errors import SourceOpenError
 from svc.video.frames import Frame
 from svc.video.limits import VideoLimits
 from svc.video.pts import checked_pts
-from svc.video.streams import best_video_stream
+from svc.video.streams import FILE_DEMUXERS, best_video_stream
 
 Backend = Literal["pyav", "decord"]
+
+_SEEK_ATTEMPTS = 32
+_SEEK_BY_KEY_FRAMES = 8
 
 
 @contextmanager
@@ -31,7 +34,9 @@ def opened_file(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         NoVideoStreamError: it holds no video.
     """
     try:
-        container: InputContainer = av.open(path, "r", metadata_errors="replace")
+        container: InputContainer = av.open(
+            path, "r", options={"format_whitelist": FILE_DEMUXERS}, metadata_errors="replace"
+        )
     except (av.error.FFmpegError, OSError) as error:
         reason = error_text(error) if isinstance(error, av.error.FFmpegError) else str(error)
         raise SourceOpenError(path=path, reason=reason) from error
@@ -43,16 +48,16 @@ def opened_file(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 def opened_at(path: str, from_pts_s: float | None) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file so that its first key frame to come is at or before a time.
 
-    It is the last such key frame where the container has an index, an earlier one else. Without
-    a time, or before the first key frame, the file is read from its start.
+    It is the last such key frame or one a little earlier, as well as the container can seek.
+    Without a time, or before the first key frame, the file is read from its start.
 
     Raises:
         SourceOpenError, NoVideoStreamError, PtsError
     """
-    seek_s = None if from_pts_s is None else _seek_target(path, checked_pts(from_pts_s))
+    target = None if from_pts_s is None else _seek_target(path, checked_pts(from_pts_s))
     with opened_file(path) as (container, stream):
-        if seek_s is not None:
-            _seek(container, stream, seek_s)
+        if target is not None:
+            container.seek(target, stream=stream, backward=True)
         yield container, stream
 
 
@@ -82,39 +87,30 @@ def read_frames(
                 yield frame
 
 
-def _seek_target(path: str, from_pts_s: float) -> float | None:
-    """Return a time to seek to so that a key frame at or before `from_pts_s` follows.
+def _seek_target(path: str, from_pts_s: float) -> int | None:
+    """Return a time to seek to, in ticks, so that a key frame at or before `from_pts_s` follows.
 
     Containers seek by decoding time, or by guess, and may land behind the wanted time: then the
-    target moves back, further each time. None: read from the start.
+    target moves back, by key frames first, further each time later. None: read from the start.
     """
     with opened_file(path) as (container, stream):
-        start_s = 0.0
-        if stream.start_time is not None and stream.time_base is not None:
-            start_s = float(stream.start_time * stream.time_base)
-        target_s, step_s = from_pts_s, 1.0
-        while target_s > start_s:
+        if stream.time_base is None:
+            return None
+        start = -math.inf if stream.start_time is None else stream.start_time
+        target = math.floor(from_pts_s / stream.time_base)
+        for attempt in range(_SEEK_ATTEMPTS):
+            if target <= start:
+                break
             try:
-                _seek(container, stream, target_s)
+                container.seek(target, stream=stream, backward=True)
             except av.error.FFmpegError:
-                return None  # it has no index and cannot guess
-            key_s = _first_key_time_s(packets_of(container, stream))
-            if key_s is not None and key_s <= from_pts_s:
-                return target_s
-            target_s -= step_s
-            step_s *= 2
+                break  # it has no index and cannot guess
+            key = next((p for p in packets_of(container, stream) if p.is_keyframe), None)
+            pts_s = None if key is None else packet_pts_s(key)
+            if pts_s is not None and pts_s <= from_pts_s:
+                return target
+            if key is not None and key.dts is not None:
+                target = min(target, key.dts - 1)
+            if attempt >= _SEEK_BY_KEY_FRAMES:
+                target -= math.ceil(2 ** (attempt - _SEEK_BY_KEY_FRAMES) / stream.time_base)
     return None
-
-
-def _first_key_time_s(packets: Iterator[DemuxedPacket]) -> float | None:
-    for packet in packets:
-        ticks = packet.dts if packet.pts is None else packet.pts
-        if packet.is_keyframe and ticks is not None:
-            return float(ticks * packet.time_base)
-    return None
-
-
-def _seek(container: InputContainer, stream: VideoStream, pts_s: float) -> None:
-    if stream.time_base is None:
-        raise SourceOpenError(path=container.name, reason="its video stream has no time base")
-    container.seek(math.floor(pts_s / stream.time_base), stream=stream, backward=True)

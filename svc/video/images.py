@@ -91,7 +91,7 @@ class ImageDecoder:
                 reason=f"given {len(item.data)} bytes, it has {expected_bytes}",
                 pts_s=item.pts_s,
             )
-        return np.frombuffer(item.data, np.uint8).reshape(shape)
+        return np.frombuffer(item.data, np.uint8).reshape(shape).copy()  # writable, for torch
 
 
 def decode_image(data: bytes, *, max_pixels: int, pts_s: float | None = None) -> Rgb:

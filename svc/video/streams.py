@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from av.codec.context import CodecContext
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from svc.video.errors import NoVideoStreamError
+
+STREAMABLE_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi,flv,mpeg,"
+    "mp3,aac,wav,flac,ogg"  # let in to be refused for what they are: no video
+)
+"""What may be recognised in bytes that arrive. Playlists, for one, would open other files."""
+FILE_DEMUXERS = STREAMABLE_DEMUXERS + (
+    ",asf,rm,mxf,mxf_opatom,nut,ivf,obu,h264,hevc,m4v,mpegvideo,mjpeg,yuv4mpegpipe,gif,dv,gxf,"
+    "swf,wtv,bink,smk,roq,nsv,amv,3dostr,film_cpk,dirac,vc1,avs2,avs3"
+)
+"""What may be recognised in files: FFmpeg would make a video of a text file, too."""
 
 
 def best_video_stream(container: InputContainer) -> VideoStream:
@@ -28,4 +40,5 @@ def best_video_stream(container: InputContainer) -> VideoStream:
 
 def codec_name(stream: VideoStream) -> str:
     """Return the name of the stream's codec, whichever library decodes it ("av1", "h264")."""
-    return str(stream.codec_context.codec.canonical_name)
+    context: CodecContext | None = stream.codec_context  # PyAV's types do not tell of the None
+    return "unknown" if context is None else str(context.codec.canonical_name)
