@@ -1,0 +1,45 @@
+"""`lookback bench`: how fast, beside what, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed and memory beside baselines.")
+
+_JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to FILE.")
+]
+_AgesOption = Annotated[
+    list[int] | None,
+    typer.Option("--age", help="Stream age in seconds at which to ask; may be given again."),
+]
+
+
+@app.command()
+def answer(
+    age: _AgesOption = None,
+    questions: Annotated[int, typer.Option(min=3, help="Questions at each age.")] = 40,
+    stock: Annotated[
+        bool, typer.Option(help="Run the stock model on the whole stream beside it.")
+    ] = True,
+    json_file: _JsonOption = None,
+) -> None:
+    """Time to the first token as a stream grows old, idle and while it is pushed."""
+    from svc.cli.bench.answer import bench_answer
+
+    bench_answer(sorted(age or [600, 3600, 14400]), questions, stock, json_file)
+
+
+@app.command()
+def ingest(
+    frames: Annotated[int, typer.Option(min=256, help="Frames of each timed run.")] = 1200,
+    hours: Annotated[float, typer.Option(min=0.2, help="Stream hours of the memory run.")] = 4.0,
+    json_file: _JsonOption = None,
+) -> None:
+    """Frames per second beside the bare model, and memory as a stream grows old."""
+    from svc.cli.bench.ingest import bench_ingest
+
+    bench_ingest(frames, hours, json_file)
