@@ -123,14 +123,17 @@ def test_subsets_of_units_equal_a_dense_reference(
     assert (len(different) > 1) == (retrieval == "per_layer"), "or the test shows little"
 
 
-def test_layers_of_unequal_totals_are_really_tested(
-    tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_in_each_layer_the_question_follows_that_layers_own_units(
+    dtype: str, tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, _, units, reference = answer_and_reference(
-        tiny_model("float64"), streams.ragged_units, monkeypatch, unit_count=4
+    result, logits, units, reference = answer_and_reference(
+        tiny_model(dtype), streams.ragged_units, monkeypatch, token_count=28
     )
-    totals = {sum(len(units[u].positions) for u in layer) for layer in reference.layer_units}
-    assert len(totals) > 1
+    spans = {sum(units[unit].span for unit in layer) for layer in reference.layer_units}
+    assert len(spans) > 1, "or every question starts at the same place"
+    assert difference(logits, reference.logits) < TOLERANCE[dtype]
+    assert result.context_token_count <= 28
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
