@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import duration_pb2
-from lookback.v1 import ingest_pb2
 
+from lookback.v1 import ingest_pb2
 from svc.engine.ingest_session import StreamStatus
 from svc.ingest.events import Draining, Event, Finished, Progress
 from svc.rpc.errors import Reason, RequestError

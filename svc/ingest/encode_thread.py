@@ -118,6 +118,10 @@ class Lane(Generic[U]):
         return bool(self._waiting)
 
 
+def _no_units(units: Sequence[Any]) -> None:
+    raise AssertionError("a lane of jobs only")
+
+
 class _Job:
     """A function in a lane; a class of its own tells it from a unit."""
 
@@ -142,6 +146,10 @@ class EncodeThread:
     def lane(self, encode: Callable[[Sequence[U]], None]) -> Lane[U]:
         """Makes a lane; it needs no removal, an empty lane costs nothing."""
         return Lane(self, encode, capacity_units=2 * self._units_per_pass)
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        """Runs `function` on the thread, in its turn among the lanes; never blocks."""
+        return Lane[Any](self, _no_units, capacity_units=1).submit(function)
 
     def stop(self, timeout_s: float) -> bool:
         """Runs what is queued, then ends the thread; False if that took longer than allowed."""

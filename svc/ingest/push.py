@@ -39,14 +39,17 @@ class Push:
         session_id: str,
         open_stream: Callable[[], Stream],
         make_worker: MakeWorker,
+        finish_session: Callable[[], None],
         encode_thread: EncodeThread,
         media_threads: Executor,
         credit_items: int,
     ) -> None:
-        """`open_stream` will run on the encode thread, `make_worker` on a media thread."""
+        """`open_stream` and `finish_session` run on the encode thread, `make_worker` on a media
+        one."""
         self.session_id = session_id
         self._open_stream = open_stream
         self._make_worker = make_worker
+        self._finish_session = finish_session
         self._encode_thread = encode_thread
         self._media_threads = media_threads
         self._credit_items = credit_items
@@ -184,8 +187,7 @@ class Push:
 
     async def _run(self) -> None:
         try:
-            opening = self._encode_thread.lane(_no_units).submit(self._open_stream)
-            stream = await asyncio.wrap_future(opening)
+            stream = await asyncio.wrap_future(self._encode_thread.submit(self._open_stream))
         except Exception as error:  # noqa: BLE001 - told by `opened`
             self._note(error)
             self._opened.set()
@@ -204,7 +206,11 @@ class Push:
     async def _pump(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
         """From the first item to everything on the disk; faults of the media are noted."""
         worker = await self._loop.run_in_executor(
-            self._media_threads, self._make_worker, stream, lane.put, self._reporting(stream)
+            self._media_threads,
+            self._make_worker,
+            stream.resume,
+            lane.put,
+            self._reporting(stream),
         )
         self._worker = worker
         if self._input_over.is_set():  # the call ended while the session was being opened
@@ -222,8 +228,7 @@ class Push:
         await self._flush(stream, lane)
         self._note(lane.failure)
         if media_over and self._error is None:
-            await asyncio.wrap_future(lane.submit(stream.finish))
-            self._see(stream.status)
+            await asyncio.wrap_future(lane.submit(self._finish_session))
             self._finished = True
 
     async def _flush_when_idle(
@@ -293,7 +298,3 @@ class Push:
             stream=self._status,
             credit_item_count=self._media.consumed_item_count + self._credit_items,
         )
-
-
-def _no_units(units: Sequence[FrameUnit]) -> None:
-    raise AssertionError("a lane for jobs only")

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import grpc
-from lookback.v1 import ingest_pb2, ingest_pb2_grpc
 
+from lookback.v1 import ingest_pb2, ingest_pb2_grpc
 from svc.ingest.app import App
 from svc.ingest.convert import event_message, opened_message, read_items, read_open
 from svc.ingest.push import Push
 from svc.logs import log_fields
 from svc.rpc.errors import Reason, RequestError
 
+SERVICE_NAME = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 FIRST_MESSAGE_WAIT_S = 30.0
 """How long a call may be open without saying what it is for."""
 
@@ -28,14 +29,14 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         """`app` gives what serves the calls, or refuses while it is being loaded."""
         self._app = app
 
-    async def Ingest(  # type: ignore[override]  # noqa: N802 - named by the protocol
+    async def Ingest(  # noqa: N802 - named by the protocol
         self, request_iterator: AsyncIterator[ingest_pb2.IngestRequest], context: _Context
     ) -> AsyncIterator[ingest_pb2.IngestResponse]:
         """Streams one session's video."""
         app = self._app()
         requests = aiter(request_iterator)
         opening = read_open(await _first(requests))
-        session = await app.sessions.get_live(opening.session_id)
+        session = await asyncio.to_thread(app.sessions.get_pushable, opening.session_id)
         with log_fields(session=opening.session_id):
             push = await app.pushes.open(
                 opening.session_id, lambda: app.make_push(session, opening.media)
@@ -80,7 +81,7 @@ async def _read(requests: AsyncIterator[ingest_pb2.IngestRequest], push: Push) -
                 push.finish()
                 return
             await push.offer(items)
-    except RequestError as error:
+    except Exception as error:  # noqa: BLE001 - told to the client once the rest is safe
         push.end(error)
-    else:
+    finally:
         push.end()

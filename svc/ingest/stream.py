@@ -13,6 +13,11 @@ class Stream(Protocol):
     """A live session. Methods are called on the encode thread, unless they say otherwise."""
 
     @property
+    def resume(self) -> bytes | None:
+        """The blob of the last durable unit when the session was opened."""
+        ...
+
+    @property
     def status(self) -> StreamStatus:
         """What is visible and durable; from any thread."""
         ...
@@ -23,10 +28,6 @@ class Stream(Protocol):
 
     def flush(self) -> None:
         """Makes durable what is visible."""
-        ...
-
-    def finish(self) -> None:
-        """Flushes, and marks the session finished."""
         ...
 
     def close(self) -> None:
@@ -43,6 +44,6 @@ class Stream(Protocol):
 
 
 MakeWorker: TypeAlias = Callable[
-    [Stream, Callable[[FrameUnit], None], Callable[[MediaReport], None]], MediaWorker
+    [bytes | None, Callable[[FrameUnit], None], Callable[[MediaReport], None]], MediaWorker
 ]
-"""(stream, what takes its units, what is told of progress) -> the worker of a call."""
+"""(resume blob, what takes the units, what is told of progress) -> the worker of a call."""

@@ -1,0 +1,151 @@
+"""What the ingest process is made of once the model is there."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+import torch
+
+from kvstore.deletion import sweep_tombstones
+from kvstore.errors import StoreFullError
+from kvstore.hotfile import clean_stale_hot_tails
+from svc.config import ConfigError, Settings
+from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
+from svc.engine.model import LoadedModel, load_model
+from svc.engine.serving import model_config, serving_defaults
+from svc.ingest.encode_thread import EncodeThread
+from svc.ingest.identity import IdentityRules
+from svc.ingest.media_worker import MediaReport, MediaWorker
+from svc.ingest.push import Push
+from svc.ingest.pushes import Pushes
+from svc.ingest.sessions import Session, Sessions
+from svc.ingest.stream import MakeWorker
+from svc.ingest.unit_builder import UnitBuilder
+from svc.video.decoder import open_decoder
+from svc.video.frames import Media
+from svc.video.limits import MIB, VideoLimits
+from svc.video.sampler import Sampler, SamplerConfig, SamplerState
+
+logger = logging.getLogger(__name__)
+
+MEDIA_LIMITS = VideoLimits(max_chunk_bytes=MIB)
+
+
+class ForeignStoreError(ConfigError):
+    """The store holds a session that the configured model cannot serve."""
+
+
+class App:
+    """Model, sessions and pushes of the process. Made on the encode thread, used on the loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: LoadedModel,
+        sessions: Sessions,
+        encode_thread: EncodeThread,
+        media_threads: Executor,
+    ) -> None:
+        """Internal: use `load`."""
+        self.settings = settings
+        self.sessions = sessions
+        self.pushes = Pushes(max_pushes=settings.max_live_pushes)
+        self._model = model
+        self._encode_thread = encode_thread
+        self._media_threads = media_threads
+
+    @classmethod
+    def load(cls, settings: Settings, encode_thread: EncodeThread, media_threads: Executor) -> App:
+        """Load the model, look the store over, and finish what a crash left there.
+
+        Raises:
+            EngineError: there is no such model, or it cannot be served.
+            ConfigError: the settings or the store do not fit the model.
+            KVStoreError: an interrupted deletion cannot be finished.
+        """
+        torch.set_num_threads(settings.threads_of("ingest"))
+        config = model_config(settings.model, settings.dtype, settings.device)
+        defaults = serving_defaults(config)
+        model = load_model(config, vision=True)
+        root = _make_root(settings.data_dir)
+        sweep_tombstones(root)
+        clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
+        sessions = Sessions(
+            root,
+            rules=IdentityRules(model, defaults, settings),
+            model=model.name,
+            unit_frames=model.adapter.frames_per_unit,
+        )
+        foreign = sessions.first_foreign()
+        if foreign is not None:
+            session_id, reason = foreign
+            raise ForeignStoreError(
+                f"store {root} holds session {session_id!r}, which model {model.name!r} cannot "
+                f"go on with: {reason}; serve the model it was made with, or set another data_dir"
+            )
+        return cls(settings, model, sessions, encode_thread, media_threads)
+
+    def make_push(self, session: Session, media: Media) -> Push:
+        """Returns a push, not started, of media to a session."""
+        return Push(
+            session_id=session.session_id,
+            open_stream=lambda: self._open_stream(session),
+            make_worker=_worker_factory(self._model, session, media, self.settings),
+            finish_session=lambda: self.sessions.finish(session.session_id),
+            encode_thread=self._encode_thread,
+            media_threads=self._media_threads,
+            credit_items=self.settings.credit_items,
+        )
+
+    def _open_stream(self, session: Session) -> StreamIngest:
+        settings = self.settings
+        free_bytes = shutil.disk_usage(settings.data_dir).free
+        if free_bytes < settings.min_free_bytes:  # now, rather than when the first block is full
+            raise StoreFullError(settings.data_dir, 0, free_bytes, settings.min_free_bytes)
+        store = StoreOptions(
+            root=settings.data_dir,
+            limits=session.settings.block_limits(settings),
+            shm_dir=settings.shm_dir,
+            hot_tail_bytes=settings.hot_tail_bytes,
+        )
+        return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
+
+
+def _make_root(root: Path) -> Path:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
+    return root
+
+
+def _worker_factory(
+    model: LoadedModel, session: Session, media: Media, settings: Settings
+) -> MakeWorker:
+    """Returns what makes the media side of a push, given where the session stopped."""
+    sampling = SamplerConfig(
+        sample_fps=session.settings.sample_fps,
+        reorder_tolerance_s=settings.reorder_tolerance_s,
+        gap_max_s=settings.gap_max_s,
+    )
+
+    def make_worker(
+        resume: bytes | None,
+        put: Callable[[FrameUnit], None],
+        report: Callable[[MediaReport], None],
+    ) -> MediaWorker:
+        state = None if resume is None else SamplerState.from_json(resume)
+        sampler = Sampler(sampling, state)
+        return MediaWorker(
+            decoder=open_decoder(media, MEDIA_LIMITS),
+            sampler=sampler,
+            units=UnitBuilder(model.adapter),
+            put=put,
+            report=report,
+        )
+
+    return make_worker

@@ -1,0 +1,135 @@
+"""What a session is made with, for good, and what of it follows from the model that is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvstore.limits import BlockLimits
+from svc.config import ConfigError, Settings
+from svc.engine.model import LoadedModel
+from svc.engine.serving import ServingDefaults, model_identity
+from svc.engine.window import WindowConfig
+from svc.rpc.errors import Reason, RequestError
+
+IDENTITY_FORMAT = 1
+MAX_SAMPLE_FPS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """Chosen when a session is created; the session keeps them whatever the defaults become."""
+
+    sample_fps: float
+    window_tokens: int
+    window_positions: int
+    block_tokens: int
+    block_span_s: float
+
+    @property
+    def window(self) -> WindowConfig:
+        """The sliding window."""
+        return WindowConfig(
+            window_tokens=self.window_tokens, window_positions=self.window_positions
+        )
+
+    def block_limits(self, settings: Settings) -> BlockLimits:
+        """Returns when blocks close, and how much disk is left alone."""
+        return BlockLimits(
+            block_tokens=self.block_tokens,
+            block_span_s=self.block_span_s,
+            min_free_bytes=settings.min_free_bytes,
+        )
+
+
+class IdentityRules:
+    """Settings of new sessions, and whether stored ones fit the model that is served."""
+
+    def __init__(self, model: LoadedModel, defaults: ServingDefaults, settings: Settings) -> None:
+        """Works the defaults out once.
+
+        Raises:
+            ConfigError: the configured window does not fit the model.
+        """
+        adapter = model.adapter
+        # The unit itself and the prefix lie within the trained range too.
+        room = model.decoder.max_position_count - model.prefix.token_count - adapter.position_span
+        self._tokens_per_unit = adapter.tokens_per_unit
+        self._window_positions = min(defaults.window_positions, room)
+        self._settings = settings
+        if settings.window_tokens:
+            fault = self._window_fault(settings.window_tokens)
+            if fault:
+                raise ConfigError(f"window_tokens {fault}")
+        self._default_window_tokens = settings.window_tokens or min(
+            defaults.window_tokens, self._window_positions
+        )
+        self._served: Mapping[str, str | int | float] = {
+            "format": IDENTITY_FORMAT,
+            **model_identity(model),
+            "reduction": "none",
+            "resolution": f"{adapter.frame_width}x{adapter.frame_height}",
+        }
+
+    def choose(self, *, sample_fps: float, window_tokens: int) -> SessionSettings:
+        """Returns the settings of a new session; 0 stands for the default.
+
+        Raises:
+            RequestError: INVALID_REQUEST: a value is out of its range.
+        """
+        if not 0 <= sample_fps <= MAX_SAMPLE_FPS:  # NaN is not, either
+            raise RequestError(
+                Reason.INVALID_REQUEST,
+                f"settings.sample_fps must be in (0, {MAX_SAMPLE_FPS:g}], or 0 for the default, "
+                f"got {sample_fps}",
+                field="settings.sample_fps",
+                given=sample_fps,
+            )
+        fault = self._window_fault(window_tokens) if window_tokens else None
+        if fault:
+            raise RequestError(
+                Reason.INVALID_REQUEST,
+                f"settings.window_token_count {fault}",
+                field="settings.window_token_count",
+                given=window_tokens,
+            )
+        return SessionSettings(
+            sample_fps=sample_fps or self._settings.sample_fps,
+            window_tokens=window_tokens or self._default_window_tokens,
+            window_positions=self._window_positions,
+            block_tokens=self._settings.block_tokens,
+            block_span_s=self._settings.block_span_s,
+        )
+
+    def identity(self, settings: SessionSettings) -> dict[str, str | int | float]:
+        """Returns what is stored with a new session, and must hold whenever it is resumed."""
+        return {
+            **self._served,
+            "window_tokens": settings.window_tokens,
+            "window_positions": settings.window_positions,
+            "sample_fps": settings.sample_fps,
+            "block_rule": f"{settings.block_tokens} tokens, {settings.block_span_s:g} s",
+        }
+
+    def mismatch(self, identity: Mapping[str, str | int | float]) -> RequestError | None:
+        """Returns the refusal of a stored session that this process cannot go on with, if so."""
+        for field, served in self._served.items():
+            stored = identity.get(field)
+            if stored != served:
+                return RequestError(
+                    Reason.IDENTITY_MISMATCH,
+                    f"the session was encoded with {field} {stored!r}, "
+                    f"this server encodes with {served!r}",
+                    field=field,
+                    stored=stored,
+                    serving=served,
+                )
+        return None
+
+    def _window_fault(self, window_tokens: int) -> str | None:
+        low, high = self._tokens_per_unit, self._window_positions
+        if low <= window_tokens <= high:
+            return None
+        return (
+            f"must be in [{low}, {high}] with this model, or 0 for the default, got {window_tokens}"
+        )

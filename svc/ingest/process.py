@@ -1,0 +1,71 @@
+"""The ingest process: settings in, exit status out, SIGTERM and SIGINT in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+
+from svc.config import ConfigError, Settings, read_settings
+from svc.engine.errors import EngineError
+from svc.ingest.server import IngestServer
+from svc.logs import configure_logs
+from svc.rpc.server import Address, PortInUseError, stop_event_on_signals
+
+logger = logging.getLogger(__name__)
+
+EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
+
+
+def main() -> int:
+    """Runs the process with settings from the environment; returns its exit status."""
+    try:
+        settings = read_settings()
+        configure_logs("ingest", settings.log_level)
+        in_time = asyncio.run(serve(settings))
+    except (ConfigError, PortInUseError, EngineError) as error:
+        sys.stderr.write(f"lookback ingest cannot start: {error}\n")
+        return EXIT_CONFIG
+    if not in_time:
+        # Some thread hangs. What was acknowledged is on the disk; do not wait for the rest.
+        logger.error("stopped without waiting for a thread that hangs")
+        logging.shutdown()
+        os._exit(EXIT_CRASH)
+    return EXIT_CLEAN
+
+
+async def serve(settings: Settings) -> bool:
+    """Serves until SIGTERM or SIGINT; returns whether all threads ended in time.
+
+    Raises:
+        PortInUseError: the address cannot be listened on.
+        EngineError, ConfigError: the model or the store cannot be served.
+    """
+    stop_asked = asyncio.create_task(stop_event_on_signals().wait())
+    server = IngestServer(settings)
+    try:
+        address = await server.start()
+        loading = asyncio.create_task(server.load())
+        await asyncio.wait({stop_asked, loading}, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            _announce(address)
+            await stop_asked
+        else:
+            loading.cancel()
+    finally:
+        stop_asked.cancel()
+        in_time = await server.stop()
+    return in_time
+
+
+def _announce(address: Address) -> None:
+    """Tells the parent, on standard output, that and where the process serves."""
+    event = {"event": "ready", "process": "ingest", "address": str(address)}
+    logger.info("serving", extra={"address": str(address)})
+    with contextlib.suppress(BrokenPipeError):  # nobody listens: then nobody needs to know
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,81 @@
+"""The ingest server: listening, loading, serving, draining, gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
+from svc.config import Settings
+from svc.ingest import service, session_service
+from svc.ingest.app import App
+from svc.ingest.encode_thread import EncodeThread
+from svc.ingest.errors import translate
+from svc.rpc.errors import Reason, RequestError
+from svc.rpc.server import Address, RpcServer
+
+logger = logging.getLogger(__name__)
+
+_STOP_CALLS_S = 1.0
+_STOP_THREADS_S = 2.0
+
+
+class IngestServer:
+    """Everything of the process but signals and exit status. Use: start, load, stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing listens or loads yet; call it on the event loop."""
+        self._settings = settings
+        self._app: App | None = None
+        self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
+        self._media_threads = ThreadPoolExecutor(settings.max_live_pushes, "media")
+        self._server = RpcServer(
+            address=Address(host=settings.host, port=settings.ingest_port),
+            service_names=[session_service.SERVICE_NAME, service.SERVICE_NAME],
+            translate=translate,
+        )
+        session_pb2_grpc.add_SessionServiceServicer_to_server(
+            session_service.SessionService(self._ready_app), self._server.grpc
+        )
+        ingest_pb2_grpc.add_IngestServiceServicer_to_server(
+            service.IngestService(self._ready_app), self._server.grpc
+        )
+
+    async def start(self) -> Address:
+        """Listens, and refuses calls until the model is loaded; returns the address.
+
+        Raises:
+            PortInUseError: the address cannot be listened on.
+        """
+        return await self._server.start()
+
+    async def load(self) -> None:
+        """Loads the model on the thread that will use it, then serves.
+
+        Raises:
+            EngineError, ConfigError, KVStoreError: why it cannot.
+        """
+        settings, threads = self._settings, self._media_threads
+        loading = self._encode_thread.submit(
+            lambda: App.load(settings, self._encode_thread, threads)
+        )
+        self._app = await asyncio.wrap_future(loading)
+        await self._server.set_serving()
+
+    async def stop(self) -> bool:
+        """Drains within `drain_s`; returns whether everything was let go of in time."""
+        drain_s = self._settings.drain_s
+        if self._app is None:
+            await self._server.stop(0)
+        else:
+            stopping = asyncio.create_task(self._server.stop(drain_s + _STOP_CALLS_S))
+            await self._app.pushes.drain(drain_s)
+            await stopping
+        self._media_threads.shutdown(wait=False)
+        return await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
+
+    def _ready_app(self) -> App:
+        if self._app is None:
+            raise RequestError(Reason.NOT_READY, "the server is still loading its model")
+        return self._app

@@ -1,0 +1,261 @@
+"""Sessions as they lie in the store: created, read, renamed, finished, deleted. Calls block."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from kvstore.deletion import delete_session
+from kvstore.errors import KVStoreError, SessionExistsError, SessionNotFoundError
+from kvstore.paths import check_session_id, session_folder
+from kvstore.reader import SessionReader
+from kvstore.session import (
+    SessionRecord,
+    create_session,
+    list_sessions,
+    load_session,
+    session_ids,
+    update_session,
+)
+from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.rpc.errors import Reason, RequestError
+
+logger = logging.getLogger(__name__)
+
+_SETTING_NAMES = frozenset(SessionSettings.__dataclass_fields__)
+_DISK_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system's own blocks are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStats:
+    """What is remembered of a session. Media times in seconds."""
+
+    visible_unit_count: int
+    durable_unit_count: int
+    first_pts_s: float | None
+    last_visible_pts_s: float | None
+    last_durable_pts_s: float | None
+    token_count: int
+    disk_bytes: int
+    gap_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One session, without what is in it."""
+
+    session_id: str
+    display_name: str
+    state: Literal["live", "finished"]
+    created_unix_s: float
+    settings: SessionSettings
+    model: str
+    """Name and digest of the model that encodes it."""
+
+
+class Sessions:
+    """The sessions of one store, as this process may serve them. Thread-safe."""
+
+    def __init__(self, root: Path, *, rules: IdentityRules, model: str, unit_frames: int) -> None:
+        """`model` is what people call the model; `unit_frames` are the frames of a unit."""
+        self._root = root
+        self._rules = rules
+        self._model = model
+        self._unit_frames = unit_frames
+        self._updating = threading.Lock()
+
+    def create(
+        self,
+        session_id: str,
+        *,
+        display_name: str,
+        sample_fps: float,
+        window_tokens: int,
+        exist_ok: bool,
+    ) -> Session:
+        """Creates a session; 0 stands for a default. With `exist_ok` one that agrees is returned.
+
+        Raises:
+            RequestError: a setting is out of range, or the session that exists does not agree.
+            KVStoreError: the name is none or is taken, or the record cannot be written.
+        """
+        check_session_id(session_id)
+        settings = self._rules.choose(sample_fps=sample_fps, window_tokens=window_tokens)
+        record = SessionRecord(
+            session_id=session_id,
+            created_unix_s=time.time(),
+            unit_period_s=self._unit_frames / settings.sample_fps,
+            identity=self._rules.identity(settings),
+            settings={
+                "display_name": display_name,
+                "model": self._model,
+                **asdict(settings),
+            },
+        )
+        try:
+            create_session(self._root, record)
+        except SessionExistsError:
+            if not exist_ok:
+                raise
+            existing = load_session(self._root, session_id)
+            self._check_agrees(existing, sample_fps=sample_fps, window_tokens=window_tokens)
+            return _session(existing)
+        logger.info("session created", extra={"session": session_id})
+        return _session(record)
+
+    def get(self, session_id: str) -> Session:
+        """Returns a session.
+
+        Raises:
+            KVStoreError: there is none, or its record is damaged.
+        """
+        return _session(load_session(self._root, session_id))
+
+    def get_pushable(self, session_id: str) -> Session:
+        """Returns a session to which this process can add video.
+
+        Raises:
+            RequestError: it is finished, or was encoded in another way than would be now.
+            KVStoreError: there is none, or its record is damaged.
+        """
+        record = load_session(self._root, session_id)
+        if record.state == "finished":
+            raise RequestError(
+                Reason.SESSION_FINISHED,
+                f"session {session_id!r} is finished and takes no more video",
+                session_id=session_id,
+            )
+        mismatch = self._rules.mismatch(record.identity)
+        if mismatch is not None:
+            raise mismatch
+        return _session(record)
+
+    def page(self, *, after: str, count: int) -> tuple[list[Session], bool]:
+        """Returns up to `count` sessions with ids behind `after`, and whether there are more.
+
+        A session whose record is damaged is left out, with an error in the log.
+        """
+        ids = [session_id for session_id in session_ids(self._root) if session_id > after]
+        found = []
+        for session_id in ids[:count]:
+            try:
+                found.append(self.get(session_id))
+            except SessionNotFoundError:
+                continue  # deleted since the ids were listed
+            except KVStoreError as error:
+                logger.error(
+                    "session left out of a list",
+                    extra={"session": session_id, "reason": str(error)},
+                )
+        return found, len(ids) > count
+
+    def rename(self, session_id: str, display_name: str) -> Session:
+        """Gives a session another display name.
+
+        Raises:
+            KVStoreError: there is no such session, or its record cannot be read or written.
+        """
+        with self._updating:
+            record = load_session(self._root, session_id)
+            renamed = replace(record, settings={**record.settings, "display_name": display_name})
+            update_session(self._root, renamed)
+        return _session(renamed)
+
+    def finish(self, session_id: str) -> None:
+        """Marks a session finished.
+
+        Raises:
+            KVStoreError, OSError: its record cannot be read or written.
+        """
+        with self._updating:
+            update_session(
+                self._root, replace(load_session(self._root, session_id), state="finished")
+            )
+        logger.info("session finished", extra={"session": session_id})
+
+    def delete(self, session_id: str) -> None:
+        """Deletes a session with its memory; a crash leaves it whole or gone.
+
+        Raises:
+            KVStoreError: there is none, or a writer is at work.
+        """
+        with self._updating:
+            delete_session(self._root, session_id)
+
+    def stats(self, session_id: str) -> SessionStats:
+        """Returns what is remembered of a session now.
+
+        Raises:
+            KVStoreError: there is no such session, or it is damaged.
+        """
+        reader = SessionReader.open(self._root, session_id)
+        try:
+            snapshot = reader.snapshot()
+        finally:
+            reader.close()
+        last_pts_s, durable_count = snapshot.last_pts_s, snapshot.durable_unit_count
+        return SessionStats(
+            visible_unit_count=snapshot.unit_count,
+            durable_unit_count=durable_count,
+            first_pts_s=float(snapshot.first_pts_s[0]) if snapshot.unit_count else None,
+            last_visible_pts_s=float(last_pts_s[-1]) if snapshot.unit_count else None,
+            last_durable_pts_s=float(last_pts_s[durable_count - 1]) if durable_count else None,
+            token_count=int(snapshot.token_counts.sum()),
+            disk_bytes=_disk_bytes(session_folder(self._root, session_id)),
+            gap_count=int(snapshot.gaps_before.sum()),
+        )
+
+    def first_foreign(self) -> tuple[str, RequestError] | None:
+        """Returns a session that this process could not serve, with the reason, if there is one.
+
+        Damaged records are left out, with an error in the log.
+        """
+        for record in list_sessions(self._root):
+            mismatch = self._rules.mismatch(record.identity)
+            if mismatch is not None:
+                return record.session_id, mismatch
+        return None
+
+    def _check_agrees(
+        self, existing: SessionRecord, *, sample_fps: float, window_tokens: int
+    ) -> None:
+        mismatch = self._rules.mismatch(existing.identity)
+        if mismatch is not None:
+            raise mismatch
+        for name, given in (("sample_fps", sample_fps), ("window_tokens", window_tokens)):
+            stored = existing.settings[name]
+            if given and given != stored:
+                raise RequestError(
+                    Reason.SESSION_EXISTS,
+                    f"session {existing.session_id!r} exists with {name} {stored}, got {given}",
+                    session_id=existing.session_id,
+                    field=name,
+                    stored=stored,
+                    given=given,
+                )
+
+
+def _session(record: SessionRecord) -> Session:
+    stored = record.settings
+    return Session(
+        session_id=record.session_id,
+        display_name=stored["display_name"],
+        state=record.state,
+        created_unix_s=record.created_unix_s,
+        settings=SessionSettings(**{name: stored[name] for name in _SETTING_NAMES}),
+        model=f"{stored['model']} {record.identity['model']}",
+    )
+
+
+def _disk_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        try:
+            total += path.stat().st_blocks * _DISK_BLOCK_BYTES
+        except FileNotFoundError:
+            continue  # a temporary file that was moved into place meanwhile
+    return total
