@@ -89,8 +89,7 @@ class Answerer:
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
-        snapshot = await self._snapshot(session, question, deadline)
-        self._check_identity(session.record)
+        record, snapshot = await self._look(session, question, deadline)
         memory = StoreMemory(self._model, session.reader, session.index_for(snapshot), snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -112,26 +111,28 @@ class Answerer:
                 if isinstance(event, Exception):
                     raise event
                 if isinstance(event, AnswerResult):
-                    yield self._answered(event, job, snapshot, session, question, arrived_s)
+                    yield self._answered(event, job, snapshot, record, question, arrived_s)
                     return
                 yield event
         finally:
             self._runner.cancel(job)
 
-    async def _snapshot(
+    async def _look(
         self, session: OpenSession, question: Question, deadline: Deadline
-    ) -> Snapshot:
-        """Returns what the question may see, when all of it is visible."""
+    ) -> tuple[SessionRecord, Snapshot]:
+        """Returns the session's record and what the question may see, when all of it is visible."""
         while True:
-            visible = await asyncio.to_thread(session.reader.snapshot)
+            look = await asyncio.to_thread(session.look)
+            self._check_identity(look.record)
             seen = cut_snapshot(
-                visible,
+                look.snapshot,
+                look.watermarks,
                 asked_at_s=question.asked_at_s,
                 cut=question.cut,
-                finished=session.record.state == "finished",
+                finished=look.record.state == "finished",
             )
             if not isinstance(seen, Wait):
-                return seen
+                return look.record, seen
             await deadline.keep(asyncio.sleep(_LOOK_AGAIN_S))
 
     def _check_identity(self, record: SessionRecord) -> None:
@@ -154,7 +155,7 @@ class Answerer:
         result: AnswerResult,
         job: Job,
         snapshot: Snapshot,
-        session: OpenSession,
+        record: SessionRecord,
         question: Question,
         arrived_s: float,
     ) -> Answered:
@@ -163,7 +164,7 @@ class Answerer:
         started_s, ttft_s = job.started_at_s, result.timings.ttft_s
         if started_s is None or ttft_s is None:
             raise RuntimeError("an answer that was not cancelled has a first token")
-        period_s = session.record.unit_period_s / self._model.adapter.frames_per_unit
+        period_s = record.unit_period_s / self._model.adapter.frames_per_unit
         return Answered(
             result=result,
             evidence=evidence_spans(result, snapshot, frame_period_s=period_s),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from kvstore.control import Watermarks
 from kvstore.snapshot import Snapshot
 from svc.rpc.errors import Reason, RequestError
 
@@ -19,7 +21,12 @@ class Wait:
 
 
 def cut_snapshot(
-    snapshot: Snapshot, *, asked_at_s: float | None, cut: Cut, finished: bool
+    snapshot: Snapshot,
+    watermarks: Watermarks,
+    *,
+    asked_at_s: float | None,
+    cut: Cut,
+    finished: bool,
 ) -> Snapshot | Wait:
     """Returns the part of a snapshot that a question asked at a time may see.
 
@@ -27,6 +34,7 @@ def cut_snapshot(
 
     Args:
         snapshot: what is visible now.
+        watermarks: what was received and settled, looked up before the snapshot was taken.
         asked_at_s: time of the question in the stream; None: now.
         cut: whether a unit whose last frame lies exactly at that time belongs to it.
         finished: the session takes no more video.
@@ -36,20 +44,14 @@ def cut_snapshot(
     """
     if asked_at_s is None:
         return _not_empty(snapshot)
-    settled_s = _settled_s(snapshot)
-    if not finished and (settled_s is None or asked_at_s > settled_s):
-        received_s = snapshot.received_pts_s
-        if received_s is not None and asked_at_s <= received_s:
+    if not finished:
+        if watermarks.settled_pts_s is not None and watermarks.epoch != snapshot.epoch:
+            return Wait()  # a writer began between the two looks
+        settled_s, received_s = _settled_and_received(snapshot, watermarks)
+        if settled_s < asked_at_s <= received_s:
             return Wait()
-        if received_s is None and settled_s is None:
-            _not_empty(snapshot)
-        newest_s = max(s for s in (received_s, settled_s) if s is not None)
-        raise RequestError(
-            Reason.ASKED_AT_NOT_RECEIVED,
-            f"asked at {asked_at_s} s, the video was received up to {newest_s} s",
-            asked_at_s=asked_at_s,
-            received_pts_s=newest_s,
-        )
+        if asked_at_s > received_s:
+            raise _not_received(snapshot, asked_at_s, received_s)
     _not_empty(snapshot)
     side: Literal["right", "left"] = "right" if cut == "at_or_before" else "left"
     count = int(np.searchsorted(snapshot.last_pts_s, asked_at_s, side=side))
@@ -64,12 +66,24 @@ def cut_snapshot(
     return snapshot.cut(count)
 
 
-def _settled_s(snapshot: Snapshot) -> float | None:
-    """Returns the time up to which all units are visible, None before the first."""
-    known = [] if snapshot.settled_pts_s is None else [snapshot.settled_pts_s]
-    if snapshot.unit_count:
-        known.append(float(snapshot.last_pts_s[-1]))
-    return max(known, default=None)
+def _settled_and_received(snapshot: Snapshot, watermarks: Watermarks) -> tuple[float, float]:
+    """Returns the times up to which all units are visible, and up to which video has come."""
+    visible_s = float(snapshot.last_pts_s[-1]) if snapshot.unit_count else -math.inf
+    marks = (watermarks.settled_pts_s, watermarks.received_pts_s)
+    settled_s, received_s = (-math.inf if mark is None else mark for mark in marks)
+    settled_s = max(settled_s, visible_s)
+    return settled_s, max(received_s, settled_s)
+
+
+def _not_received(snapshot: Snapshot, asked_at_s: float, received_s: float) -> RequestError:
+    if received_s == -math.inf:
+        _not_empty(snapshot)
+    return RequestError(
+        Reason.ASKED_AT_NOT_RECEIVED,
+        f"asked at {asked_at_s} s, the video was received up to {received_s} s",
+        asked_at_s=asked_at_s,
+        received_pts_s=received_s,
+    )
 
 
 def _not_empty(snapshot: Snapshot) -> Snapshot:

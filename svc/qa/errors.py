@@ -58,7 +58,7 @@ def _of_store(error: Exception) -> RequestError | None:
             return RequestError(
                 Reason.STORE_DAMAGED, text, session_id=error.session_id, block=error.block_index
             )
-        case store.SessionRecordCorruptError():
+        case store.SessionRecordCorruptError() | store.HotTailCorruptError():
             return RequestError(Reason.STORE_DAMAGED, text, session_id=error.session_id)
         case store.FormatVersionError():
             return RequestError(

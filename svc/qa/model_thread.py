@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from svc.config import Settings
 from svc.engine.answer import AnswerEngine
@@ -80,6 +81,7 @@ class ModelThread:
 
 
 def _load(settings: Settings) -> Loaded:
+    transformers_logging.disable_progress_bar()  # standard error holds log lines only
     config = model_config(settings.model, settings.dtype, settings.device)
     defaults = serving_defaults(config)
     model = load_model(config, vision=False)

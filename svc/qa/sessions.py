@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from kvstore.control import Watermarks
 from kvstore.errors import SessionNotFoundError
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
@@ -17,18 +19,43 @@ from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path
 
 
-class OpenSession:
-    """One session's record, reader and index. What is open stays open while it is leased."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A session at one moment; taken in an order in which nothing that is settled is missed."""
 
-    def __init__(self, record: SessionRecord, reader: SessionReader, index_path: Path) -> None:
-        """Takes over the reader."""
-        self.record = record
-        self.reader = reader
-        self._index_path = index_path
-        self._index: KeyIndexReader | None = None
-        self._opening = threading.Lock()
+    record: SessionRecord
+    watermarks: Watermarks
+    snapshot: Snapshot
+
+
+class OpenSession:
+    """One session's reader and index. What is open stays open while it is leased."""
+
+    def __init__(self, root: Path, record: SessionRecord) -> None:
+        """Opens the session that the record describes.
+
+        Raises:
+            KVStoreError: it was deleted meanwhile, or is damaged.
+        """
+        self.session_id = record.session_id
+        self.created_unix_s = record.created_unix_s
+        self.reader = SessionReader.open(root, record.session_id)
         self.lease_count = 0
         self.discarded = False
+        self._root = root
+        self._index_path = key_index_path(root, record.session_id)
+        self._index: KeyIndexReader | None = None
+        self._opening = threading.Lock()
+
+    def look(self) -> Look:
+        """Returns the session as it is now; blocks on I/O.
+
+        Raises:
+            KVStoreError: it was deleted, or is damaged.
+        """
+        record = load_session(self._root, self.session_id)
+        watermarks = self.reader.watermarks()
+        return Look(record=record, watermarks=watermarks, snapshot=self.reader.snapshot())
 
     def index_for(self, snapshot: Snapshot) -> KeyIndexReader:
         """Returns the index that belongs to a snapshot of this session.
@@ -86,7 +113,7 @@ class SessionCache:
         self._lock = threading.Lock()
 
     def lease(self, session_id: str) -> Lease:
-        """Returns the session, opened if need be, with its record as it is now.
+        """Returns the session, opened if need be.
 
         Raises:
             KVStoreError: there is none, its name is none, or it is damaged.
@@ -94,12 +121,7 @@ class SessionCache:
         record = load_session(self._root, session_id)
         session = self._take(record)
         if session is None:
-            opened = OpenSession(
-                record,
-                SessionReader.open(self._root, session_id),
-                key_index_path(self._root, session_id),
-            )
-            session = self._take(record, opened)
+            session = self._take(record, OpenSession(self._root, record))
         return Lease(session, self._release)
 
     def lease_again(self, session: OpenSession) -> Lease:
@@ -121,7 +143,7 @@ class SessionCache:
         """
         with self._lock:
             session = self._open.get(record.session_id)
-            if session is not None and session.record.created_unix_s != record.created_unix_s:
+            if session is not None and session.created_unix_s != record.created_unix_s:
                 self._discard(session)  # deleted, and made anew under its name
                 session = None
             if session is None and opened is not None:
@@ -129,7 +151,6 @@ class SessionCache:
             elif opened is not None:
                 opened.close()
             if session is not None:
-                session.record = record
                 session.lease_count += 1
                 self._open.move_to_end(record.session_id)
                 self._shrink()
@@ -168,8 +189,8 @@ class SessionCache:
         if session.discarded:
             return
         session.discarded = True
-        if self._open.get(session.record.session_id) is session:
-            del self._open[session.record.session_id]
+        if self._open.get(session.session_id) is session:
+            del self._open[session.session_id]
         if not session.lease_count:
             session.close()
 

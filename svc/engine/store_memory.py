@@ -1,0 +1,107 @@
+"""Memory over a session's store and key index: what answers read in the running service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kvstore.geometry import Geometry, Tier
+from kvstore.reader import SessionReader
+from kvstore.snapshot import Snapshot
+from retrieval.index import KeyIndexReader
+from svc.engine.model import LoadedModel
+from svc.engine.stored_kv import from_stored
+
+
+class StoreMemory:
+    """One snapshot of one session; see `svc.engine.memory.Memory`.
+
+    Reads straight from the reader and the index, which it does not own. Their rows and units
+    beyond the snapshot have no influence.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        reader: SessionReader,
+        index: KeyIndexReader,
+        snapshot: Snapshot,
+    ) -> None:
+        """`snapshot` is of `reader`, and so is the session of `index`."""
+        self.tiers: dict[int, Tier] = {}
+        """Slowest tier each unit was loaded from so far."""
+        self._reader = reader
+        self._index = index
+        self._snapshot = snapshot
+        self._geometry = Geometry(
+            layer_count=model.layer_count,
+            kv_head_count=model.kv_head_count,
+            head_dim=model.head_dim,
+            element=model.element,
+        )
+        self._position_of_cell = _position_of_cell(
+            model.adapter.cells(), model.adapter.local_positions()
+        )
+
+    @property
+    def unit_count(self) -> int:
+        """Units in the snapshot."""
+        return self._snapshot.unit_count
+
+    @property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(unit_count,): kept tokens of each unit."""
+        counts: NDArray[np.int64] = self._snapshot.token_counts
+        return counts
+
+    @property
+    def position_spans(self) -> NDArray[np.int64]:
+        """(unit_count,): positions each unit takes, dropped tokens included."""
+        spans: NDArray[np.int64] = self._snapshot.position_spans
+        return spans
+
+    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each kept token's position within its unit's span, unit after unit."""
+        none = np.empty((0, 2), np.uint16)
+        cells = [self._reader.cells(self._snapshot, unit) for unit in units.tolist()]
+        rows, columns = np.concatenate([none, *cells]).T
+        positions: NDArray[np.int64] = self._position_of_cell[rows, columns]
+        return positions
+
+    def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the inner product of `query` with each unit's mean key before RoPE.
+
+        Raises:
+            RetrievalError: the index was recovered meanwhile, or is short.
+        """
+        return self._index.scores(layer, query, self._snapshot.unit_count)
+
+    def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return keys before RoPE and values of the units, in the order given, on the CPU.
+
+        Raises:
+            KVStoreError: they are damaged, or their writer was lost before they were durable.
+        """
+        geometry = self._geometry
+        token_count = int(self._snapshot.token_counts[units].sum())
+        shape = (token_count, geometry.kv_head_count, geometry.head_dim)
+        keys: np.ndarray[Any, Any] = np.empty(shape, geometry.storage_dtype)
+        values = np.empty_like(keys)
+        wanted: list[int] = units.tolist()
+        tiers = self._reader.read(self._snapshot, layer, wanted, keys, values)
+        for unit, tier in zip(wanted, tiers, strict=True):
+            if tier is Tier.DISK or unit not in self.tiers:
+                self.tiers[unit] = tier
+        return from_stored(keys, geometry.element), from_stored(values, geometry.element)
+
+
+def _position_of_cell(
+    cells: np.ndarray[Any, Any], positions: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return (rows, columns): the position of the token at each cell of a full unit."""
+    table = np.zeros(cells.max(axis=0) + 1, np.int64)
+    table[cells[:, 0], cells[:, 1]] = positions
+    return table
