@@ -6,6 +6,9 @@ import importlib
 
 import typer
 
+from svc.cli.remote import service_errors
+from svc.cli.videos import video_errors
+
 
 def add_lazily(app: typer.Typer, *, name: str, module: str, help_text: str) -> None:
     """Adds a command that hands its whole command line, help included, to a module.
@@ -17,10 +20,12 @@ def add_lazily(app: typer.Typer, *, name: str, module: str, help_text: str) -> N
         loaded = importlib.import_module(module)
         inner = getattr(loaded, "app", None)
         if inner is None:
-            inner = typer.Typer(pretty_exceptions_enable=False)
+            inner = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
             inner.command()(getattr(loaded, name))
         path = f"lookback {name}"
-        raise typer.Exit(inner(context.args, prog_name=path, standalone_mode=False) or 0)
+        with service_errors(), video_errors():
+            status = inner(context.args, prog_name=path, standalone_mode=False)
+        raise typer.Exit(status or 0)
 
     app.command(
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from typing import Annotated
 import typer
 
 from svc.cli import ask, push, serve, sessions, store
-from svc.cli.lazy import add_lazily
 from svc.cli.failures import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -20,6 +20,7 @@ from svc.cli.failures import (
     reason_of,
     report,
 )
+from svc.cli.lazy import add_lazily
 from svc.cli.remote import (
     IngestAddressOption,
     QaAddressOption,
@@ -98,7 +99,7 @@ def _status(arguments: Sequence[str] | None) -> int:
         if message:  # help was shown where a command is missing: enough said
             report("USAGE", message)
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, asyncio.CancelledError, typer.Abort):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Who read our output has gone. What is still buffered has nowhere to go.

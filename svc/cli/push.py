@@ -8,12 +8,11 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.failures import EXIT_INTERRUPTED, CommandError, reason_of
+from svc.cli.failures import EXIT_INTERRUPTED, CommandError
 from svc.cli.remote import (
     Endpoints,
     IngestAddressOption,
@@ -22,6 +21,7 @@ from svc.cli.remote import (
     endpoints,
     run,
 )
+from svc.cli.videos import video_errors
 
 if TYPE_CHECKING:
     from svc.client import LookbackClient
@@ -125,17 +125,6 @@ def _open(source: str) -> Source:
     return open_source(source, stdin=os.fdopen(0, "rb", buffering=0, closefd=False))
 
 
-@contextlib.contextmanager
-def video_errors() -> Iterator[None]:
-    """Lets what is wrong with a video be said in one line."""
-    from svc.video.errors import VideoError
-
-    try:
-        yield
-    except VideoError as error:
-        raise CommandError(reason_of(error), str(error)) from error
-
-
 async def _push(
     where: Endpoints,
     source: Source,
@@ -176,7 +165,7 @@ async def _push(
     if not interrupted.stop.is_set():
         return 0
     if isinstance(ended, PushLeft) and name != _STDIN:
-        command = shlex.join(["lookback", "push", name, "--session", session])
+        command = shlex.join(["lookback", *sys.argv[1:]])
         sys.stderr.write(f"interrupted; the session stays live. To go on: {command}\n")
     return EXIT_INTERRUPTED
 
@@ -199,16 +188,18 @@ async def _create(client: LookbackClient, session: str, fps: float | None) -> No
 
 
 class _Interrupts:
-    """The first Ctrl-C or SIGTERM asks for a clean end; the next ends the program."""
+    """The first Ctrl-C or SIGTERM asks for a clean end; the next breaks the push off."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.add_signal_handler(number, self._interrupt)
+            loop.add_signal_handler(number, self._interrupt)
 
     def _interrupt(self) -> None:
+        if self.stop.is_set() and self._task is not None:
+            self._task.cancel()
+            return
+        sys.stderr.write("ending the push; Ctrl-C again to break it off\n")
         self.stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)

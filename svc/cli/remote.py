@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextlib
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -87,10 +88,17 @@ def endpoints(
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Runs a command's work; what the service refuses becomes a CommandError."""
+    with service_errors():
+        return asyncio.run(work)
+
+
+@contextlib.contextmanager
+def service_errors() -> Iterator[None]:
+    """Lets what the service refuses, or its absence, be said in one line."""
     from svc.client import LookbackError
 
     try:
-        return asyncio.run(work)
+        yield
     except LookbackError as error:
         raise CommandError(error.reason, _message(error)) from error
 

@@ -6,6 +6,7 @@ frames is lost with each call, as in a crash.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -73,6 +74,8 @@ class ProtocolServer(
         self.credit = 4
         self.more_credit = True
         """Whether credit is renewed as items are taken."""
+        self.never_ends = False
+        """Whether a call whose client has said all hangs for ever."""
         self.durable_every = 3
         self.drain_after: int | None = None
         """Items of a call after which it drains; used up once."""
@@ -229,6 +232,8 @@ class _Call:
                 server.drain_after = None
                 yield ingest_pb2.IngestResponse(draining=ingest_pb2.Draining())
                 server.failures.at("draining")
+        if server.never_ends:
+            await asyncio.Event().wait()
         self._flush(stored)
 
     async def _next(self) -> Any:
@@ -276,6 +281,8 @@ class _Call:
 
 
 def _items_of(request: ingest_pb2.IngestRequest) -> Sequence[Any]:
+    if request.WhichOneof("request") == "chunk":
+        return []  # nothing is decoded here
     return request.images.images or request.packets.packets
 
 

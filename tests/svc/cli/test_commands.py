@@ -1,0 +1,289 @@
+"""What the commands print, where, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from svc.cli.main import app
+from svc.cli.times import format_time, parse_time_s
+from svc.rpc.errors import Reason, RequestError
+from tests.svc.cli.conftest import Lookback, Service
+from tests.svc.client.protocol_server import StoredSession
+
+NOBODY = ["--ingest-address", "127.0.0.1:1", "--qa-address", "127.0.0.1:1"]
+COMMANDS: tuple[list[str], ...] = (
+    [],
+    ["serve"],
+    ["ingest"],
+    ["qa"],
+    ["push"],
+    ["ask"],
+    ["sessions"],
+    ["sessions", "list"],
+    ["sessions", "show"],
+    ["sessions", "delete"],
+    ["store"],
+    ["store", "verify"],
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_and_every_option_has_help(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "400"})
+    assert result.exit_code == 0
+    rows = [line for line in result.output.splitlines() if "--" in line and line.startswith("│")]
+    for row in rows:
+        words = row.strip("│ ").split("  ")
+        assert words[-1].strip()[0].isupper() or ":" in words[-1] or "`" in words[-1], row
+
+
+def test_the_version_is_that_of_the_package(lookback: type[Lookback]) -> None:
+    outcome = lookback.run("--version")
+    assert outcome.status == 0
+    assert outcome.out.startswith("lookback 0.")
+
+
+def test_an_answer_as_json_is_one_object_with_exactly_these_fields(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    outcome = lookback.run("ask", "hall", "What?", "--json", *service.options)
+    assert outcome.status == 0
+    assert outcome.err == ""
+    assert json.loads(outcome.out) == {
+        "session": "hall",
+        "question": "What?",
+        "asked_at_s": 62.0,
+        "answer": "A red circle.",
+        "evidence": [
+            {"start_s": 12.0, "end_s": 15.0, "score": 0.75, "tier": "disk"},
+            {"start_s": 61.5, "end_s": 62.5, "score": 0.125, "tier": "hot"},
+        ],
+        "evidence_until_s": 62.0,
+        "retrieved_unit_count": 8,
+        "retrieved_token_count": 288,
+        "prompt_token_count": 310,
+        "ttft_s": 0.25,
+        "total_s": 0.5,
+        "model": "tiny@0123abcd",
+    }
+
+
+def test_with_choices_the_object_also_names_the_choice(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    outcome = lookback.run(
+        "ask", "hall", "Which?", "--choice", "a", "--choice", "b", "--json", *service.options
+    )
+    fields = json.loads(outcome.out)
+    assert fields["choice_index"] == 1
+    assert fields["choice_log_likelihoods"] == [-1.0, -2.0]
+    assert len(fields) == 14
+
+
+def test_an_answer_for_people_is_its_text_and_the_moments(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    outcome = lookback.run("ask", "hall", "What?", "--at", "1:02", *service.options)
+    assert outcome.out.startswith("A red circle.\n\nrests on\n  0:12.0 - 0:15.0")
+    assert "1:01.5 - 1:02.5" in outcome.out
+    assert service.server.asked[-1].asked_at_s == 62.0
+
+
+def test_options_before_and_after_the_command_lead_to_the_same_service(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    assert lookback.run(*service.options, "ask", "hall", "What?").status == 0
+    assert lookback.run(*NOBODY, "ask", "hall", "What?", *service.options).status == 0
+    assert lookback.run(*service.options, "ask", "hall", "What?", *NOBODY).status == 1
+
+
+def test_the_settings_say_where_the_service_is_when_nothing_else_does(
+    lookback: type[Lookback], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    port = service.address.rpartition(":")[2]
+    monkeypatch.setenv("LOOKBACK_INGEST_PORT", port)
+    monkeypatch.setenv("LOOKBACK_QA_PORT", port)
+    assert lookback.run("ask", "hall", "What?", "--json").status == 0
+    assert lookback.run("ask", "hall", "What?", "--json", "--server", "localhost").status == 0
+
+
+def test_every_option_of_ask_arrives(lookback: type[Lookback], service: Service) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    outcome = lookback.run(
+        *("ask", "hall", "What?", "--at", "5", "--before", "--json"),
+        *("--units", "7", "--recent", "0", "--tokens", "99", "--retrieval", "shared"),
+        *("--max-new-tokens", "3", "--temperature", "0.5", "--top-p", "0.9", "--top-k", "4"),
+        *("--repetition-penalty", "1.5", "--seed", "11", "--stop", "x", "--stop", "y"),
+        *service.options,
+    )
+    assert outcome.status == 0
+    asked = service.server.asked[-1]
+    assert asked.cut == 2
+    retrieval, decoding = asked.retrieval, asked.decoding
+    assert (retrieval.unit_count, retrieval.recent_unit_count) == (7, 0)
+    assert (retrieval.token_count, retrieval.mode) == (99, 2)
+    assert (decoding.max_new_token_count, decoding.top_k, decoding.seed) == (3, 4, 11)
+    assert (decoding.temperature, decoding.top_p) == (0.5, 0.9)
+    assert decoding.repetition_penalty == 1.5
+    assert list(decoding.stop) == ["x", "y"]
+
+
+def test_a_conversation_is_sent_along_and_kept(
+    lookback: type[Lookback], service: Service, tmp_path: Path
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    file = tmp_path / "talk.json"
+    for question in ("What?", "And before?"):
+        outcome = lookback.run("ask", "hall", question, "--history", str(file), *service.options)
+        assert outcome.status == 0
+    assert [turn.question for turn in service.server.asked[-1].history] == ["What?"]
+    assert json.loads(file.read_text()) == [
+        {"question": "What?", "answer": "A red circle."},
+        {"question": "And before?", "answer": "A red circle."},
+    ]
+    file.write_text('{"question": 1}')
+    outcome = lookback.run("ask", "hall", "And?", "--history", str(file), *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: HISTORY_INVALID: ")
+
+
+def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service: Service) -> None:
+    service.server.sessions = {name: StoredSession(durable=[0.0, 61.0]) for name in "abc"}
+    listed = lookback.run("sessions", "list", *service.options)
+    assert listed.status == 0
+    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == ["a", "b", "c"]
+    as_json = json.loads(lookback.run("sessions", "list", "--json", *service.options).out)
+    assert [session["session"] for session in as_json] == ["a", "b", "c"]
+    shown = lookback.run("sessions", "show", "b", "--json", *service.options)
+    assert json.loads(shown.out) == as_json[1]
+    assert as_json[1]["stats"]["last_visible_pts_s"] == 61.0
+    assert "0:00.0 - 1:01.0" in lookback.run("sessions", "show", "b", *service.options).out
+    assert lookback.run("sessions", "delete", "b", "--yes", *service.options).status == 0
+    assert sorted(service.server.sessions) == ["a", "c"]
+    gone = lookback.run("sessions", "show", "b", *service.options)
+    assert gone.status == 1
+    assert gone.err == "error: SESSION_NOT_FOUND: no session 'b'\n"
+
+
+def test_a_delete_that_nobody_can_confirm_is_not_done(
+    lookback: type[Lookback], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.server.sessions["a"] = StoredSession()
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115 - closed with the process
+    assert lookback.run("sessions", "delete", "a", *service.options).status == 2
+    assert "a" in service.server.sessions
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "s", "q"],
+        ["sessions", "list"],
+        ["sessions", "show", "s"],
+        ["sessions", "delete", "s", "--yes"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_nobody_there_is_said_with_the_address_and_what_to_do(
+    lookback: type[Lookback], arguments: list[str]
+) -> None:
+    outcome = lookback.run(*arguments, *NOBODY)
+    assert outcome.status == 1
+    assert outcome.out == ""
+    assert outcome.err == (
+        "error: UNREACHABLE: no server answers at 127.0.0.1:1; "
+        "start one with: lookback serve --data DIR\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["ask"],
+        ["ask", "s", "q", "--at", "1:75"],
+        ["ask", "s", "q", "--before"],
+        ["ask", "s", "q", "--units", "0"],
+        ["ask", "s", "q", "--unit-index", "3", "--units", "4"],
+        ["ask", "s", "q", "--qa-address", "here"],
+        ["push", "x.mp4"],
+        ["push", "-", "--session", "s", "--speed", "1"],
+        ["push", "x.mp4", "--session", "s", "--fps", "2", "--no-create"],
+        ["serve", "--data", "d", "--qa-port", "70000"],
+        ["serve", "--data", "d", "--log-level", "LOUD"],
+        ["store", "verify", "no/such/folder"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    lookback: type[Lookback], arguments: list[str]
+) -> None:
+    outcome = lookback.run(*arguments)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("error: ")
+
+
+def test_a_refusal_that_may_pass_says_when_to_try_again(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.refuse = RequestError(Reason.TOO_MANY_CALLS, "64 questions are open")
+    outcome = lookback.run("ask", "s", "q", *service.options)
+    assert outcome.err == "error: TOO_MANY_CALLS: 64 questions are open (try again in 1 s)\n"
+
+
+def test_a_folder_that_is_no_store_is_not_called_sound(
+    lookback: type[Lookback], tmp_path: Path
+) -> None:
+    outcome = lookback.run("store", "verify", str(tmp_path))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: STORE_NOT_FOUND: ")
+
+
+def test_text_of_others_cannot_command_the_terminal(
+    lookback: type[Lookback], service: Service
+) -> None:
+    from lookback.v1 import question_pb2
+
+    def hostile(request: question_pb2.AskRequest) -> list[question_pb2.AskResponse]:
+        return [
+            question_pb2.AskResponse(delta=question_pb2.TextDelta(text="a\x1b[2Jb\n")),
+            *one_answer_of(request),
+        ]
+
+    from tests.svc.client.protocol_server import one_answer as one_answer_of
+
+    service.server.sessions["s"] = StoredSession()
+    service.server.answer = hostile  # type: ignore[assignment]
+    assert "\x1b" not in lookback.run("ask", "s", "q", *service.options).out
+
+
+@given(st.integers(-(10**7), 10**7))
+def test_a_time_that_is_written_is_read_back(tenths: int) -> None:
+    assert parse_time_s(format_time(tenths / 10)) == pytest.approx(tenths / 10, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "time_s"),
+    [("0", 0.0), ("75.5", 75.5), ("1:15.5", 75.5), ("0:01:15", 75.0), ("2:00:00", 7200.0)],
+)
+def test_times_are_read_as_people_write_them(text: str, time_s: float) -> None:
+    assert parse_time_s(text) == time_s
+
+
+@pytest.mark.parametrize("text", ["", "x", "1:60", "1:60:00", "1:2:3:4", "nan", "inf", "1:"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        parse_time_s(text)
