@@ -127,8 +127,6 @@ class KeyIndexWriter:
             raise ValueError(f"count must be in [0, {old_count}], got {count}")
         self._file.epoch = epoch
         self._file.count = count
-        if count == old_count:
-            return
         chunk_row_count = self._file.layout.chunk_row_count
         for chunk_index in range(count // chunk_row_count, -(-old_count // chunk_row_count)):
             start = max(0, count - chunk_index * chunk_row_count)
@@ -136,9 +134,12 @@ class KeyIndexWriter:
         self._file.sync()
 
     def close(self) -> None:
-        """Let go of the file; what was published stays."""
+        """Write everything down and let go of the file; what was published stays."""
         self._chunks.clear()
-        self._file.close()
+        try:
+            self._file.sync()
+        finally:
+            self._file.close()
 
     def _chunk(self, chunk_index: int) -> Chunk:
         if len(self._chunks) <= chunk_index:
@@ -146,12 +147,11 @@ class KeyIndexWriter:
         return self._chunks[chunk_index]
 
     def _count_sound_rows(self) -> int:
-        for index in range(self._file.count):
-            chunk_index, row_index = divmod(index, self._file.layout.chunk_row_count)
-            chunk = self._chunk(chunk_index)
-            if int(chunk.checks[row_index]) != row_check(index, chunk.rows[:, row_index]):
+        count, size = self._file.count, self._file.layout.chunk_row_count
+        for index in range(count):
+            if not self._chunk(index // size).row_is_sound(index, index % size):
                 return index
-        return self._file.count
+        return count
 
 
 class KeyIndexReader:
@@ -162,6 +162,7 @@ class KeyIndexReader:
         self._file = file
         self._epoch = file.epoch
         self._chunks: list[Chunk] = []
+        self._sound_count = 0
         self._growing = threading.Lock()
 
     @classmethod
@@ -189,6 +190,12 @@ class KeyIndexReader:
         self._check_epoch()
         return count
 
+    def require_epoch(self, epoch: int) -> None:
+        """Raise EpochChangedError unless this reader, and the file, are of `epoch`."""
+        self._check_epoch()
+        if epoch != self._epoch:
+            raise EpochChangedError(self._file.path, opened_epoch=self._epoch, epoch=epoch)
+
     @property
     def layer_count(self) -> int:
         """Layers of a row."""
@@ -212,6 +219,7 @@ class KeyIndexReader:
 
         Raises:
             IndexShortError: fewer rows are published.
+            IndexDamagedError: a row fails its checksum; every row is checked at its first use.
             EpochChangedError: a writer recovered the session meanwhile.
         """
         query = self._checked(layer, query)
@@ -223,7 +231,7 @@ class KeyIndexReader:
                 faiss.swig_ptr(out[start:stop]),
                 faiss.swig_ptr(query),
                 faiss.swig_ptr(rows),
-                self.dim,
+                query.size,
                 len(rows),
             )
             start = stop
@@ -240,7 +248,7 @@ class KeyIndexReader:
 
         Raises:
             ValueError: k < 1.
-            IndexShortError, EpochChangedError: as for `scores`.
+            IndexShortError, IndexDamagedError, EpochChangedError: as for `scores`.
         """
         if k < 1:
             raise ValueError(f"k must be >= 1, got {k}")
@@ -260,12 +268,12 @@ class KeyIndexReader:
         self._file.close()
 
     def _checked(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        if not 0 <= layer < self.layer_count:
-            raise ValueError(f"layer must be in [0, {self.layer_count}), got {layer}")
-        if query.shape != (self.dim,) or query.dtype != np.float32:
-            raise ValueError(
-                f"query must be float32 ({self.dim},), got {query.dtype} {query.shape}"
-            )
+        layout = self._file.layout
+        if not 0 <= layer < layout.layer_count:
+            raise ValueError(f"layer must be in [0, {layout.layer_count}), got {layer}")
+        if query.shape != (layout.dim,) or query.dtype != np.float32:
+            expected = f"float32 ({layout.dim},)"
+            raise ValueError(f"query must be {expected}, got {query.dtype} {query.shape}")
         return np.ascontiguousarray(query)
 
     def _slices(self, layer: int, count: int) -> list[NDArray[np.float32]]:
@@ -281,11 +289,21 @@ class KeyIndexReader:
             if len(self._chunks) < needed:
                 self._chunks = self._file.map_chunks(needed)
             chunks = self._chunks
+            self._check_rows(count)
         size = layout.chunk_row_count
         return [
             chunk.rows[layer, : min(size, count - index * size)]
             for index, chunk in enumerate(chunks[:needed])
         ]
+
+    def _check_rows(self, count: int) -> None:
+        """Check the rows below `count` that no earlier read has checked. The lock is held."""
+        size = self._file.layout.chunk_row_count
+        for index in range(self._sound_count, count):
+            if not self._chunks[index // size].row_is_sound(index, index % size):
+                self._check_epoch()  # a cut voids checksums
+                raise IndexDamagedError(self._file.path, f"its row {index} fails its checksum")
+            self._sound_count = index + 1
 
     def _check_epoch(self) -> None:
         epoch = self._file.epoch

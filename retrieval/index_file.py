@@ -67,6 +67,14 @@ class IndexLayout:
         return -(-row_count // self.chunk_row_count)
 
 
+def row_check(row_index: int, row: NDArray[np.float32]) -> int:
+    """Return a row's checksum; its place counts, so a row cannot pass for another.
+
+    It is never 0, so that a row which was never written cannot pass either.
+    """
+    return (1 << 32) | zlib.crc32(np.ascontiguousarray(row).data, row_index & 0xFFFFFFFF)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
     """A mapped chunk; the arrays keep the mapping alive."""
@@ -76,13 +84,9 @@ class Chunk:
     checks: NDArray[np.uint64]
     """(chunk_row_count,)"""
 
-
-def row_check(row_index: int, row: NDArray[np.float32]) -> int:
-    """Return a row's checksum; its place counts, so a row cannot pass for another.
-
-    It is never 0, so that a row which was never written cannot pass either.
-    """
-    return (1 << 32) | zlib.crc32(np.ascontiguousarray(row).data, row_index & 0xFFFFFFFF)
+    def row_is_sound(self, index: int, place: int) -> bool:
+        """Return whether row `index`, at `place` in this chunk, passes its checksum."""
+        return int(self.checks[place]) == row_check(index, self.rows[:, place])
 
 
 class IndexFile:
@@ -119,6 +123,7 @@ class IndexFile:
             new_path.unlink()
             raise
         created.epoch = epoch
+        created.sync()
         os.rename(new_path, path)
         return created
 

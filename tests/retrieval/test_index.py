@@ -206,7 +206,21 @@ def test_a_row_that_fails_its_checksum_ends_the_index(path: Path, row_index: int
     chunk_index, row_in_chunk = divmod(row_index, CHUNK)
     file.map_chunks(chunk_index + 1)[chunk_index].rows[1, row_in_chunk, 2] += 1
     file.close()
+    reader = KeyIndexReader.open(path)
+    query = np.zeros(DIM, np.float32)
+    reader.scores(0, query, row_index)
+    with pytest.raises(IndexDamagedError, match=f"row {row_index} fails"):
+        reader.scores(0, query, 7)
     assert reopen(path, epoch=2).count == row_index
+
+
+def test_a_reader_of_another_epoch_than_its_snapshot_is_refused(path: Path) -> None:
+    create(path, make_rows(2), epoch=4)
+    reader = KeyIndexReader.open(path)
+    reader.require_epoch(4)
+    for epoch in (3, 5):
+        with pytest.raises(EpochChangedError):
+            reader.require_epoch(epoch)
 
 
 def test_a_cut_row_does_not_come_back_with_an_old_count(path: Path) -> None:
