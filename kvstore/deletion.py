@@ -16,7 +16,7 @@ from kvstore.control import ControlPage, WriterState
 from kvstore.diskio import DiskIO, make_folders
 from kvstore.errors import SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
-from kvstore.locking import lock_session
+from kvstore.locking import lock_session, release_session
 from kvstore.paths import (
     TOMBSTONE_NAME,
     session_folder,
@@ -50,7 +50,7 @@ def delete_session(root: Path, session_id: str) -> None:
             io.fsync_folder(folder)
         _remove(root, session_id, io)
     finally:
-        os.close(lock_fd)
+        release_session(lock_fd)
     logger.info("session deleted", extra={"session": session_id})
 
 
@@ -84,7 +84,7 @@ def finish_deletion(root: Path, session_id: str) -> None:
     try:
         _remove(root, session_id, DiskIO())
     finally:
-        os.close(lock_fd)
+        release_session(lock_fd)
 
 
 def sweep_tombstones(root: Path) -> int:

@@ -46,6 +46,12 @@ class HotEntry:
     """Where its record starts in the ring."""
     thumbnail_start: int
 
+    def checksum_matches(
+        self, layer: int, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+    ) -> bool:
+        """Whether these are the unit's keys and values of that layer."""
+        return kv_checksum(keys, values) == int(self.table.checksums[0, layer])
+
 
 def kv_checksum(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> int:
     """XXH3-64 of [keys | values], both C-contiguous."""
@@ -152,7 +158,7 @@ class HotTailView:
         values_out.view(np.uint8).reshape(-1)[:] = self._ring[start + half : start + 2 * half]
         if not self.still_holds(unit_index):
             return False
-        return kv_checksum(keys_out, values_out) == int(entry.table.checksums[0, layer])
+        return entry.checksum_matches(layer, keys_out, values_out)
 
     def thumbnail(self, unit_index: int) -> bytes | None:
         """Copy a unit's JPEG; None when it left or does not match."""

@@ -30,3 +30,9 @@ def lock_session(folder: Path, session_id: str) -> int:
         os.close(fd)
         raise SessionNotFoundError(session_id)
     return fd
+
+
+def release_session(fd: int) -> None:
+    """Give the lock back, also when a forked child still holds a copy of the descriptor."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from kvstore.geometry import Geometry
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
-from kvstore.locking import lock_session
+from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
@@ -56,7 +55,7 @@ def open_parts(
     hash_ = session_hash(session_id)
     with ExitStack() as undo:
         lock_fd = lock_session(folder, session_id)
-        undo.callback(os.close, lock_fd)
+        undo.callback(release_session, lock_fd)
         if (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
         control = ControlPage.open(folder, hash_, writable=True)

@@ -114,8 +114,12 @@ class _SessionCheck:
 
     def _check_segment(self, fd: int, path: Path, number: int) -> None:
         segment = SegmentHeader.unpack(read_page(fd, 0), path)
-        if segment is None or segment.session_hash != self._session_hash:
-            self._suspect(f"the header of {path.name} is damaged or foreign")
+        if segment is not None and segment.session_hash != self._session_hash:
+            reason = f"{path.name} belongs to session {segment.session_id!r}"
+            self.damage.append(Damage(session_id=self._session_id, reason=reason))
+            return
+        if segment is None:
+            self._suspect(f"the header of {path.name} is damaged")
             self._previous = None
             return
         self._proven = max(self._proven, segment.first_block)

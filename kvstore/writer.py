@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
 from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
+from kvstore.locking import release_session
 from kvstore.opening import WriterParts, open_parts
 from kvstore.unit import Unit
 
@@ -190,7 +190,7 @@ class SessionWriter:
             self._pending.clear()
             self._hot.close()
             self._control.close()
-            os.close(self._lock_fd)
+            release_session(self._lock_fd)
 
     def _commit(self) -> None:
         if not self._pending:

@@ -25,7 +25,7 @@ _LIMITS = BlockLimits(
 MakeIO = Callable[[SimulatedDisk, random.Random], SimulatedIO]
 
 
-class PromiseBroken(AssertionError):
+class PromiseBrokenError(AssertionError):
     """The store lost, changed or resurrected something."""
 
 
@@ -115,9 +115,9 @@ class SessionLives:
         self._tally.torn_tails += recovery.torn_bytes > 0
         count = recovery.durable_unit_count
         if count < self._acknowledged:
-            raise PromiseBroken(f"{self._acknowledged} were acknowledged, {count} are left")
+            raise PromiseBrokenError(f"{self._acknowledged} were acknowledged, {count} are left")
         if count > len(self._salts):
-            raise PromiseBroken(f"{count} units, only {len(self._salts)} were ever written")
+            raise PromiseBrokenError(f"{count} units, only {len(self._salts)} were ever written")
         self._tally.kept_unacknowledged += count - self._acknowledged
         del self._salts[count:]
         self._acknowledge(count)
@@ -125,10 +125,10 @@ class SessionLives:
         try:
             snapshot = reader.snapshot()
             if snapshot.unit_count != count:
-                raise PromiseBroken(f"a reader sees {snapshot.unit_count} of {count} units")
+                raise PromiseBrokenError(f"a reader sees {snapshot.unit_count} of {count} units")
             for index in range(count):
                 if not unit_is(reader, snapshot, index, salt=self._salts[index]):
-                    raise PromiseBroken(f"unit {index} is not the one last written")
+                    raise PromiseBrokenError(f"unit {index} is not the one last written")
         finally:
             reader.close()
 
@@ -151,7 +151,7 @@ def live_and_die(
     """Run sessions through lives.
 
     Raises:
-        PromiseBroken: the store broke a promise (also: it refuses to open its own leavings).
+        PromiseBrokenError: the store broke a promise (also: it refuses to open its own leavings).
     """
     tally = Tally()
     for seed in range(first_seed, first_seed + session_count):
@@ -162,7 +162,7 @@ def live_and_die(
                     lives.live(life)
                 lives.end()
             except KVStoreError as error:
-                raise PromiseBroken(f"seed {seed}: {error}") from error
-            except PromiseBroken as error:
-                raise PromiseBroken(f"seed {seed}: {error}") from error
+                raise PromiseBrokenError(f"seed {seed}: {error}") from error
+            except PromiseBrokenError as error:
+                raise PromiseBrokenError(f"seed {seed}: {error}") from error
     return tally

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.kvstore.crash_lives import PromiseBroken, faulty_io, live_and_die
+from tests.kvstore.crash_lives import PromiseBrokenError, faulty_io, live_and_die
 from tests.kvstore.simulated_disk import SimulatedDisk, SimulatedIO
 
 
@@ -77,11 +77,11 @@ def test_a_store_that_skips_a_sync_is_caught(mutant: type[SimulatedIO]) -> None:
             sync_fails_at=rng.randrange(1, 40) if rng.random() < 0.2 else None,
         )
 
-    with pytest.raises(PromiseBroken):
+    with pytest.raises(PromiseBrokenError):
         live_and_die(session_count=200, lives_each=6, make_io=make_io)
 
 
 def test_a_store_that_does_not_verify_the_tail_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvstore.scan.verify_block", lambda fd, place: None)
-    with pytest.raises(PromiseBroken):
+    with pytest.raises(PromiseBrokenError):
         live_and_die(session_count=200, lives_each=6, make_io=faulty_io)
