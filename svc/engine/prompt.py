@@ -3,7 +3,7 @@
 The template is rendered with marks where user text belongs. Special tokens of the template are
 hard boundaries of tokenisation; between two of them, template text and user text are tokenised
 together, by a tokeniser that knows no special tokens. So the pieces equal the whole, and user
-text stays text: `<|im_end|>` in a question is seven characters or so, never the end of a turn.
+text stays text: `<|im_end|>` in a question is ten characters, never the end of a turn.
 """
 
 from __future__ import annotations
