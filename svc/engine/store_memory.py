@@ -30,7 +30,12 @@ class StoreMemory:
         index: KeyIndexReader,
         snapshot: Snapshot,
     ) -> None:
-        """`snapshot` is of `reader`, and so is the session of `index`."""
+        """Bind the three, which are of one session.
+
+        Raises:
+            EpochChangedError: `index` is not of the snapshot's epoch; take both anew.
+        """
+        index.require_epoch(snapshot.epoch)
         self.tiers: dict[int, Tier] = {}
         """Slowest tier each unit was loaded from so far."""
         self._reader = reader
@@ -42,9 +47,8 @@ class StoreMemory:
             head_dim=model.head_dim,
             element=model.element,
         )
-        self._position_of_cell = _position_of_cell(
-            model.adapter.cells(), model.adapter.local_positions()
-        )
+        self._whole = model.adapter.local_positions()
+        self._position_of_cell = _position_of_cell(model.adapter.cells(), self._whole)
 
     @property
     def unit_count(self) -> int:
@@ -65,9 +69,10 @@ class StoreMemory:
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each kept token's position within its unit's span, unit after unit."""
-        none = np.empty((0, 2), np.uint16)
+        if (self._snapshot.token_counts[units] == len(self._whole)).all():
+            return np.tile(self._whole, len(units))  # nothing was dropped: no cells to look up
         cells = [self._reader.cells(self._snapshot, unit) for unit in units.tolist()]
-        rows, columns = np.concatenate([none, *cells]).T
+        rows, columns = np.concatenate(cells).T
         positions: NDArray[np.int64] = self._position_of_cell[rows, columns]
         return positions
 
