@@ -24,7 +24,7 @@ from svc.rpc.server import Address, PortInUseError, RpcServer, stop_event_on_sig
 logger = logging.getLogger(__name__)
 
 EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
-_OPEN_SESSIONS = 64
+_OPEN_SESSIONS = 32
 _SWEEP_EVERY_S = 5.0
 _STOP_STEP_S = 10.0
 _STOP_CALLS_S = 1.0

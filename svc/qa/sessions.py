@@ -38,7 +38,7 @@ class OpenSession:
             KVStoreError: it was deleted meanwhile, or is damaged.
         """
         self.session_id = record.session_id
-        self.created_unix_s = record.created_unix_s
+        self.version = _version(record)
         self.reader = SessionReader.open(root, record.session_id)
         self.lease_count = 0
         self.discarded = False
@@ -143,8 +143,8 @@ class SessionCache:
         """
         with self._lock:
             session = self._open.get(record.session_id)
-            if session is not None and session.created_unix_s != record.created_unix_s:
-                self._discard(session)  # deleted, and made anew under its name
+            if session is not None and session.version != _version(record):
+                self._discard(session)
                 session = None
             if session is None and opened is not None:
                 session = self._open[record.session_id] = opened
@@ -199,3 +199,12 @@ class SessionCache:
         unused = [session for session in self._open.values() if not session.lease_count]
         for session in unused[: max(0, len(self._open) - self._capacity)]:
             self._discard(session)
+
+
+def _version(record: SessionRecord) -> tuple[float, str]:
+    """Returns what a reader must be opened anew for.
+
+    That is another session under the same name, or the end of this one: its reader would keep the
+    shared memory of its last units.
+    """
+    return record.created_unix_s, record.state

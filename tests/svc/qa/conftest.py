@@ -1,6 +1,7 @@
 """The tiny model, and one QA process for the tests that leave it as it is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from tests.svc.engine.conftest import _one_thread, tiny_model, tiny_path
 from tests.svc.qa.service import LiveSession, QaProcess
 
 __all__ = ["_one_thread", "tiny_model", "tiny_path"]
+
+_COUNT = count()
 
 
 @pytest.fixture(scope="session")
@@ -37,12 +40,13 @@ def live(
 ) -> Iterator[Callable[..., LiveSession]]:
     """Makes live sessions of the shared store, named after the test."""
     sessions: list[LiveSession] = []
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:40].strip("-")
 
-    def make(suffix: str = "0", **identity: str) -> LiveSession:
-        sessions.append(LiveSession(store, model, f"{name}-{suffix}", **identity))
+    def make(suffix: str = "0", identity: Mapping[str, str] | None = None) -> LiveSession:
+        session_id = f"{name}-{next(_COUNT)}-{suffix}"
+        sessions.append(LiveSession(store, model, session_id, identity=identity))
         return sessions[-1]
 
     yield make
     for session in sessions:
-        session.stream.close()
+        session.close()

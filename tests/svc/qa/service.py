@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,20 @@ class LiveSession:
         model: LoadedModel,
         session_id: str,
         *,
-        create: bool = True,
-        **identity: str,
+        identity: Mapping[str, str] | None = None,
     ) -> None:
         self.session_id = session_id
         self._store = store
         self._model = model
-        if create:
-            create_session(
-                store,
-                SessionRecord(
-                    session_id=session_id,
-                    created_unix_s=float(np.random.default_rng().random()),
-                    unit_period_s=1.0,
-                    identity={**model_identity(model), **identity},
-                ),
-            )
+        create_session(
+            store,
+            SessionRecord(
+                session_id=session_id,
+                created_unix_s=time.time(),
+                unit_period_s=1.0,
+                identity={**model_identity(model), **(identity or {})},
+            ),
+        )
         self.open()
 
     def open(self) -> None:
@@ -63,6 +62,7 @@ class LiveSession:
             root=self._store,
             limits=BlockLimits(block_tokens=36, block_span_s=4.0, min_free_bytes=0),
         )
+        self._open = True
         self.stream = StreamIngest.open(self._model, WINDOW, self.session_id, options)
 
     def push(self, times_s: Sequence[float], *, gap_before: bool = False) -> None:
@@ -81,12 +81,16 @@ class LiveSession:
             self.stream.encode([unit])
             gap_before = False
 
+    def close(self) -> None:
+        """Lets go of the session, as a process does that ends; what is not durable is lost."""
+        if self._open:
+            self._open = False
+            self.stream.close()
+
     def finish(self) -> None:
         """Marks the session finished, with everything on disk."""
-        from dataclasses import replace
-
         self.stream.flush()
-        self.stream.close()
+        self.close()
         record = load_session(self._store, self.session_id)
         update_session(self._store, replace(record, state="finished"))
 

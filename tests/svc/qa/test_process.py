@@ -1,0 +1,174 @@
+"""The QA process as its parent sees it: exit statuses, readiness, draining, death."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lookback.v1 import question_pb2 as pb
+from lookback.v1 import question_pb2_grpc
+from svc.engine.model import LoadedModel
+from svc.qa.errors import translate
+from svc.qa.service import SERVICE_NAME, QuestionService
+from svc.rpc.server import Address, RpcServer
+from tests.svc.qa.service import ROOT, LiveSession, QaProcess, Refusal, finish, sampled
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
+    """Six seconds in a store of its own at `tmp_path`, still live."""
+    session = LiveSession(tmp_path, model, "door")
+    session.push([float(t) for t in range(6)])
+    yield session
+    session.close()
+
+
+def run(**settings: object) -> tuple[int, str]:
+    """Runs the process to an end that is its own; returns exit status and standard error."""
+    environment = {
+        **os.environ,
+        **{f"LOOKBACK_{name.upper()}": str(value) for name, value in settings.items()},
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "svc.qa"], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"qa_port": "many"}, "qa_port"),
+        ({"retreived_units": 8}, "LOOKBACK_RETREIVED_UNITS"),
+        ({"model": "/nowhere/at-all", "qa_port": 0}, "/nowhere/at-all"),
+    ],
+)
+def test_a_wrong_configuration_ends_with_2_and_one_line(
+    tmp_path: Path, settings: dict[str, object], said: str
+) -> None:
+    status, log = run(data_dir=tmp_path, **settings)
+    assert status == 2
+    assert "Traceback" not in log
+    last = log.splitlines()[-1]
+    assert last.startswith("lookback qa cannot start: ")
+    assert said in last
+
+
+def test_a_port_in_use_ends_with_2_and_one_line(tmp_path: Path, tiny_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, log = run(data_dir=tmp_path, model=tiny_path, qa_port=port)
+    assert status == 2
+    last = log.splitlines()[-1]
+    assert last.startswith(f"lookback qa cannot start: cannot listen on 127.0.0.1:{port}")
+    assert "Traceback" not in log
+
+
+async def test_before_the_model_is_loaded_it_is_not_serving_and_calls_are_refused() -> None:
+    service = QuestionService(max_open_questions=1, default_timeout_s=1.0)
+    server = RpcServer(
+        address=Address(host="127.0.0.1", port=0), service_names=[SERVICE_NAME], translate=translate
+    )
+    question_pb2_grpc.add_QuestionServiceServicer_to_server(service, server.grpc)
+    address = await server.start()
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", SERVICE_NAME):
+            status = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert status.status == NOT_SERVING
+        call = question_pb2_grpc.QuestionServiceStub(channel).Ask(
+            pb.AskRequest(session_id="door", question="What?")
+        )
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        assert "loading" in await call.details()
+    await server.stop(0)
+
+
+def test_a_ready_process_is_serving(qa: QaProcess) -> None:
+    health = health_pb2_grpc.HealthStub(qa.channel)
+    for name in ("", SERVICE_NAME):
+        assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == SERVING
+
+
+def test_stopping_finishes_what_runs_and_refuses_what_comes(
+    tmp_path: Path, tiny_path: Path, session: LiveSession
+) -> None:
+    with QaProcess(data_dir=tmp_path, model=tiny_path, drain_s=60) as qa:
+        whole = qa.ask("door", decoding=sampled(600)).text
+        call = qa.call("door", decoding=sampled(600))
+        first = next(iter(call)).delta.text
+        qa.process.send_signal(signal.SIGTERM)
+        refusal = draining_refusal(qa)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert refusal.retry_after_s
+        rest = list(call)
+        assert rest[-1].answer.text == whole
+        assert whole.startswith(first)
+        _, log = qa.process.communicate()
+        assert qa.process.returncode == 0
+        assert "Traceback" not in log
+
+
+def test_stopping_cuts_off_what_does_not_end_in_time(
+    tmp_path: Path, tiny_path: Path, session: LiveSession
+) -> None:
+    with QaProcess(data_dir=tmp_path, model=tiny_path, drain_s=0.2) as qa:
+        call = qa.call("door", decoding=sampled(4096))
+        next(iter(call))
+        status, log = qa.stop()
+        assert status == 0
+        assert "Traceback" not in log
+        assert "questions cut off by the stop" in log
+        with pytest.raises(grpc.RpcError) as caught:
+            finish(call)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_process_stops_with_0(tmp_path: Path, tiny_path: Path, number: int) -> None:
+    with QaProcess(data_dir=tmp_path, model=tiny_path) as qa:
+        qa.process.send_signal(number)
+        _, log = qa.process.communicate()
+        assert qa.process.returncode == 0
+        assert "Traceback" not in log
+
+
+def test_a_killed_process_answers_the_same_when_it_is_back(
+    tmp_path: Path, tiny_path: Path, session: LiveSession
+) -> None:
+    with QaProcess(data_dir=tmp_path, model=tiny_path) as qa:
+        before = qa.ask("door")
+        call = qa.call("door", decoding=sampled(4096))
+        next(iter(call))
+        qa.process.kill()
+        with pytest.raises(grpc.RpcError) as caught:
+            finish(call)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        port = qa.address.rpartition(":")[2]
+    with QaProcess(data_dir=tmp_path, model=tiny_path, qa_port=port) as qa:
+        assert qa.address.endswith(f":{port}")
+        after = qa.ask("door")
+    assert (after.text, after.snapshot_unit_count) == (before.text, 6)
+    assert list(after.evidence) == list(before.evidence)
+
+
+def draining_refusal(qa: QaProcess) -> Refusal:
+    """Asks until the process has taken note of the signal."""
+    while True:
+        try:
+            qa.ask("door", decoding=sampled(1))
+        except grpc.RpcError as error:
+            return Refusal.of(error)
