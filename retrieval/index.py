@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
 from retrieval.index_file import Chunk, IndexFile, IndexLayout, row_check
+from retrieval.selection import best
 
 DEFAULT_CHUNK_ROW_COUNT = 1024
 
@@ -253,14 +254,8 @@ class KeyIndexReader:
         if k < 1:
             raise ValueError(f"k must be >= 1, got {k}")
         scores = self.scores(layer, query, count)
-        if k < count:
-            threshold = np.partition(scores, count - k)[count - k]
-            candidates = np.flatnonzero(scores >= threshold)
-        else:
-            candidates = np.arange(count)
-        order = np.lexsort((-candidates, -scores[candidates]))[:k]
-        best = candidates[order]
-        return best, scores[best]
+        found = best(scores, k)
+        return found, scores[found]
 
     def close(self) -> None:
         """Let go of the file. No other thread may be reading."""

@@ -81,16 +81,55 @@ def select(
     tokens_left = budget.token_count - int(token_counts[chosen].sum())
     positions_left = budget.position_count - int(position_spans[chosen].sum())
     units_left = budget.unit_count - len(chosen)
-    candidates = np.arange(unit_count - len(chosen))  # the recent ones are the newest
-    best_first = candidates[np.lexsort((-candidates, -scores[candidates]))]
-    retrieved: list[int] = []
-    smallest = int(token_counts[candidates].min(initial=budget.token_count + 1))
+    candidate_count = unit_count - len(chosen)  # the recent ones are the newest
+    best_first = best(scores[:candidate_count], units_left)
+    if (
+        token_counts[best_first].sum() > tokens_left
+        or position_spans[best_first].sum() > positions_left
+    ):
+        best_first = _fitting(
+            best(scores[:candidate_count], candidate_count),
+            token_counts,
+            position_spans,
+            units_left=units_left,
+            tokens_left=tokens_left,
+            positions_left=positions_left,
+        )
+    return np.concatenate([np.sort(best_first), chosen])
+
+
+def best(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Return the indices of the best scores, at most `count`, best first, newer at a tie."""
+    if count < 1:
+        return np.empty(0, np.int64)
+    if count < len(scores):
+        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+        candidates = np.flatnonzero(scores >= threshold)
+    else:
+        candidates = np.arange(len(scores))
+    order = np.lexsort((-candidates, -scores[candidates]))[:count]
+    found: NDArray[np.int64] = candidates[order]
+    return found
+
+
+def _fitting(
+    best_first: NDArray[np.int64],
+    token_counts: NDArray[np.int64],
+    position_spans: NDArray[np.int64],
+    *,
+    units_left: int,
+    tokens_left: int,
+    positions_left: int,
+) -> NDArray[np.int64]:
+    """Return, in the order given, every unit that fits after those before it."""
+    fitting: list[int] = []
+    smallest = int(token_counts[best_first].min())
     for unit in best_first.tolist():
-        if len(retrieved) == units_left or tokens_left < smallest:
+        if len(fitting) == units_left or tokens_left < smallest:
             break
         token_count, span = int(token_counts[unit]), int(position_spans[unit])
         if token_count <= tokens_left and span <= positions_left:
-            retrieved.append(unit)
+            fitting.append(unit)
             tokens_left -= token_count
             positions_left -= span
-    return np.concatenate([np.sort(np.array(retrieved, np.int64)), chosen])
+    return np.array(fitting, np.int64)
