@@ -2,7 +2,7 @@
 
 One 4 KiB page, mapped shared. Counts only grow within an epoch. A reader takes a state that holds
 together by reading the epoch before and after the rest. The page is a hint that recovery rebuilds:
-deleting it while no writer runs loses nothing that is durable.
+deleting it while nobody has the session open loses nothing that is durable.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kvstore.control import ControlPage, WriterState
 from kvstore.diskio import DiskIO, make_folders
-from kvstore.errors import SessionNotFoundError
+from kvstore.errors import SessionLockedError, SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import (
@@ -96,13 +96,17 @@ def sweep_tombstones(root: Path) -> int:
     sessions = sessions_folder(root)
     if sessions.is_dir():
         for folder in sorted(sessions.iterdir()):
-            if (folder / TOMBSTONE_NAME).exists():
+            if not (folder / TOMBSTONE_NAME).exists():
+                continue
+            try:
                 finish_deletion(root, folder.name)
                 swept += 1
+            except SessionLockedError:
+                logger.info("deletion under way elsewhere", extra={"session": folder.name})
     trash = trash_folder(root)
     if trash.is_dir():
         for folder in sorted(trash.iterdir()):
-            shutil.rmtree(folder, ignore_errors=False)
+            shutil.rmtree(folder)
             swept += 1
     if swept:
         logger.info("interrupted deletions finished", extra={"swept_count": swept})

@@ -67,6 +67,17 @@ def make_folders(io: DiskIO, folder: Path) -> None:
     io.fsync_folder(folder.parent)
 
 
+def lies_in_memory(folder: Path) -> bool:
+    """Whether the folder's file system is gone after a power loss, whatever was synced."""
+    device = folder.stat().st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == name:
+            return kind.split()[0] in ("tmpfs", "ramfs")
+    return False
+
+
 class ShortWriteError(OSError):
     """The system wrote fewer bytes than it was given."""
 

@@ -203,3 +203,6 @@ class HotTail:
         """Remove the file and release its lock. Readers that map it keep what they see."""
         self.path.unlink(missing_ok=True)
         os.close(self._fd)
+        # The memory goes with the last mapping: do not keep ours until the owner is collected.
+        self._words.release()
+        self._ring = np.empty(0, dtype=np.uint8)

@@ -76,7 +76,9 @@ class SessionTracker:
         return self._control.watermarks() if self._control else Watermarks(0, None, None)
 
     def close(self) -> None:
-        """Unmap the CTL page."""
+        """Unmap the CTL page, and the hot tail unless a snapshot still holds it."""
+        self._hot = None
+        self._latest = None
         if self._control is not None:
             self._control.close()
             self._control = None

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from kvstore.control import WriterState
-from kvstore.diskio import DiskIO
+from kvstore.diskio import DiskIO, lies_in_memory
 from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
 from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
@@ -93,6 +93,11 @@ class SessionWriter:
             hot_tail_bytes=hot_tail_bytes,
             io=io or DiskIO(),
         )
+        if lies_in_memory(root):
+            logger.warning(
+                "the store lies in memory, nothing in it survives a power loss",
+                extra={"session": session_id, "root": str(root)},
+            )
         logger.info(
             "session writer opened",
             extra={

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import shutil
 from pathlib import Path
@@ -22,7 +21,7 @@ from kvstore.paths import segment_numbers, segment_path, session_hash
 from kvstore.reader import SessionReader
 from kvstore.scan import BlockPlace, scan_log
 from kvstore.verify import verify_store
-from tests.kvstore.samples import SESSION, append, open_writer, read_unit, sample, unit_is
+from tests.kvstore.samples import SESSION, append, open_writer, read_unit, unit_is
 
 UNIT_COUNT = 30
 
@@ -69,7 +68,7 @@ def test_no_flipped_bit_of_a_segment_is_silent(root: Path) -> None:
     rng = random.Random(1)
     segments = sorted(folder_of(root).glob("seg-*.kvs"))
     detected = harmless = 0
-    for _ in range(400):
+    for _ in range(250):
         path = rng.choice(segments)
         offset = rng.randrange(path.stat().st_size)
         with open(path, "r+b") as file:
@@ -89,9 +88,9 @@ def test_no_flipped_bit_of_a_segment_is_silent(root: Path) -> None:
             file.seek(offset)
             file.write(bytes([byte]))
     assert read_all(root)
-    assert detected > 100
+    assert detected > 60
     # Padding up to the next page is no part of the data.
-    assert detected + harmless == 400
+    assert detected + harmless == 250
 
 
 @pytest.mark.parametrize("offset", range(96))
@@ -245,70 +244,6 @@ def test_a_file_of_another_version_is_refused_by_name(
     with pytest.raises(FormatVersionError) as error:
         open_writer(root)
     assert (error.value.version, error.value.supported) == (2, 1)
-
-
-def build_ghosts(root: Path, *, claim_durable: bool) -> None:
-    """Leave block 1 of a second history with blocks 2 and 3 of the first one behind it.
-
-    As they might come back when a file system loses a cut, all blocks having one size. With
-    `claim_durable` false, the ghosts' headers do not say that block 1 was durable: what a writer
-    with several blocks in flight would leave.
-    """
-
-    def write(first: int, stop: int, salt: int) -> None:
-        writer = open_writer(root)
-        assert writer.durable_unit_count == first
-        for index in range(first, stop):
-            unit, keys, values = sample(index, salt=salt, token_count=4)
-            unit = dataclasses.replace(unit, thumbnail_jpeg=b"")
-            writer.append(unit, keys, values, resume=b"")
-            writer.flush()
-        writer.close()
-        (folder_of(root) / "CTL").unlink()
-
-    write(0, 4, salt=1)
-    old = places(root)
-    path = segment_path(folder_of(root), 0)
-    content = bytearray(path.read_bytes())
-    with open(path, "r+b") as file:
-        file.truncate(old[1].offset)
-    write(1, 2, salt=2)
-    previous_hash = old[1].header.hash
-    for ghost in old[2:]:
-        if not claim_durable:
-            header = dataclasses.replace(
-                ghost.header, durable_block_count=1, previous_hash=previous_hash
-            )
-            page = header.pack()
-            content[ghost.offset : ghost.offset + PAGE_BYTES] = page
-            packed = BlockHeader.unpack(page, path)
-            assert packed is not None
-            previous_hash = packed.hash
-    with open(path, "r+b") as file:
-        file.seek(old[2].offset)
-        file.write(content[old[2].offset : old[3].stop])
-
-
-def test_blocks_of_a_history_that_was_cut_do_not_come_back(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build_ghosts(root, claim_durable=False)
-    assert [place.header.epoch for place in places(root)] == [1, 2]
-    with monkeypatch.context() as mutant:
-        # Without the chain they would: the test can see a ghost.
-        mutant.setattr("kvstore.scan.follows", lambda header, previous: True)
-        assert [place.header.epoch for place in places(root)] == [1, 2, 1, 1]
-    writer = open_writer(root)
-    assert writer.durable_unit_count == 2
-    writer.close()
-    assert [place.header.epoch for place in places(root)] == [1, 2]
-
-
-def test_a_lost_history_that_was_acknowledged_is_refused(root: Path) -> None:
-    build_ghosts(root, claim_durable=True)
-    with pytest.raises(BlockCorruptError) as error:
-        open_writer(root)
-    assert error.value.block_index == 2
 
 
 def test_header_pages_reject_every_flipped_bit(root: Path) -> None:

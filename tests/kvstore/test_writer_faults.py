@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kvstore.control import ControlPage, WriterState
-from kvstore.diskio import Buffer, DiskIO
+from kvstore.diskio import Buffer, DiskIO, lies_in_memory
 from kvstore.errors import (
     InvalidSessionIdError,
     StoreFullError,
@@ -23,7 +23,16 @@ from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
-from tests.kvstore.samples import LIMITS, SESSION, SMALL, append, open_writer, sample, unit_is
+from tests.kvstore.samples import (
+    FAST_FOLDER,
+    LIMITS,
+    SESSION,
+    SMALL,
+    append,
+    open_writer,
+    sample,
+    unit_is,
+)
 
 
 class FaultyIO(DiskIO):
@@ -196,6 +205,19 @@ def test_a_real_full_file_system_loses_nothing_acknowledged(root: Path, small_di
     writer = open_writer(small_disk, shm_dir=root, limits=LIMITS)
     assert writer.durable_unit_count == durable
     writer.close()
+
+
+def test_a_store_in_memory_says_that_it_does_not_survive_a_power_loss(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in (root, tmp_path):
+        caplog.clear()
+        open_writer(folder).close()
+        warned = any("survives a power loss" in record.getMessage() for record in caplog.records)
+        assert warned == lies_in_memory(folder)
+    if FAST_FOLDER is not None:
+        assert lies_in_memory(root)
+    assert not lies_in_memory(Path("/proc"))
 
 
 def test_a_block_of_more_buffers_than_one_call_takes_is_written_whole(root: Path) -> None:
