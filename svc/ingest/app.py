@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from kvstore.deletion import sweep_tombstones
 from kvstore.errors import StoreFullError
@@ -70,6 +71,7 @@ class App:
         torch.set_num_threads(settings.threads_of("ingest"))
         config = model_config(settings.model, settings.dtype, settings.device)
         defaults = serving_defaults(config)
+        transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
         root = _make_root(settings.data_dir)
         sweep_tombstones(root)

@@ -112,6 +112,8 @@ class Push:
                 credit_item_count=self._announced_credit,
             )
         while self._accepted_bytes - self._media.consumed_bytes > MAX_QUEUED_BYTES:
+            if self._input_over.is_set():
+                return
             self._room.clear()
             await self._room.wait()
 
@@ -134,6 +136,7 @@ class Push:
     def abandon(self, error: Exception | None = None) -> None:
         """Ends the input, and leaves what has not been decoded yet."""
         self._input_over.set()
+        self._room.set()
         self._note(error)
         if self._worker is not None:
             self._worker.abandon()
@@ -222,8 +225,7 @@ class Push:
             await self._flush_when_idle(running, stream, lane)
             media_over = await running
         except Exception as error:  # noqa: BLE001 - told by `events`, once the rest is safe
-            self._note(lane.failure if isinstance(error, LaneFailedError) else error)
-            worker.abandon()
+            self.abandon(lane.failure if isinstance(error, LaneFailedError) else error)
             await asyncio.gather(running, return_exceptions=True)
         await self._flush(stream, lane)
         self._note(lane.failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
@@ -18,6 +19,9 @@ from svc.rpc.errors import Reason, RequestError
 SERVICE_NAME = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 FIRST_MESSAGE_WAIT_S = 30.0
 """How long a call may be open without saying what it is for."""
+QUIET_S = 0.1
+LINGER_S = 1.0
+"""A call that failed is ended when its client has been quiet for so long; at the latest then."""
 
 _Context: TypeAlias = grpc.aio.ServicerContext[ingest_pb2.IngestRequest, ingest_pb2.IngestResponse]
 
@@ -41,10 +45,10 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
             push = await app.pushes.open(
                 opening.session_id, lambda: app.make_push(session, opening.media)
             )
-            reading: asyncio.Task[None] | None = None
+            reader = _Reader(requests, push)
             try:
                 held = await push.opened()
-                reading = asyncio.create_task(_read(requests, push))
+                reader.start()
                 yield opened_message(
                     held,
                     credit_items=app.settings.credit_items,
@@ -52,11 +56,12 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
                 )
                 async for event in push.events():
                     yield event_message(event)
+            except Exception:
+                await reader.quiet()
+                raise
             finally:
                 push.end()
-                if reading is not None:
-                    reading.cancel()
-                    await asyncio.gather(reading, return_exceptions=True)
+                await reader.stop()
 
 
 async def _first(requests: AsyncIterator[Any]) -> ingest_pb2.IngestRequest | None:
@@ -72,16 +77,55 @@ async def _first(requests: AsyncIterator[Any]) -> ingest_pb2.IngestRequest | Non
         ) from error
 
 
-async def _read(requests: AsyncIterator[ingest_pb2.IngestRequest], push: Push) -> None:
+class _Reader:
     """Hands what the client sends to the push, until it ends one way or another."""
-    try:
-        async for request in requests:
+
+    def __init__(self, requests: AsyncIterator[ingest_pb2.IngestRequest], push: Push) -> None:
+        self._requests = requests
+        self._push = push
+        self._heard = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._task = asyncio.create_task(self._read())
+
+    async def quiet(self) -> None:
+        """Returns when the client has stopped to send, or goes on for too long.
+
+        A client that writes while the call is ended under it loses the status, and with it the
+        reason. One that keeps to its credit stops soon, for it gets no more.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self._task is not None and not self._task.done():
+                    self._heard.clear()
+                    async with asyncio.timeout(QUIET_S):
+                        await self._heard.wait()
+
+    async def stop(self) -> None:
+        """Reads no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _read(self) -> None:
+        try:
+            async for request in self._requests:
+                self._heard.set()
+                if not self._push.input_over.is_set():  # else it comes too late: left out
+                    await self._take(request)
+        except Exception as error:  # noqa: BLE001 - told to the client once the rest is safe
+            self._push.end(error)
+        finally:
+            self._push.end()
+
+    async def _take(self, request: ingest_pb2.IngestRequest) -> None:
+        try:
             items = read_items(request)
             if items is None:
-                push.finish()
-                return
-            await push.offer(items)
-    except Exception as error:  # noqa: BLE001 - told to the client once the rest is safe
-        push.end(error)
-    finally:
-        push.end()
+                self._push.finish()
+            else:
+                await self._push.offer(items)
+        except RequestError as error:
+            self._push.end(error)

@@ -134,12 +134,11 @@ class IngestCall:
 
     async def send_all(self, requests: Iterable[ingest_pb2.IngestRequest]) -> None:
         """Writes messages of one item each within the credit, receiving when it is used up."""
-        credit, sent = self.opened.credit_item_count, 0
-        for request in requests:
-            while sent >= max(credit, self.progress.credit_item_count):
+        credit = self.opened.credit_item_count
+        for sent_count, request in enumerate(requests):
+            while sent_count >= max(credit, self.progress.credit_item_count):
                 assert await self.receive()
             await self.send(request)
-            sent += 1
 
 
 class Client:
@@ -195,7 +194,7 @@ class Client:
         return await self.server.stop()
 
     async def close(self) -> None:
-        """Closes the channel, and the server if it runs."""
+        """Closes the channel, and the server if it runs; may be called again."""
         await self._channel.close()
         if self.server is not None and not self._stopped:
             assert await self.stop_server()

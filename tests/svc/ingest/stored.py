@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,6 @@ def assert_same(actual: Stored, expected: Stored) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=field)
     # The rows are those of the keys, whoever wrote them.
     starts = np.concatenate([[0], np.cumsum(actual.token_counts)])
-    means = [actual.keys[0, a:b].mean(axis=0).ravel() for a, b in zip(starts, starts[1:])]
+    means = [actual.keys[0, a:b].mean(axis=0).ravel() for a, b in pairwise(starts)]
     np.testing.assert_allclose(actual.rows, np.stack(means), rtol=1e-4, atol=1e-5)
     assert actual.row_count == len(actual.token_counts)

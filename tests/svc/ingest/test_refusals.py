@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 from typing import Any
 
 import grpc
@@ -147,9 +148,7 @@ async def test_a_call_that_ends_before_its_first_message(client: Client) -> None
         ({"session_id": "cam", "images": {"raw_width": -1, "raw_height": -1}}, "MEDIA_UNSUPPORTED"),
     ],
 )
-async def test_an_open_that_cannot_be(
-    client: Client, fields: dict[str, Any], reason: str
-) -> None:
+async def test_an_open_that_cannot_be(client: Client, fields: dict[str, Any], reason: str) -> None:
     with pytest.raises(Refused) as caught:
         await client.open(ingest_pb2.IngestRequest(open=ingest_pb2.Open(**fields)))
     assert caught.value.reason == reason
@@ -250,8 +249,10 @@ async def test_an_abandoned_call_leaves_no_task_and_no_thread(
     call = await client.open(open_images("cam"))
     await call.send(FINISH)
     await call.rest()
-    # The handler's own task ends after its last message is out.
-    async with asyncio.timeout(10):
-        while any("push" in t.get_name() for t in asyncio.all_tasks() - before):
-            await asyncio.sleep(0)
+    await client.close()
+    assert not [task for task in asyncio.all_tasks() - before if "push" in task.get_name()]
+    for thread in threading.enumerate():
+        if thread.name.startswith(("encode", "media", "container")):
+            thread.join(10)
+            assert not thread.is_alive(), thread.name
     assert not [w for w in recwarn if "never awaited" in str(w.message)]
