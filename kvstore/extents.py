@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ def check_outputs(
     snapshot: Snapshot,
     geometry: Geometry | None,
     layer: int,
-    unit_indices: Sequence[int],
+    unit_indices: Iterable[int],
     keys_out: np.ndarray[Any, Any],
     values_out: np.ndarray[Any, Any],
 ) -> list[Extent]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class SessionReader:
         self,
         snapshot: Snapshot,
         layer: int,
-        unit_indices: Sequence[int],
+        unit_indices: Iterable[int],
         keys_out: np.ndarray[Any, Any],
         values_out: np.ndarray[Any, Any],
     ) -> list[Tier]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +102,16 @@ def read_unit(
 
 
 def read_units(
-    reader: SessionReader, snapshot: Snapshot, indices: Sequence[int], layer: int
+    reader: SessionReader, snapshot: Snapshot, indices: Iterable[int], layer: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[Tier]]:
     """Keys, values and tiers of units in one layer."""
     geometry = reader.geometry
     assert geometry is not None
-    count = int(snapshot.token_counts[list(indices)].sum()) if len(indices) else 0
+    chosen = np.array(list(indices), dtype=np.int64)
+    count = int(snapshot.token_counts[chosen].sum())
     shape = (count, geometry.kv_head_count, geometry.head_dim)
     keys, values = (np.empty(shape, dtype=geometry.storage_dtype) for _ in range(2))
-    tiers = reader.read(snapshot, layer, indices, keys, values)
+    tiers = reader.read(snapshot, layer, chosen, keys, values)
     return keys, values, tiers
 
 

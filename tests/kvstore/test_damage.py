@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvstore.blockread import BlockPlace
 from kvstore.errors import (
     BlockCorruptError,
     FormatVersionError,
@@ -19,7 +20,7 @@ from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path, session_hash
 from kvstore.reader import SessionReader
-from kvstore.scan import BlockPlace, scan_log
+from kvstore.scan import scan_log
 from kvstore.verify import verify_store
 from tests.kvstore.samples import SESSION, append, open_writer, read_unit, unit_is
 

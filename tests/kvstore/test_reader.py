@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,7 +169,7 @@ def test_wrong_arguments_are_refused(root: Path) -> None:
     snapshot = reader.snapshot()
     count = int(snapshot.token_counts[0])
     good = np.empty((count, 2, 16), np.float32)
-    for layer, indices, keys in [
+    cases: list[tuple[int, list[int], np.ndarray[Any, Any]]] = [
         (2, [0], good),
         (-1, [0], good),
         (0, [3], good),
@@ -176,7 +177,8 @@ def test_wrong_arguments_are_refused(root: Path) -> None:
         (0, [0], good[:-1]),
         (0, [0], good.astype(np.float64)),
         (0, [0], np.asfortranarray(good)),
-    ]:
+    ]
+    for layer, indices, keys in cases:
         with pytest.raises(ValueError, match=r"must be|outside|contiguous"):
             reader.read(snapshot, layer, indices, keys, good)
     assert reader.read(snapshot, 0, [], good[:0], good[:0]) == []

@@ -17,6 +17,7 @@ from tests.kvstore.samples import (
     FAST_FOLDER,
     LIMITS,
     SESSION,
+    Sample,
     append,
     open_writer,
     read_units,
@@ -59,7 +60,7 @@ def test_every_unit_reads_back_after_any_sequence_of_appends_flushes_and_reopens
     )
     with tempfile.TemporaryDirectory(dir=FAST_FOLDER) as folder:
         root = Path(folder)
-        expected = []
+        expected: list[Sample] = []
         writer = open_writer(root, geometry=geometry, limits=limits)
         reader = SessionReader.open(root, SESSION)
         for step, token_count in steps:

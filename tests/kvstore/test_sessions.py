@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +111,13 @@ class _Crash(BaseException):
     pass
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Callable[..., Any]:
-    """Let a function end the process, after its work or before it."""
-    real = getattr(module, name)
+def crash_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+    """Let a function end the process instead of doing its work."""
 
     def crash(*arguments: Any, **options: Any) -> None:
         raise _Crash
 
     monkeypatch.setattr(module, name, crash)
-    return real
 
 
 @pytest.mark.parametrize(
@@ -138,9 +135,9 @@ def test_a_deletion_that_was_interrupted_is_finished_at_the_next_start(
 
     with monkeypatch.context() as crashing:
         if crash_point == "partial":
-            crashing.setattr(kvstore.deletion.shutil, "rmtree", half)
+            crashing.setattr(shutil, "rmtree", half)
         elif crash_point == "shutil.rmtree":
-            crash_at(crashing, kvstore.deletion.shutil, "rmtree")
+            crash_at(crashing, shutil, "rmtree")
         else:
             crash_at(crashing, kvstore.deletion, crash_point)
         with pytest.raises(_Crash):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +107,7 @@ def test_after_an_io_error_the_writer_is_dead_and_the_next_one_has_all_that_was_
     with pytest.raises(WriterFailedError):
         writer.flush()
     io.armed = ""
-    calls = [
+    calls: list[Callable[[], None]] = [
         writer.flush,
         writer.publish,
         lambda: append(writer, 1),
