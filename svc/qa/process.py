@@ -10,39 +10,25 @@ import sys
 from typing import Any
 
 from lookback.v1 import question_pb2_grpc
-from svc.config import ConfigError, Settings, read_settings
-from svc.engine.errors import EngineError
-from svc.logs import configure_logs
+from svc.config import Settings
 from svc.qa.answerer import Answerer
 from svc.qa.errors import translate
 from svc.qa.model_thread import Loaded, ModelThread
 from svc.qa.runner import Runner
 from svc.qa.service import SERVICE_NAME, QuestionService
 from svc.qa.sessions import SessionCache
-from svc.rpc.server import Address, PortInUseError, RpcServer, stop_event_on_signals
+from svc.rpc.server import Address, RpcServer, stop_event_on_signals
 
 logger = logging.getLogger(__name__)
 
-EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
 _OPEN_SESSIONS = 32
 _SWEEP_EVERY_S = 5.0
 _STOP_STEP_S = 10.0
 _STOP_CALLS_S = 1.0
 
 
-def main() -> int:
-    """Runs the process with settings from the environment; returns its exit status."""
-    try:
-        settings = read_settings()
-        configure_logs("qa", settings.log_level)
-        return asyncio.run(serve(settings))
-    except (ConfigError, PortInUseError, EngineError) as error:
-        sys.stderr.write(f"lookback qa cannot start: {error}\n")
-        return EXIT_CONFIG
-
-
-async def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT; returns an exit status.
+async def serve(settings: Settings) -> bool:
+    """Serves until SIGTERM or SIGINT; returns whether it ended as it was asked to.
 
     Raises:
         PortInUseError: the address cannot be listened on.
@@ -76,9 +62,9 @@ async def serve(settings: Settings) -> int:
             await _first_of(stop_asked, model_thread.ended)
         if model_thread.ended.done():
             logger.critical("the model thread broke", exc_info=model_thread.ended.exception())
-            return EXIT_CRASH
+            return False
         await service.drain(settings.drain_s)
-        return EXIT_CLEAN
+        return True
     finally:
         sweeping.cancel()
         stop_asked.cancel()

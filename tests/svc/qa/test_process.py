@@ -1,11 +1,9 @@
 """The QA process as its parent sees it: exit statuses, readiness, draining, death."""
 
-import os
+import logging
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -15,10 +13,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
 from svc.engine.model import LoadedModel
+from svc.qa.__main__ import main
 from svc.qa.errors import translate
 from svc.qa.service import SERVICE_NAME, QuestionService
 from svc.rpc.server import Address, RpcServer
-from tests.svc.qa.service import ROOT, LiveSession, QaProcess, Refusal, finish, sampled
+from tests.svc.qa.service import LiveSession, QaProcess, Refusal, finish, sampled
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -33,19 +32,25 @@ def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
     session.close()
 
 
-def run(**settings: object) -> tuple[int, str]:
-    """Runs the process to an end that is its own; returns exit status and standard error."""
-    environment = {
-        **os.environ,
-        **{f"LOOKBACK_{name.upper()}": str(value) for name, value in settings.items()},
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}",
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "svc.qa"], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout == ""
-    return done.returncode, done.stderr
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs what the process runs, here; returns exit status and the last line on stderr."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+
+    def run_main(**settings: object) -> tuple[int, str]:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"LOOKBACK_{name.upper()}", str(value))
+        status = main()
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert "Traceback" not in captured.err
+        return status, captured.err.splitlines()[-1]
+
+    yield run_main
+    root.handlers, root.level = before
 
 
 @pytest.mark.parametrize(
@@ -57,24 +62,20 @@ def run(**settings: object) -> tuple[int, str]:
     ],
 )
 def test_a_wrong_configuration_ends_with_2_and_one_line(
-    tmp_path: Path, settings: dict[str, object], said: str
+    run: Callable[..., tuple[int, str]], settings: dict[str, object], said: str
 ) -> None:
-    status, log = run(data_dir=tmp_path, **settings)
+    status, line = run(**settings)
     assert status == 2
-    assert "Traceback" not in log
-    last = log.splitlines()[-1]
-    assert last.startswith("lookback qa cannot start: ")
-    assert said in last
+    assert line.startswith("lookback qa cannot start: ")
+    assert said in line
 
 
-def test_a_port_in_use_ends_with_2_and_one_line(tmp_path: Path, tiny_path: Path) -> None:
+def test_a_port_in_use_ends_with_2_and_one_line(run: Callable[..., tuple[int, str]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, log = run(data_dir=tmp_path, model=tiny_path, qa_port=port)
+        status, line = run(qa_port=port)
     assert status == 2
-    last = log.splitlines()[-1]
-    assert last.startswith(f"lookback qa cannot start: cannot listen on 127.0.0.1:{port}")
-    assert "Traceback" not in log
+    assert line.startswith(f"lookback qa cannot start: cannot listen on 127.0.0.1:{port}")
 
 
 async def test_before_the_model_is_loaded_it_is_not_serving_and_calls_are_refused() -> None:
@@ -137,15 +138,6 @@ def test_stopping_cuts_off_what_does_not_end_in_time(
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_process_stops_with_0(tmp_path: Path, tiny_path: Path, number: int) -> None:
-    with QaProcess(data_dir=tmp_path, model=tiny_path) as qa:
-        qa.process.send_signal(number)
-        _, log = qa.process.communicate()
-        assert qa.process.returncode == 0
-        assert "Traceback" not in log
-
-
 def test_a_killed_process_answers_the_same_when_it_is_back(
     tmp_path: Path, tiny_path: Path, session: LiveSession
 ) -> None:
@@ -161,6 +153,10 @@ def test_a_killed_process_answers_the_same_when_it_is_back(
     with QaProcess(data_dir=tmp_path, model=tiny_path, qa_port=port) as qa:
         assert qa.address.endswith(f":{port}")
         after = qa.ask("door")
+        qa.process.send_signal(signal.SIGINT)  # idle: nothing to wait for
+        _, log = qa.process.communicate()
+        assert qa.process.returncode == 0
+        assert "Traceback" not in log
     assert (after.text, after.snapshot_unit_count) == (before.text, 6)
     assert list(after.evidence) == list(before.evidence)
 

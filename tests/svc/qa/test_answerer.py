@@ -1,0 +1,176 @@
+"""Questions whose session changes under them: the writer comes back, the deadline passes."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from svc.engine.answer import AnswerEngine
+from svc.engine.answer_request import AnswerRequest
+from svc.engine.model import LoadedModel
+from svc.qa.answerer import Answerer
+from svc.qa.convert import Answered, Question
+from svc.qa.runner import Job, Runner
+from svc.qa.sessions import SessionCache
+from svc.rpc.errors import Reason, RequestError
+from tests.svc.qa.service import LiveSession
+from tests.svc.qa.test_runner import StepwiseMemory
+
+
+class Bench:
+    """An answerer whose model thread answers one question at a time, and can be held."""
+
+    def __init__(self, store: Path, model: LoadedModel) -> None:
+        self.model = model
+        self.runner = Runner(packed_count=1)
+        self.sessions = SessionCache(store, capacity=2)
+        self.answerer = Answerer(model=model, sessions=self.sessions, runner=self.runner)
+        self.thread = threading.Thread(target=self.runner.run, args=[AnswerEngine(model)])
+        self.thread.start()
+
+    def hold(self) -> Callable[[], None]:
+        """Keeps the model thread busy until the function returned is called."""
+        gate = StepwiseMemory(self.model)
+        request = AnswerRequest(question="What?", max_new_tokens=1)
+        self.runner.submit(
+            Job(
+                session_id="gate",
+                request=request,
+                memory=gate,
+                deliver=lambda event: None,
+                let_go=lambda: None,
+            )
+        )
+        gate.reading.wait()
+        return gate.may_read.set
+
+    async def answer(self, session_id: str, *, timeout_s: float = 60.0) -> Answered:
+        request = AnswerRequest(
+            question="What?", max_new_tokens=4, temperature=0.0, ignore_eos=True, unit_count=4
+        )
+        question = Question(
+            session_id=session_id, asked_at_s=None, cut="at_or_before", request=request
+        )
+        now_s = time.perf_counter()
+        async for event in self.answerer.answer(
+            question, arrived_s=now_s, deadline_s=now_s + timeout_s
+        ):
+            last = event
+        assert isinstance(last, Answered)
+        return last
+
+    async def asked(self, session_id: str, **settings: float) -> asyncio.Task[Answered]:
+        """Begins a question, and returns when it waits for the model thread."""
+        task = asyncio.create_task(self.answer(session_id, **settings))
+        await until(lambda: len(self.runner._waiting) > 0 or task.done())
+        return task
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    """Waits for what the model thread does; the suite's timeout is the limit."""
+    while not claim():  # noqa: ASYNC110 - nothing here could set an event
+        await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
+    session = LiveSession(tmp_path, model, "door")
+    session.push([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, model: LoadedModel, session: LiveSession) -> Iterator[Bench]:
+    bench = Bench(tmp_path, model)
+    yield bench
+    bench.runner.stop()
+    bench.thread.join()
+    bench.sessions.close()
+
+
+async def test_a_question_starts_over_when_the_writer_came_back_under_it(
+    bench: Bench, session: LiveSession
+) -> None:
+    go_on = bench.hold()
+    task = await bench.asked("door")
+    session.close()  # as in a crash: what is not durable is lost
+    session.open()
+    durable = session.stream.status.durable_unit_count
+    assert 0 < durable < 6
+    go_on()
+    answered = await task
+    assert answered.result.snapshot_unit_count == durable
+    assert answered.result.text == (await bench.answer("door")).result.text
+
+
+async def test_a_question_starts_over_once_and_then_says_why(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release_count = 0
+    submitted = bench.runner.submit
+
+    def crash_before(job: Job) -> None:
+        nonlocal release_count
+        release_count += 1
+        session.close()
+        session.open()
+        submitted(job)
+
+    monkeypatch.setattr(bench.runner, "submit", crash_before)
+    with pytest.raises(Exception, match="epoch") as caught:
+        await bench.answer("door")
+    assert type(caught.value).__name__ in {"EpochChangedError", "SnapshotExpiredError"}
+    assert release_count == 2
+
+
+async def test_the_deadline_ends_a_question_that_waits_its_turn(
+    bench: Bench, session: LiveSession
+) -> None:
+    go_on = bench.hold()
+    with pytest.raises(RequestError) as caught:
+        await bench.answer("door", timeout_s=0.2)
+    assert caught.value.reason is Reason.QUESTION_TIMED_OUT
+    go_on()
+    assert (await bench.answer("door")).result.text
+
+
+async def test_a_session_stays_open_while_it_is_read_and_no_longer(
+    bench: Bench, tmp_path: Path, model: LoadedModel, session: LiveSession
+) -> None:
+    go_on = bench.hold()
+    task = await bench.asked("door")
+    lease = bench.sessions.lease("door")
+    opened = lease.session
+    lease.release()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    bench.sessions.discard(opened)
+    assert opened.lease_count == 1  # the model thread has it still
+    opened.look()
+    go_on()
+    await until(lambda: opened.lease_count == 0)
+    assert (await bench.answer("door")).result.text
+
+
+async def test_the_sessions_used_last_stay_open(
+    bench: Bench, tmp_path: Path, model: LoadedModel, session: LiveSession
+) -> None:
+    others = [LiveSession(tmp_path, model, name) for name in ("a", "b")]
+    for other in others:
+        other.push([0.0])
+    opened = {}
+    for name in ("door", "a", "b"):
+        lease = bench.sessions.lease(name)
+        opened[name] = lease.session
+        lease.release()
+    assert {name: session.discarded for name, session in opened.items()} == {
+        "door": True,
+        "a": False,
+        "b": False,
+    }
+    for other in others:
+        other.close()
