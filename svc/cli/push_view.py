@@ -37,6 +37,7 @@ class PushView:
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._stack = contextlib.ExitStack()
         self._line_at = time.monotonic()
+        self._away_for: str | None = None  # the reason that was said last
         self._progress: PushProgress | None = None
         self._recent: deque[tuple[float, float]] = deque()  # clock, received time
 
@@ -55,6 +56,8 @@ class PushView:
 
     def show(self, event: PushEvent) -> None:
         """Shows one event."""
+        if isinstance(event, PushOpened):
+            self._away_for = None
         match event:
             case PushProgress():
                 self._progress = event
@@ -64,11 +67,9 @@ class PushView:
                 self._say(f"pushing to {self._session}")
             case PushOpened(durable_pts_s=float() as durable_s):
                 self._say(f"pushing to {self._session}, on from {format_time(durable_s)}")
-            case PushReconnecting():
-                self._say(
-                    f"{event.error.message}; trying again in {event.wait_s:.1f} s, "
-                    f"giving up in {event.give_up_in_s:.0f} s"
-                )
+            case PushReconnecting() if event.error.reason != self._away_for:
+                self._away_for = event.error.reason
+                self._say(f"{event.error.message}; trying again for {event.give_up_in_s:.0f} s")
             case PushGap():
                 self._say(
                     f"lost: {format_time(event.start_s)} - {format_time(event.end_s)} "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from svc.supervisor import Supervisor
 
 _DataOption = Annotated[
     Path,
@@ -76,6 +80,10 @@ def serve(
     device: _DeviceOption = None,
     dtype: _DtypeOption = None,
     log_level: _LogLevelOption = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object with both addresses when both serve."),
+    ] = False,
 ) -> None:
     """Runs the service: the process that watches and the process that answers.
 
@@ -96,7 +104,26 @@ def serve(
         log_level=log_level,
     )
     configure_logs("supervisor", settings.log_level)
-    raise typer.Exit(asyncio.run(serve_both(settings)))
+    announce = _announce_json if as_json else _announce
+    raise typer.Exit(asyncio.run(serve_both(settings, on_ready=announce)))
+
+
+def _announce(service: Supervisor) -> None:
+    sys.stdout.write(
+        f"serving: sessions and video at {service.ingest_address}, "
+        f"questions at {service.qa_address}; Ctrl-C stops\n"
+    )
+    sys.stdout.flush()
+
+
+def _announce_json(service: Supervisor) -> None:
+    event = {
+        "event": "ready",
+        "ingest_address": service.ingest_address,
+        "qa_address": service.qa_address,
+    }
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
 
 
 def ingest(

@@ -69,7 +69,7 @@ def test_a_lost_connection_is_said_and_gone_on_from(
     service.server.failures.cuts = [("packets", 6), ("finish", 0)]
     outcome = lookback.run("push", str(clip), "--session", "s", *service.options)
     assert outcome.status == 0
-    assert outcome.err.count("trying again in") == 2
+    assert outcome.err.count("trying again for") == 2
     assert service.server.sessions["s"].finished
 
 
