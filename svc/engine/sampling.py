@@ -118,7 +118,7 @@ class TokenSampler:
             device: where the logits lie.
         """
         self._do_sample = sampling.do_sample
-        self._processors = sampling.processors()
+        self._processors: Any = sampling.processors()
         self._said = torch.tensor([sorted(set(prompt_ids))], dtype=torch.int64, device=device)
         self._generator = torch.Generator(device)
         if sampling.seed is None:

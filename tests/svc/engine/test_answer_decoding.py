@@ -26,6 +26,8 @@ from tests.svc.engine.answer_world import (
 LoadTiny = Callable[[str], LoadedModel]
 FRAMES, STEPS = 3, 16
 ALL = 10_000
+VARIED = 1.5
+"""A repetition penalty: a tiny random model says one token over and over without."""
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,11 @@ def memory(model: LoadedModel) -> ListMemory:
 
 @pytest.fixture(scope="module")
 def free_run(model: LoadedModel, memory: ListMemory) -> list[int]:
-    """Return what is decoded greedily when nothing ends the answer."""
-    return list(answer(model, request(temperature=0.0, ignore_eos=True), memory).token_ids)
+    """Return what is decoded greedily when nothing ends the answer; never the same for long."""
+    varied = request(temperature=0.0, ignore_eos=True, repetition_penalty=VARIED)
+    ids = list(answer(model, varied, memory).token_ids)
+    assert len(set(ids)) > STEPS // 2
+    return ids
 
 
 def request(**fields: Any) -> AnswerRequest:
@@ -62,18 +67,18 @@ def generate(model: LoadedModel, stock: Any, **settings: Any) -> list[int]:
     return sequences[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("penalty", [1.3, 0.7])
+@pytest.mark.parametrize("penalty", [VARIED, 1.2, 0.7])
 def test_repetition_penalty_counts_the_prompt_as_generate_does(
     penalty: float,
     model: LoadedModel,
     stock: Any,
     memory: ListMemory,
-    free_run: list[int],
 ) -> None:
-    ours = answer(model, request(temperature=0.0, repetition_penalty=penalty), memory)
-    theirs = generate(model, stock, do_sample=False, repetition_penalty=penalty)
+    greedy = {"ignore_eos": True, "temperature": 0.0}
+    ours = answer(model, request(repetition_penalty=penalty, **greedy), memory)
+    theirs = generate(model, stock, do_sample=False, repetition_penalty=penalty, eos_token_id=[])
     assert list(ours.token_ids) == theirs
-    assert theirs != free_run[: len(theirs)], "or the penalty was not seen to matter"
+    assert theirs != list(answer(model, request(**greedy), memory).token_ids)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +122,11 @@ def test_any_of_several_end_tokens_ends_the_answer(
     model: LoadedModel, stock: Any, memory: ListMemory, free_run: list[int]
 ) -> None:
     never = next(i for i in range(300) if i not in free_run)
-    configured = with_generation_config(model, eos_token_id=[never, free_run[4]])
-    first = free_run.index(free_run[4])
+    configured = with_generation_config(
+        model, eos_token_id=[never, free_run[6]], repetition_penalty=VARIED
+    )
+    first = free_run.index(free_run[6])
+    assert first > 2
     ours = answer(configured, request(temperature=0.0), memory)
     assert list(ours.token_ids) == free_run[: first + 1]
     assert list(ours.token_ids) == generate(configured, stock, do_sample=False)
@@ -148,7 +156,8 @@ def test_stop_strings_end_where_generate_ends(
 
 
 def test_the_length_is_a_limit(model: LoadedModel, memory: ListMemory, free_run: list[int]) -> None:
-    result = answer(model, request(temperature=0.0, max_new_tokens=3, ignore_eos=True), memory)
+    short = request(temperature=0.0, max_new_tokens=3, ignore_eos=True, repetition_penalty=VARIED)
+    result = answer(model, short, memory)
     assert (list(result.token_ids), result.finish_reason) == (free_run[:3], "length")
 
 
