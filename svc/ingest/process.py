@@ -11,7 +11,6 @@ import sys
 
 from svc.config import ConfigError, Settings, read_settings
 from svc.engine.errors import EngineError
-from svc.ingest.server import IngestServer
 from svc.logs import configure_logs
 from svc.rpc.server import Address, PortInUseError, stop_event_on_signals
 
@@ -44,6 +43,9 @@ async def serve(settings: Settings) -> bool:
         PortInUseError: the address cannot be listened on.
         EngineError, ConfigError: the model or the store cannot be served.
     """
+    # Brings torch and transformers, which takes seconds: not before the settings are read.
+    from svc.ingest.server import IngestServer
+
     stop_asked = asyncio.create_task(stop_event_on_signals().wait())
     server = IngestServer(settings)
     try:

@@ -23,6 +23,9 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),  # a port in use must be an error, not a second listener
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    # A client whose machine is gone says nothing: its calls end after half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
     # Without this a client can be megabytes ahead of what the server has read.
     ("grpc.http2.bdp_probe", 0),
 ]

@@ -78,9 +78,16 @@ class IngestCall:
         self.finished: ingest_pb2.Finished | None = None
 
     async def send(self, *requests: ingest_pb2.IngestRequest) -> None:
-        """Writes messages without a look at the credit."""
+        """Writes messages without a look at the credit.
+
+        Raises:
+            Refused: the call has ended with an error.
+        """
         for request in requests:
-            await self._call.write(request)
+            try:
+                await self._call.write(request)
+            except grpc.aio.AioRpcError as error:
+                raise await refused(self._call) from error
 
     async def half_close(self) -> None:
         """Ends the client's side."""
