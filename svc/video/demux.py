@@ -30,6 +30,10 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Demux
     while True:
         try:
             packet = next(packets, None)
+        except IndexError:
+            # At the end PyAV looks for every stream FFmpeg has by now, also those that appeared
+            # on the way (an FLV or MPEG-TS gaining one), which it does not know.
+            return
         except av.error.FFmpegError as error:
             raise CorruptMediaError(
                 what=f"{container.format.name} container", reason=error_text(error)

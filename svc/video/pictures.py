@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import av
@@ -11,6 +12,8 @@ from av.video.reformatter import VideoReformatter
 
 from svc.video.errors import CorruptMediaError, ResolutionLimitError
 from svc.video.frames import Frame, Rgb
+
+_MAYBE_TOO_LARGE = (errno.EINVAL, errno.ENOMEM, errno.ERANGE)
 
 
 class PictureReader:
@@ -93,7 +96,7 @@ def decoding_error(
     if width * height > max_pixels:
         return ResolutionLimitError(width=width, height=height, max_pixels=max_pixels)
     reason = error.strerror or type(error).__name__
-    if isinstance(error, av.error.ArgumentError | av.error.MemoryError):
+    if error.errno in _MAYBE_TOO_LARGE:
         # what some decoders say of a picture above max_pixels, without telling its size
         reason += f"; damaged, or a picture of more than {max_pixels} pixels"
     return CorruptMediaError(what=what, reason=reason, pts_s=pts_s)

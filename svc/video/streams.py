@@ -15,10 +15,12 @@ STREAMABLE_DEMUXERS = (
 )
 """What may be recognised in bytes that arrive. Playlists, for one, would open other files."""
 FILE_DEMUXERS = STREAMABLE_DEMUXERS + (
-    ",asf,rm,mxf,mxf_opatom,nut,ivf,obu,h264,hevc,m4v,mpegvideo,mjpeg,yuv4mpegpipe,gif,dv,gxf,"
-    "swf,wtv,bink,smk,roq,nsv,amv,3dostr,film_cpk,dirac,vc1,avs2,avs3"
+    ",asf,rm,mxf,mxf_opatom,nut,ivf,yuv4mpegpipe,gif,dv,gxf,swf,wtv,bink,smk,nsv"
 )
-"""What may be recognised in files: FFmpeg would make a video of a text file, too."""
+"""What may be recognised in files: FFmpeg would make a video of a text file, too.
+
+Bare codec streams (.h264) are not among them: they carry no times, FFmpeg would make some up.
+"""
 
 
 def best_video_stream(container: InputContainer) -> VideoStream:

@@ -175,8 +175,12 @@ def test_a_change_of_resolution_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PACKET_FILES)
 def test_a_picture_above_the_limit_is_refused_and_not_decoded(name: str) -> None:
     media, items = packets(name)
+    if media.codec == "av1":  # its extradata tells the size and is refused earlier
+        media = replace(media, extradata=b"")
+    decoder = PacketDecoder(media, VideoLimits(max_pixels=10_000))
     with pytest.raises((ResolutionLimitError, CorruptMediaError), match="pixels"):
-        decode(media, items, max_pixels=10_000)
+        drained(decoder, items)
+    assert not decoder._run._picture_seen
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the client reads: where it starts, what it refuses, standard input, pacing, thumbnails."""
+"""What the client reads: where it starts, what it refuses, standard input, thumbnails."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from svc.video.errors import (
@@ -27,7 +25,6 @@ from svc.video.errors import (
 )
 from svc.video.file_frames import read_frames
 from svc.video.frames import ChunkItem, ContainerMedia, Frame, ImageItem, Item, PacketItem
-from svc.video.pacing import send_offsets
 from svc.video.sources import StreamSource, open_source
 from svc.video.thumbnails import thumbnail_jpeg
 from tests.svc.video.media import (
@@ -200,33 +197,6 @@ def test_without_decord_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(BackendMissingError, match=r"pip install 'lookback\[decord\]'"):
         next(read_frames(video(HEVC), backend="decord"))
-
-
-@given(times=st.lists(st.floats(-1e3, 1e3), min_size=1), speed=st.floats(0.1, 100))
-def test_no_item_leaves_before_its_own_time_or_before_one_that_is_sent_earlier(
-    times: list[float], speed: float
-) -> None:
-    items = [ImageItem(pts_s=pts_s, data=b"x") for pts_s in times]
-    offsets = [offset for offset, _ in send_offsets(items, speed)]
-    assert offsets == sorted(offsets)
-    assert offsets[0] == 0
-    for offset, pts_s in zip(offsets, times, strict=True):
-        assert offset >= (pts_s - times[0]) / speed
-
-
-def test_a_real_video_with_b_frames_lasts_its_length_over_the_speed() -> None:
-    source = open_source(video(NASA))
-    offsets = [offset for offset, _ in send_offsets(source.items(), 2.0)]
-    assert offsets[-1] == pytest.approx(389 * 1001 / 30000 / 2)
-    assert {offset for offset, _ in send_offsets(source.items(), math.inf)} == {0.0}
-
-
-def test_chunks_have_no_time_and_a_speed_must_be_positive() -> None:
-    chunk = ChunkItem(data=b"x")
-    assert list(send_offsets([chunk, chunk], 1.0)) == [(0.0, chunk)] * 2
-    for speed in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="speed"):
-            list(send_offsets([chunk], speed))
 
 
 @pytest.mark.parametrize(
