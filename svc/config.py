@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Element type of weights and of stored keys and values; auto: float32 on a CPU."""
     device: str = "cpu"
     """Torch device of both processes."""
+    vision_attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel of the vision tower; flash_attention_2 needs the `gpu` extra."""
 
     host: str = "127.0.0.1"
     """Address both servers listen on. There is no authentication: keep it on a trusted network."""

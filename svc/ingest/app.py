@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,7 +70,10 @@ class App:
             KVStoreError: an interrupted deletion cannot be finished.
         """
         torch.set_num_threads(settings.threads_of("ingest"))
-        config = model_config(settings.model, settings.dtype, settings.device)
+        config = replace(
+            model_config(settings.model, settings.dtype, settings.device),
+            vision_attention=settings.vision_attention,
+        )
         defaults = serving_defaults(config)
         transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
