@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -117,6 +118,8 @@ def _open(source: str) -> Source:
     from svc.video.sources import open_source
 
     if source != _STDIN:
+        if Path(source).is_dir():
+            raise CommandError("SOURCE_OPEN", f"cannot read {source!r}: it is a folder")
         with video_errors():
             return open_source(source)
     if sys.stdin.isatty():

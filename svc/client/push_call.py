@@ -40,6 +40,7 @@ _OPEN_TIMEOUT_S = 60.0  # a server that has to rebuild an index first takes its 
 _BATCH_BYTES = 2**20
 _BATCH_COUNT = 32
 _CAREFUL_PAUSE_S = 0.02
+_CAREFUL_COUNT = 128  # more than lie between what is durable and what a server has choked on
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.IngestRequest, ingest_pb2.IngestResponse]"
 
@@ -60,8 +61,8 @@ class PushCall:
         reconnect_count: int,
         careful: bool,
     ) -> None:
-        """`careful`: the call before ended without a status, for a write was under way; pause
-        between writes, so that the reason is heard this time."""
+        """`careful`: the call before ended without a status, perhaps because a write was under
+        way; pause between the first writes, so that the reason is heard this time."""
         self._stub = stub
         self._address = address
         self._session_id = session_id
@@ -70,7 +71,7 @@ class PushCall:
         self._finish = finish
         self._stop = stop
         self._reconnect_count = reconnect_count
-        self._careful = careful
+        self._pauses_left = _CAREFUL_COUNT if careful else 0
 
         self.finish_sent = False
         self._draining = False
@@ -181,7 +182,8 @@ class PushCall:
             self._sent_item_count += len(batch)
             if not await self._write(call, items_request(batch)):
                 return
-            if self._careful:
+            if self._pauses_left > 0:
+                self._pauses_left -= 1
                 await asyncio.sleep(_CAREFUL_PAUSE_S)
         if self._finish and not self._halt.is_set():
             self.finish_sent = True

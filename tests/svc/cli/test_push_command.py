@@ -90,6 +90,15 @@ def test_what_is_no_video_is_refused_in_one_line(
     assert lines[0].split(": ")[1] in (reason, "EMPTY_MEDIA", "SOURCE_OPEN")
 
 
+def test_a_folder_is_refused_before_a_session_is_made_of_it(
+    lookback: type[Lookback], service: Service, tmp_path: Path
+) -> None:
+    outcome = lookback.run("push", str(tmp_path), "--session", "s", *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: SOURCE_OPEN: ")
+    assert service.server.sessions == {}
+
+
 def test_nobody_there_ends_a_push_at_once(lookback: type[Lookback], clip: Path) -> None:
     outcome = lookback.run("push", str(clip), "--session", "s", "--ingest-address", "127.0.0.1:1")
     assert outcome.status == 1

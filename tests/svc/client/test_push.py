@@ -183,6 +183,17 @@ async def test_what_trying_again_does_not_help_is_raised_with_its_reason(reason:
     assert caught.value.code is reason.code
 
 
+@pytest.mark.parametrize("attempt", range(5))
+async def test_a_refusal_is_heard_although_writes_are_under_way(attempt: int) -> None:
+    """The binding forgets the status of a call that ends while it writes: it is asked again."""
+    server = ProtocolServer()
+    server.credit = 10_000
+    server.refuse_items_after = (4, RequestError(Reason.MEDIA_CORRUPT, "no good"))
+    with pytest.raises(LookbackError) as caught:
+        await pushed(server, ListSource(images(300, size_bytes=2000)))
+    assert caught.value.reason == "MEDIA_CORRUPT"
+
+
 async def test_a_busy_session_is_tried_again_as_the_server_says() -> None:
     server = ProtocolServer()
     server.refuse_opens = [
