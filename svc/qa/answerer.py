@@ -90,7 +90,7 @@ class Answerer:
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
         record, snapshot = await self._look(session, question, deadline)
-        memory = StoreMemory(self._model, session.reader, session.index_for(snapshot), snapshot)
+        memory = StoreMemory(self._model, session.reader, session.index(), snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 

@@ -50,7 +50,7 @@ class ModelThread:
     async def stop(self, timeout_s: float) -> None:
         """Lets the step that runs now end; waits `timeout_s` at most. No step: returns at once."""
         self._runner.stop()
-        if self.loaded.done():
+        if self.loaded.done() and self.loaded.exception() is None:
             await asyncio.wait({self.ended}, timeout=timeout_s)
 
     def _work(self) -> None:

@@ -14,7 +14,6 @@ from kvstore.errors import SessionNotFoundError
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
 from kvstore.snapshot import Snapshot
-from retrieval.errors import EpochChangedError
 from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path
 
@@ -57,23 +56,16 @@ class OpenSession:
         watermarks = self.reader.watermarks()
         return Look(record=record, watermarks=watermarks, snapshot=self.reader.snapshot())
 
-    def index_for(self, snapshot: Snapshot) -> KeyIndexReader:
-        """Returns the index that belongs to a snapshot of this session.
+    def index(self) -> KeyIndexReader:
+        """Returns the index, opened when first needed: a session without units has none.
 
         Raises:
             IndexDamagedError: it is absent, foreign or torn.
-            EpochChangedError: the snapshot's writer has not taken the index over yet; look again.
         """
         with self._opening:
             if self._index is None:
                 self._index = KeyIndexReader.open(self._index_path)
-            index = self._index
-        if index.epoch < snapshot.epoch:
-            # Perhaps of a file that was replaced: it would never hear of the new epoch.
-            raise EpochChangedError(
-                self._index_path, opened_epoch=index.epoch, epoch=snapshot.epoch
-            )
-        return index
+            return self._index
 
     def close(self) -> None:
         """Closes the files; nobody may be using them."""

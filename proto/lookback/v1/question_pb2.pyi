@@ -89,17 +89,18 @@ class AskRequest(_message.Message):
     """Time in the stream at which the question is asked. Absent: everything visible now.
     A time that is received but not yet visible waits, within the deadline; one beyond what was
     received is refused: OUT_OF_RANGE (ASKED_AT_NOT_RECEIVED); one before the first frame too:
-    OUT_OF_RANGE (ASKED_AT_BEFORE_START).
+    OUT_OF_RANGE (ASKED_AT_BEFORE_START). A finished session has no later time: asked beyond its
+    end it answers as of its end, as `evidence_until_s` says.
     """
     cut: Global___SnapshotCut.ValueType
     """Which units are in the snapshot."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Up to 26 options: the answer is the most likely one, by likelihood."""
+        """2 to 26 options of at most 1,000 characters: the answer is the most likely one, by likelihood."""
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns of the conversation, oldest first; at most 32."""
+        """Earlier turns of the conversation, oldest first; at most 32, of 64,000 characters in all."""
 
     @_builtins.property
     def retrieval(self) -> Global___RetrievalOptions:
