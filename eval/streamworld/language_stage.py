@@ -19,6 +19,8 @@ from eval.streamworld.wording import KINDS, Kind
 from eval.streamworld.world import Pace
 
 _WARM_UP_STEPS = 40
+# share of the general stage in which most batches drill one skill
+_SKILLS_FIRST = 0.45
 _DRILL_SMOOTHING = 0.05
 _GENERAL_KINDS: dict[Kind, float] = {
     "now_what": 1.0, "now_object": 0.5, "now_colour": 0.4, "now_scene": 0.4,
@@ -152,10 +154,10 @@ class GeneralStage(_LanguageStage):
         return self._recipe.general_steps
 
     def rate(self, step: int, fraction: float) -> float:
-        """Warm-up, flat for 35 %, then cosine down to 2 %."""
+        """Warm-up, flat for 45 %, then cosine down to 2 %."""
         decay = 1.0
-        if fraction > 0.35:
-            decay = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * (fraction - 0.35) / 0.65))
+        if fraction > 0.45:
+            decay = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * (fraction - 0.45) / 0.55))
         return self._recipe.language_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * decay
 
     def plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
@@ -167,8 +169,10 @@ class GeneralStage(_LanguageStage):
         return replace(plan, clips=-(-plan.clips // 2)) if fraction < 0.5 else plan
 
     def _whole_plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
-        longest = int(12 + 36 * min(1.0, fraction / 0.5))
-        if shared.random() < (0.5 if fraction < 0.15 else 0.3 if fraction < 0.5 else 0.15):
+        # skills first, on short clips; then length and look-alikes
+        growth = min(1.0, max(0.0, (fraction - _SKILLS_FIRST) / 0.3))
+        longest = int(10 + 38 * growth)
+        if shared.random() < (0.8 if fraction < _SKILLS_FIRST else 0.3 - 0.15 * growth):
             return self._skill_drill(longest, shared)
         frames = int(shared.integers(4, longest + 1))
         recent = int(shared.choice([1, 1, 1, 2, 4]))
@@ -181,15 +185,16 @@ class GeneralStage(_LanguageStage):
             pace=Pace(duration=(1, 6), gap=(0, 2)) if short else Pace(duration=(1, 8), gap=(0, 3)),
             kinds=_GENERAL_KINDS, late=0.4, window_frames=(None, 8, 16)[int(shared.integers(3))],
             picked=picked, recent=recent, subset_fraction=0.15, unanswerable_fraction=0.12,
-            drop_fraction=0.3, shared_history=not everything and shared.random() < 0.6, pool=pool,
+            drop_fraction=0.3, pool=pool,
+            shared_history=not everything and shared.random() < 0.15 + 0.5 * growth,
         )  # fmt: skip
 
     @staticmethod
     def _skill_drill(longest: int, shared: np.random.Generator) -> BatchPlan:
-        skill = int(shared.choice(4, p=[0.35, 0.25, 0.2, 0.2]))
+        skill = int(shared.choice(5, p=[0.25, 0.22, 0.1, 0.18, 0.25]))
         still = Pace(duration=(1, 1), gap=(0, 0))
         if skill == 0:
-            frames = int(shared.integers(2, max(5, longest // 3)))
+            frames = int(shared.integers(2, max(7, longest // 3)))
             kinds: dict[Kind, float] = {
                 "past_colour": 1, "past_object": 1, "past_scene": 1, "past_text": 1, "not_seen": 1,
             }  # fmt: skip
@@ -209,10 +214,16 @@ class GeneralStage(_LanguageStage):
                 pace=Pace(duration=(1, 2), gap=(0, 1)), late=0.3, picked=9,
                 kinds={"now_what": 2, "now_object": 2, "now_colour": 1, "now_scene": 1},
             )  # fmt: skip
-        frames = int(shared.integers(2, 9))
+        if skill == 3:
+            frames = int(shared.integers(2, 9))
+            return BatchPlan(
+                clips=10, frames=frames, questions=6, pace=still, kinds={"count": 1, "order": 1},
+                late=0.3, picked=frames, pool=int(shared.integers(2, 6)),
+            )  # fmt: skip
+        frames = int(shared.integers(1, 5))
         return BatchPlan(
-            clips=10, frames=frames, questions=6, pace=still, kinds={"count": 1, "order": 1},
-            late=0.3, picked=frames, pool=int(shared.integers(2, 6)),
+            clips=12, frames=frames, questions=5, pace=still, late=0.3, picked=frames,
+            kinds={"now_scene": 1, "past_scene": 1},
         )  # fmt: skip
 
 
