@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from dataclasses import dataclass
 from typing import TypeVar
@@ -77,7 +78,8 @@ class ModelThread:
             else:
                 future.set_result(outcome)
 
-        self._loop.call_soon_threadsafe(settle)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle)
 
 
 def _load(settings: Settings) -> Loaded:

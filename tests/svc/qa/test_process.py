@@ -1,8 +1,10 @@
 """The QA process as its parent sees it: exit statuses, readiness, draining, death."""
 
+import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +14,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
+from svc.config import Settings
+from svc.engine.answer import AnswerEngine
 from svc.engine.model import LoadedModel
+from svc.qa import model_thread
 from svc.qa.__main__ import main
-from svc.qa.errors import translate
-from svc.qa.service import SERVICE_NAME, QuestionService
-from svc.rpc.server import Address, RpcServer
+from svc.qa.process import serve
+from svc.qa.runner import Runner
+from svc.qa.service import SERVICE_NAME
 from tests.svc.qa.service import LiveSession, QaProcess, Refusal, finish, sampled
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -78,24 +83,48 @@ def test_a_port_in_use_ends_with_2_and_one_line(run: Callable[..., tuple[int, st
     assert line.startswith(f"lookback qa cannot start: cannot listen on 127.0.0.1:{port}")
 
 
-async def test_before_the_model_is_loaded_it_is_not_serving_and_calls_are_refused() -> None:
-    service = QuestionService(max_open_questions=1, default_timeout_s=1.0)
-    server = RpcServer(
-        address=Address(host="127.0.0.1", port=0), service_names=[SERVICE_NAME], translate=translate
-    )
-    question_pb2_grpc.add_QuestionServiceServicer_to_server(service, server.grpc)
-    address = await server.start()
-    async with grpc.aio.insecure_channel(str(address)) as channel:
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+async def test_while_the_model_loads_calls_are_refused_and_a_stop_is_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(model_thread, "_load", lambda settings: gate.wait())
+    serving = asyncio.create_task(serve(Settings(data_dir=tmp_path, qa_port=free_port)))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", SERVICE_NAME):
-            status = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            status = await health.Check(
+                health_pb2.HealthCheckRequest(service=name), wait_for_ready=True
+            )
             assert status.status == NOT_SERVING
         call = question_pb2_grpc.QuestionServiceStub(channel).Ask(
             pb.AskRequest(session_id="door", question="What?")
         )
         assert await call.code() == grpc.StatusCode.UNAVAILABLE
         assert "loading" in await call.details()
-    await server.stop(0)
+        signal.raise_signal(signal.SIGTERM)
+        assert await serving
+    gate.set()
+
+
+async def test_a_model_thread_that_breaks_ends_the_process_as_a_crash(
+    tmp_path: Path,
+    tiny_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(runner: Runner, engine: AnswerEngine) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(Runner, "run", broken)
+    assert not await serve(Settings(data_dir=tmp_path, qa_port=0, model=str(tiny_path)))
+    assert "the model thread broke" in caplog.text
 
 
 def test_a_ready_process_is_serving(qa: QaProcess) -> None:
