@@ -62,8 +62,7 @@ class ContainerDecoder:
 
     Which stream: see `best_video_stream`. An MP4 with its index behind its data is held on disk,
     up to `limits.spool_limit_bytes`, and decoded at `finish`. Every error is final; frames decoded
-    before it are given out first. How many frames a push returns depends on the thread, their
-    order and values do not.
+    before it are given out first.
     """
 
     def __init__(self, media: ContainerMedia, limits: VideoLimits) -> None:
@@ -80,7 +79,7 @@ class ContainerDecoder:
         self._format = FORMATS.get(media.format)
         self._limits = limits
         self._exchange = Exchange(
-            byte_limit=limits.pipe_bytes,
+            byte_limit=limits.max_chunk_bytes,
             frame_limit=limits.frame_queue_count,
             stall_timeout_s=limits.stall_timeout_s,
         )
@@ -88,7 +87,7 @@ class ContainerDecoder:
         self._thread.start()
 
     def push(self, item: Item) -> Iterator[Frame]:
-        """Take the next bytes at once; the iterator yields frames until more may be pushed.
+        """Take the next bytes at once; the iterator yields every frame they complete.
 
         Exhaust it before the next push: it is what bounds memory.
 

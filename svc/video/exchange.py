@@ -19,6 +19,8 @@ class Exchange:
 
     The owner calls `offer`, `end`, `frames_*` and `cancel`; the thread calls `read`, `put` and
     `finished`. Holds at most `byte_limit` bytes and one offer more, and `frame_limit` frames.
+    When the owner has taken what an offer gives, the thread has done with it all and waits for
+    more: frames never lie here until the next bytes come, and how many come is no matter of luck.
     """
 
     def __init__(self, *, byte_limit: int, frame_limit: int, stall_timeout_s: float) -> None:
@@ -30,6 +32,7 @@ class Exchange:
         self._pieces: deque[memoryview] = deque()
         self._byte_count = 0
         self._frames: deque[Frame] = deque()
+        self._starved = False
         self._ended = False
         self._cancelled = False
         self._finished = False
@@ -48,6 +51,7 @@ class Exchange:
             if self._finished:
                 self.ignored_bytes += len(data)
                 return
+            self._starved = False
             self._pieces.append(memoryview(data))
             self._byte_count += len(data)
             self._changed.notify_all()
@@ -68,7 +72,7 @@ class Exchange:
             self._changed.notify_all()
 
     def frames_until_taken(self) -> Iterator[Frame]:
-        """Yield frames until the thread has taken enough bytes for the next offer.
+        """Yield frames until the thread has used all bytes and waits for more.
 
         Raises:
             DecoderStalledError: neither a byte was taken nor a frame given in time.
@@ -92,11 +96,7 @@ class Exchange:
             yield frame
 
     def _wait_for_progress(self, to_the_end: bool) -> None:
-        while not (
-            self._frames
-            or self._finished
-            or (not to_the_end and self._byte_count <= self._byte_limit)
-        ):
+        while not (self._frames or self._finished or (not to_the_end and self._starved)):
             seen = self._progress_count
             if not self._changed.wait_for(
                 lambda seen=seen: self._progress_count != seen,  # type: ignore[misc]
@@ -112,6 +112,9 @@ class Exchange:
         Its name and form are those of a file, for PyAV to read from.
         """
         with self._changed:
+            if not self._pieces and not self._ended:
+                self._starved = True
+                self._step()
             self._changed.wait_for(lambda: self._pieces or self._ended or self._cancelled)
             if not self._pieces:
                 return b""

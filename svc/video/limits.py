@@ -24,8 +24,6 @@ class VideoLimits:
     """Bytes of a codec's out-of-band configuration."""
     max_chunk_bytes: int = 4 * MIB
     """Bytes of one chunk of a container."""
-    pipe_bytes: int = 4 * MIB
-    """Container bytes that wait for the demuxer; a push that goes beyond waits."""
     probe_bytes: int = 5 * MIB
     """Container bytes that are read to find out what is in it."""
     spool_limit_bytes: int = 512 * MIB

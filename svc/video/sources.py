@@ -109,6 +109,8 @@ def open_source(
         mode = Path(path).stat().st_mode
     except OSError as error:
         raise SourceOpenError(path=path, reason=error.strerror or str(error)) from error
+    if stat.S_ISDIR(mode):
+        raise SourceOpenError(path=path, reason="it is a folder; give one video file")
     if not stat.S_ISREG(mode):
         return StreamSource(path, None)
     probe = _probe(path)
