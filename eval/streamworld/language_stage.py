@@ -28,6 +28,9 @@ _GENERAL_KINDS: dict[Kind, float] = {
     "motion": 1.2, "count": 1.2, "order": 1.0, "not_seen": 1.5,
 }  # fmt: skip
 
+# what long streams make hard, once the rest is learned
+_HARD_KINDS: dict[Kind, float] = {"not_seen": 2.2, "count": 1.8, "order": 1.5}
+
 
 class _LanguageStage:
     """What drill and general stage share."""
@@ -174,19 +177,30 @@ class GeneralStage(_LanguageStage):
         longest = int(10 + 38 * growth)
         if shared.random() < (0.8 if fraction < _SKILLS_FIRST else 0.3 - 0.15 * growth):
             return self._skill_drill(longest, shared)
-        frames = int(shared.integers(4, longest + 1))
         recent = int(shared.choice([1, 1, 1, 2, 4]))
+        look_alikes = shared.random() < 0.15 + 0.6 * growth
+        kinds = _GENERAL_KINDS if growth < 0.3 else _GENERAL_KINDS | _HARD_KINDS
+        common: dict[str, Any] = {
+            "kinds": kinds, "late": 0.4, "recent": recent, "drop_fraction": 0.3,
+            "window_frames": (None, 8, 16)[int(shared.integers(3))],
+            "pool": int(shared.integers(4, 10)) if shared.random() < 0.4 else None,
+        }  # fmt: skip
+        retrieved = recent + int(shared.integers(3, 9))
+        if shared.random() < 0.4 * growth:
+            # as slow as a real stream: many frames of one event, few events in context
+            return BatchPlan(
+                clips=2, frames=int(shared.integers(48, 97)), questions=20, picked=retrieved,
+                pace=Pace(duration=(4, 12), gap=(0, 4)), unanswerable_fraction=0.2,
+                shared_history=look_alikes, **common,
+            )  # fmt: skip
+        frames = int(shared.integers(4, longest + 1))
         everything = frames <= 12 and shared.random() < 0.3
-        picked = frames if everything else recent + int(shared.integers(3, 9))
         short = frames <= 18
-        pool = int(shared.integers(4, 10)) if shared.random() < 0.4 else None
         return BatchPlan(
             clips=6 if short else 3, frames=frames, questions=10 if short else 16,
             pace=Pace(duration=(1, 6), gap=(0, 2)) if short else Pace(duration=(1, 8), gap=(0, 3)),
-            kinds=_GENERAL_KINDS, late=0.4, window_frames=(None, 8, 16)[int(shared.integers(3))],
-            picked=picked, recent=recent, subset_fraction=0.15, unanswerable_fraction=0.12,
-            drop_fraction=0.3, pool=pool,
-            shared_history=not everything and shared.random() < 0.15 + 0.5 * growth,
+            picked=frames if everything else retrieved, subset_fraction=0.15,
+            unanswerable_fraction=0.15, shared_history=look_alikes and not everything, **common,
         )  # fmt: skip
 
     @staticmethod
