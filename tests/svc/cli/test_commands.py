@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -263,13 +263,14 @@ def test_text_of_others_cannot_command_the_terminal(
             *one_answer_of(request),
         ]
 
-    from tests.svc.client.protocol_server import one_answer as one_answer_of
+    from tests.svc.client.material import one_answer as one_answer_of
 
     service.server.sessions["s"] = StoredSession()
     service.server.answer = hostile  # type: ignore[assignment]
     assert "\x1b" not in lookback.run("ask", "s", "q", *service.options).out
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**7), 10**7))
 def test_a_time_that_is_written_is_read_back(tenths: int) -> None:
     assert parse_time_s(format_time(tenths / 10)) == pytest.approx(tenths / 10, abs=1e-6)

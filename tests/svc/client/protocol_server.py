@@ -7,7 +7,6 @@ frames is lost with each call, as in a crash.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,32 +24,10 @@ from lookback.v1 import (
     session_pb2_grpc,
 )
 from svc.client import LookbackClient
-from svc.client.replay import pts_s_of, starts_here
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.interceptor import ErrorInterceptor
-from svc.video.frames import ImageItem, ImageMedia, Item, Media
-
-
-class Cut(Exception):  # noqa: N818 - not an error: an order
-    """The server is to vanish here."""
-
-
-@dataclass
-class Failures:
-    """Says at which of the server's steps a call is cut: each entry is used up once."""
-
-    cuts: list[tuple[str, int]] = field(default_factory=list)
-    """(step, how many times that step passes before it is cut)."""
-    clean_end: bool = False
-    """End the call with OK in place of UNAVAILABLE."""
-    _passed: dict[str, int] = field(default_factory=dict)
-
-    def at(self, step: str) -> None:
-        passed = self._passed[step] = self._passed.get(step, 0) + 1
-        for cut in self.cuts:
-            if cut[0] == step and cut[1] < passed:
-                self.cuts.remove(cut)
-                raise Cut(step)
+from tests.svc.client.cuts import Cut, Failures
+from tests.svc.client.material import one_answer
 
 
 @dataclass
@@ -192,7 +169,7 @@ class _Call:
         self._requests = requests
         self._pending: list[float] = []
         self._taken = 0
-        self._credit = server.credit
+        self._credit = self._granted = server.credit  # granted: what the client was told
         self._decodable = False
 
     async def run(self) -> AsyncIterator[ingest_pb2.IngestResponse]:
@@ -245,8 +222,8 @@ class _Call:
     def _take(self, item: Any, stored: StoredSession) -> None:
         server = self._server
         self._taken += 1
-        if self._taken > self._credit:
-            raise RequestError(Reason.CREDIT_EXCEEDED, f"{self._taken} sent of {self._credit}")
+        if self._taken > self._granted:
+            raise RequestError(Reason.CREDIT_EXCEEDED, f"{self._taken} sent of {self._granted}")
         if server.refuse_items_after is not None and self._taken > server.refuse_items_after[0]:
             raise server.refuse_items_after[1]
         if isinstance(item, ingest_pb2.Packet):
@@ -267,6 +244,7 @@ class _Call:
 
     def _progress(self, stored: StoredSession) -> ingest_pb2.Progress:
         known = stored.durable + self._pending
+        self._granted = self._credit
         progress = ingest_pb2.Progress(
             visible_unit_count=len(known),
             durable_unit_count=len(stored.durable),
@@ -284,39 +262,6 @@ def _items_of(request: ingest_pb2.IngestRequest) -> Sequence[Any]:
     if request.WhichOneof("request") == "chunk":
         return []  # nothing is decoded here
     return request.images.images or request.packets.packets
-
-
-def one_answer(request: question_pb2.AskRequest) -> Iterator[question_pb2.AskResponse]:
-    """An answer in two pieces, with two moments."""
-    for text in ("A red ", "circle."):
-        yield question_pb2.AskResponse(delta=question_pb2.TextDelta(text=text))
-    answer = question_pb2.Answer(
-        text="A red circle.",
-        finish_reason=question_pb2.Answer.FINISH_REASON_STOP,
-        evidence=[
-            question_pb2.Evidence(
-                start_s=12.0, end_s=15.0, score=0.75, tier=question_pb2.Evidence.TIER_DISK
-            ),
-            question_pb2.Evidence(
-                start_s=61.5, end_s=62.5, score=0.125, tier=question_pb2.Evidence.TIER_HOT
-            ),
-        ],
-        evidence_until_s=62.0,
-        asked_at_s=request.asked_at_s if request.HasField("asked_at_s") else 62.0,
-        retrieved_unit_count=8,
-        retrieved_token_count=288,
-        prompt_token_count=310,
-        answer_token_count=4,
-        ttft_s=0.25,
-        total_s=0.5,
-        model="tiny@0123abcd",
-        snapshot_unit_count=63,
-    )
-    if request.choices:
-        answer.finish_reason = question_pb2.Answer.FINISH_REASON_CHOICE
-        answer.choice_index = len(request.choices) - 1
-        answer.choice_log_likelihoods.extend(-float(i) - 1 for i in range(len(request.choices)))
-    yield question_pb2.AskResponse(answer=answer)
 
 
 @asynccontextmanager
@@ -348,31 +293,3 @@ async def connected(server: ProtocolServer) -> AsyncIterator[LookbackClient]:
     """A client of a server that is just for it."""
     async with served(server) as address, LookbackClient(address, address) as client:
         yield client
-
-
-@dataclass
-class ListSource:
-    """Items of a list, as a source."""
-
-    items_list: list[Item]
-    media: Media = dataclasses.field(default_factory=ImageMedia)
-    starts: list[float | None] = dataclasses.field(default_factory=list)
-
-    def items(self, from_pts_s: float | None = None) -> Iterator[Item]:
-        self.starts.append(from_pts_s)
-        first = 0
-        for index, item in enumerate(self.items_list):
-            if from_pts_s is not None and starts_here(item) and _pts_s(item) <= from_pts_s:
-                first = index
-        yield from self.items_list[first:]
-
-
-def images(count: int, size_bytes: int = 10) -> list[Item]:
-    """One image a second."""
-    return [ImageItem(pts_s=float(i), data=bytes(size_bytes)) for i in range(count)]
-
-
-def _pts_s(item: Item) -> float:
-    pts_s = pts_s_of(item)
-    assert pts_s is not None
-    return pts_s

@@ -1,68 +1,30 @@
-"""Pushes over calls that are cut wherever they can be."""
+"""Pushes: what is sent, when it ends, and what it fails with."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from svc.client import (
     LiveSource,
-    LookbackClient,
     LookbackError,
-    PushEvent,
     PushFinished,
-    PushGap,
     PushLeft,
     PushOpened,
     PushProgress,
     PushReconnecting,
-    Source,
 )
-from svc.client import push as push_module
 from svc.rpc.errors import Reason, RequestError
-from svc.video.frames import ImageItem, Item, PacketItem, PacketMedia
+from svc.video.frames import ImageItem
+from tests.svc.client.material import ListSource, images
 from tests.svc.client.protocol_server import (
-    Failures,
-    ListSource,
     ProtocolServer,
     StoredSession,
     connected,
-    images,
-    served,
 )
-
-STEPS = ("open", "opened", "images", "progress", "finish", "finished", "draining")
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push_module, "_FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(push_module, "_LONGEST_WAIT_S", 0.01)
-
-
-async def live(items: list[Item]) -> AsyncIterator[Item]:
-    for item in items:
-        yield item
-
-
-def packets(count: int, key_every: int) -> list[Item]:
-    return [
-        PacketItem(pts_s=float(i), data=bytes(10), key_frame=i % key_every == 0)
-        for i in range(count)
-    ]
-
-
-async def pushed(
-    server: ProtocolServer, source: Source | LiveSource, **options: object
-) -> list[PushEvent]:
-    server.sessions.setdefault("s", StoredSession())
-    async with connected(server) as client:
-        return [event async for event in client.push("s", source, **options)]  # type: ignore[arg-type]
+from tests.svc.client.pushing import pushed
 
 
 async def test_a_push_sends_everything_and_ends_with_the_acknowledged_finish() -> None:
@@ -73,62 +35,6 @@ async def test_a_push_sends_everything_and_ends_with_the_acknowledged_finish() -
     assert events[-1].progress.durable_pts_s == 19.0
     assert server.sessions["s"].durable == [float(i) for i in range(20)]
     assert server.sessions["s"].finished
-
-
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    cuts=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 6)), max_size=5),
-    clean_end=st.booleans(),
-    credit=st.integers(1, 9),
-    durable_every=st.integers(1, 7),
-    drain_after=st.none() | st.integers(1, 12),
-    seekable=st.booleans(),
-    key_every=st.integers(1, 6),
-)
-def test_a_cut_at_any_message_loses_nothing_and_repeats_nothing(
-    cuts: list[tuple[str, int]],
-    clean_end: bool,
-    credit: int,
-    durable_every: int,
-    drain_after: int | None,
-    seekable: bool,
-    key_every: int,
-) -> None:
-    server = ProtocolServer()
-    server.failures = Failures(cuts=list(cuts), clean_end=clean_end)
-    server.credit, server.durable_every = credit, durable_every
-    server.drain_after = drain_after
-    media, items = PacketMedia(codec="h264"), packets(17, key_every)
-    source = ListSource(items, media=media) if seekable else LiveSource(items=items, media=media)
-    server.failures.cuts = [("packets" if s == "images" else s, n) for s, n in cuts]
-
-    events = asyncio.run(pushed(server, source))
-
-    assert server.sessions["s"].durable == [float(i) for i in range(17)]
-    assert server.sessions["s"].finished
-    assert isinstance(events[-1], PushFinished)
-    assert events[-1].progress.durable_unit_count == 17
-    assert not any(isinstance(event, PushGap) for event in events)
-
-
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("live_source", [False, True])
-async def test_each_kind_of_message_can_be_the_last_one(step: str, live_source: bool) -> None:
-    server = ProtocolServer()
-    server.failures.cuts = [(step, 0)]
-    server.drain_after = 5
-    items = images(12)
-    source = LiveSource(items=live(items)) if live_source else ListSource(items)
-    events = await pushed(server, source)
-    assert server.sessions["s"].durable == [float(i) for i in range(12)]
-    assert isinstance(events[-1], PushFinished)
-    reconnects = [event for event in events if isinstance(event, PushReconnecting)]
-    assert len(reconnects) >= 1, "the cut was there to be noticed"
-    assert not server.failures.cuts
 
 
 @pytest.mark.parametrize("credit", [1, 2, 5])
@@ -266,60 +172,6 @@ async def test_a_stopped_push_ends_cleanly_and_can_be_gone_on_with() -> None:
     assert server.sessions["s"].durable == [float(i) for i in range(500)]
 
 
-async def test_a_stop_ends_the_wait_for_a_server_that_is_gone() -> None:
-    server = ProtocolServer()
-    server.sessions["s"] = StoredSession()
-    stop = asyncio.Event()
-    async with served(server) as address:
-        client = LookbackClient(address, address)
-        await client.__aenter__()
-        events = client.push("s", LiveSource(items=endless()), stop=stop)
-        async for event in events:
-            if not isinstance(event, PushOpened):
-                break
-    async for event in events:
-        if isinstance(event, PushReconnecting):
-            stop.set()
-    assert isinstance(event, PushLeft)
-    await client.__aexit__(None, None, None)
-
-
-async def test_a_push_goes_on_when_the_server_comes_back_at_the_same_address() -> None:
-    server = ProtocolServer()
-    server.sessions["s"] = StoredSession()
-    async with contextlib.AsyncExitStack() as stack:
-        first = served(server)
-        address = await first.__aenter__()
-        client = await stack.enter_async_context(LookbackClient(address, address))
-        source = LiveSource(items=gated(go_on := asyncio.Event()))
-        states = []
-        async for event in client.push("s", source):
-            states.append(type(event))
-            if isinstance(event, PushOpened) and event.reconnect_count == 0:
-                await first.__aexit__(None, None, None)
-            elif isinstance(event, PushReconnecting) and not go_on.is_set():
-                await stack.enter_async_context(
-                    served(server, port=int(address.rpartition(":")[2]))
-                )
-                go_on.set()
-    assert PushReconnecting in states
-    assert server.sessions["s"].durable == [float(i) for i in range(10)]
-
-
-async def test_a_live_source_that_outruns_what_is_held_tells_the_gap() -> None:
-    """Ten images are sent and only four can be held: six are gone when the server is back."""
-    server = ProtocolServer()
-    server.credit, server.durable_every = 1, 1000
-    server.failures.cuts = [("progress", 9)]
-    events = await pushed(server, LiveSource(items=live(images(14))), replay_limit_bytes=40)
-    gaps = [event for event in events if isinstance(event, PushGap)]
-    assert len(gaps) == 1
-    assert gaps[0].start_s == 0.0
-    kept = server.sessions["s"].durable
-    assert kept[0] == gaps[0].end_s
-    assert kept == [float(i) for i in range(int(kept[0]), 14)]
-
-
 async def test_a_fault_of_the_source_reaches_the_caller_as_it_is() -> None:
     async def broken() -> AsyncIterator[ImageItem]:
         yield ImageItem(pts_s=0.0, data=b"x")
@@ -327,18 +179,3 @@ async def test_a_fault_of_the_source_reaches_the_caller_as_it_is() -> None:
 
     with pytest.raises(OSError, match="the camera is gone"):
         await pushed(ProtocolServer(), LiveSource(items=broken()))
-
-
-async def endless() -> AsyncIterator[Item]:
-    number = 0
-    while True:
-        yield ImageItem(pts_s=float(number), data=b"x")
-        number += 1
-        await asyncio.sleep(0)
-
-
-async def gated(gate: asyncio.Event) -> AsyncIterator[Item]:
-    for item in images(10):
-        if item.pts_s == 5.0:  # type: ignore[union-attr]
-            await gate.wait()
-        yield item

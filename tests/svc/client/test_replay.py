@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svc.client.replay import ReplayBuffer
@@ -31,6 +31,7 @@ def decodable_s(items: tuple[Item, ...]) -> set[float]:
     return times
 
 
+@settings(deadline=None)
 @given(streams(), st.data())
 def test_what_is_not_durable_is_held_or_told_as_a_gap(
     items: list[PacketItem], data: st.DataObject
@@ -57,6 +58,7 @@ def test_what_is_not_durable_is_held_or_told_as_a_gap(
         assert gap[0] <= gap[1]
 
 
+@settings(deadline=None)
 @given(streams(), st.integers(0, 30))
 def test_with_room_enough_there_is_never_a_gap(items: list[PacketItem], durable: int) -> None:
     buffer = ReplayBuffer(10_000)
