@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -69,6 +70,7 @@ class App:
             ConfigError: the settings or the store do not fit the model.
             KVStoreError: an interrupted deletion cannot be finished.
         """
+        root = _make_root(settings.data_dir)
         torch.set_num_threads(settings.threads_of("ingest"))
         config = replace(
             model_config(settings.model, settings.dtype, settings.device),
@@ -77,7 +79,6 @@ class App:
         defaults = serving_defaults(config)
         transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
-        root = _make_root(settings.data_dir)
         sweep_tombstones(root)
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
@@ -124,6 +125,8 @@ class App:
 def _make_root(root: Path) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass  # told now, rather than by every session that cannot be made
     except OSError as error:
         raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
     return root

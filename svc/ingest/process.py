@@ -24,20 +24,19 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs("ingest", settings.log_level)
-        in_time = asyncio.run(serve(settings))
+        status, threads_ended = asyncio.run(serve(settings))
     except (ConfigError, PortInUseError, EngineError) as error:
         sys.stderr.write(f"lookback ingest cannot start: {error}\n")
         return EXIT_CONFIG
-    if not in_time:
-        # Some thread hangs. What was acknowledged is on the disk; do not wait for the rest.
-        logger.error("stopped without waiting for a thread that hangs")
+    if not threads_ended:
+        # A model is being loaded, or a thread hangs. What was acknowledged is on the disk.
         logging.shutdown()
-        os._exit(EXIT_CRASH)
-    return EXIT_CLEAN
+        os._exit(status)
+    return status
 
 
-async def serve(settings: Settings) -> bool:
-    """Serves until SIGTERM or SIGINT; returns whether all threads ended in time.
+async def serve(settings: Settings) -> tuple[int, bool]:
+    """Serves until SIGTERM or SIGINT; returns the exit status, and whether all threads ended.
 
     Raises:
         PortInUseError: the address cannot be listened on.
@@ -52,7 +51,8 @@ async def serve(settings: Settings) -> bool:
         address = await server.start()
         loading = asyncio.create_task(server.load())
         await asyncio.wait({stop_asked, loading}, return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
+        was_loaded = loading.done()
+        if was_loaded:
             loading.result()
             _announce(address)
             await stop_asked
@@ -60,8 +60,11 @@ async def serve(settings: Settings) -> bool:
             loading.cancel()
     finally:
         stop_asked.cancel()
-        in_time = await server.stop()
-    return in_time
+        threads_ended = await server.stop()
+    if was_loaded and not threads_ended:
+        logger.error("a thread hangs and is left behind")
+        return EXIT_CRASH, False
+    return EXIT_CLEAN, threads_ended
 
 
 def _announce(address: Address) -> None:

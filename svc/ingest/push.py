@@ -205,6 +205,15 @@ class Push:
         finally:
             await self._close(stream, lane)
             self._opened.set()
+            logger.info(
+                "push ended",
+                extra={
+                    "session": self.session_id,
+                    "durable_unit_count": self._status.durable_unit_count,
+                    "finished": self._finished,
+                    "error": self._error and type(self._error).__name__,
+                },
+            )
 
     async def _pump(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
         """From the first item to everything on the disk; faults of the media are noted."""
@@ -245,10 +254,9 @@ class Push:
             visible_count = status.visible_unit_count
 
     async def _flush(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
-        """Makes durable what is visible, unless encoding or the store has failed."""
-        if lane.failure is None:
-            await asyncio.wrap_future(lane.submit(stream.flush))
-            self._see(stream.status)
+        """Makes durable what is visible; after a failed encode too, if the store still can."""
+        await asyncio.wrap_future(lane.submit(stream.flush))
+        self._see(stream.status)
 
     async def _close(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
         try:
@@ -269,8 +277,14 @@ class Push:
 
     def _encoding(self, stream: Stream) -> Callable[[Sequence[FrameUnit]], None]:
         def encode(units: Sequence[FrameUnit]) -> None:
-            stream.encode(units)
-            self._loop.call_soon_threadsafe(self._see, stream.status)
+            try:
+                stream.encode(units)
+            except Exception as error:
+                # The worker may be waiting for items, and would hear of it with the next unit.
+                self._loop.call_soon_threadsafe(self.abandon, error)
+                raise
+            finally:
+                self._loop.call_soon_threadsafe(self._see, stream.status)
 
         return encode
 

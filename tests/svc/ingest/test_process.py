@@ -103,6 +103,10 @@ def test_a_folder_that_cannot_be_made(refuse: Callable[..., str], tmp_path: Path
     assert "data_dir" in refuse(data_dir=tmp_path / "file" / "store")
 
 
+def test_a_folder_that_cannot_be_written(refuse: Callable[..., str]) -> None:
+    assert "data_dir /proc" in refuse(data_dir="/proc")
+
+
 @pytest.fixture
 async def made_with_tiny(start: StartServer) -> None:
     client = await start()
