@@ -43,6 +43,8 @@ class ModelConfig:
     """What torch.device takes: cpu, cuda, cuda:1, ..."""
     vision_attention: str = "sdpa"
     """Attention implementation of the vision tower, a name transformers knows."""
+    name: str = ""
+    """What people call the model; empty: the last part of the path."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -58,7 +60,7 @@ class LoadedModel:
 
     config: ModelConfig
     name: str
-    """Last part of the path: what people call the model."""
+    """What people call the model."""
     digest: str
     """Fingerprint of weights and configuration."""
     decoder: Decoder
@@ -131,7 +133,7 @@ def load_model(config: ModelConfig, *, vision: bool) -> LoadedModel:
     )
     loaded = LoadedModel(
         config=config,
-        name=config.path.rstrip("/").rsplit("/", 1)[-1],
+        name=config.name or config.path.rstrip("/").rsplit("/", 1)[-1],
         digest=checkpoint.digest(),
         decoder=decoder,
         tokenizer=tokenizer,

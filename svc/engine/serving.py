@@ -14,6 +14,7 @@ from svc.engine.model import DTYPES, LoadedModel, ModelConfig
 BUILTIN_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "streamworld" / "checkpoint"
 """Where the package keeps the model that `builtin` names."""
 _BUILTIN = "builtin"
+_BUILTIN_NAME = "streamworld"
 _RECOMMENDATIONS = "lookback.json"
 
 
@@ -43,10 +44,10 @@ def model_config(model: str, dtype: str, device: str) -> ModelConfig:
     Raises:
         NotAModelError: there is no such model, asked for by `auto` on an accelerator.
     """
-    path = str(BUILTIN_FOLDER) if model == _BUILTIN else model
+    path, name = (str(BUILTIN_FOLDER), _BUILTIN_NAME) if model == _BUILTIN else (model, "")
     if dtype == "auto":
         dtype = "float32" if device.startswith("cpu") else _saved_dtype(path)
-    return ModelConfig(path=path, dtype=dtype, device=device)
+    return ModelConfig(path=path, dtype=dtype, device=device, name=name)
 
 
 def serving_defaults(config: ModelConfig) -> ServingDefaults:

@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from numpy.typing import NDArray
 
 from kvstore.limits import BlockLimits
 from kvstore.session import SessionRecord, create_session, load_session, update_session
@@ -42,7 +43,9 @@ class LiveSession:
         session_id: str,
         *,
         identity: Mapping[str, str] | None = None,
+        window: WindowConfig = WINDOW,
     ) -> None:
+        self._window = window
         self.session_id = session_id
         self._store = store
         self._model = model
@@ -63,23 +66,29 @@ class LiveSession:
             limits=BlockLimits(block_tokens=36, block_span_s=4.0, min_free_bytes=0),
         )
         self._open = True
-        self.stream = StreamIngest.open(self._model, WINDOW, self.session_id, options)
+        self.stream = StreamIngest.open(self._model, self._window, self.session_id, options)
 
     def push(self, times_s: Sequence[float], *, gap_before: bool = False) -> None:
         """Makes frames of these times visible. What a frame shows depends on its time alone."""
         for time_s in times_s:
             seed = int(1000 * time_s) + sum(self.session_id.encode())
             shown = np.random.default_rng(seed).integers(0, 256, (31, 42, 3), dtype=np.uint8)
-            unit = FrameUnit(
-                pixels=self._model.adapter.preprocess([shown]),
-                first_pts_s=time_s,
-                last_pts_s=time_s,
-                gap_before=gap_before,
-                thumbnail_jpeg=b"",
-                resume=b"{}",
-            )
-            self.stream.encode([unit])
+            self.push_frame(time_s, shown, gap_before=gap_before)
             gap_before = False
+
+    def push_frame(
+        self, time_s: float, shown: NDArray[np.uint8], *, gap_before: bool = False
+    ) -> None:
+        """Makes one (H, W, 3) frame visible."""
+        unit = FrameUnit(
+            pixels=self._model.adapter.preprocess([shown]),
+            first_pts_s=time_s,
+            last_pts_s=time_s,
+            gap_before=gap_before,
+            thumbnail_jpeg=b"",
+            resume=b"{}",
+        )
+        self.stream.encode([unit])
 
     def close(self) -> None:
         """Lets go of the session, as a process does that ends; what is not durable is lost."""
