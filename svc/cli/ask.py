@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -18,7 +19,6 @@ from svc.cli.remote import (
     QaAddressOption,
     ServerOption,
     endpoints,
-    run,
 )
 from svc.cli.text import printable
 from svc.cli.times import format_time, parse_time_s
@@ -192,7 +192,7 @@ def ask(
         "timeout_s": timeout_s,
     }
     where = endpoints(context, server, ingest_address, qa_address)
-    answer = run(_ask(where, session, question, options, stream=not as_json))
+    answer = asyncio.run(_ask(where, session, question, options, stream=not as_json))
     if as_json:
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from svc.client import LookbackError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -22,6 +26,41 @@ class CommandError(Exception):
 def report(reason: str, message: str) -> None:
     """Writes the one line that says what went wrong."""
     sys.stderr.write(f"error: {reason}: {' '.join(message.split())}\n")
+
+
+def failure_of(error: Exception) -> CommandError | None:
+    """Returns how a command says an error of what it used; None: it is a fault of ours.
+
+    Only what has been imported can have been raised, so nothing is imported to find out.
+    """
+    if isinstance(error, CommandError):
+        return error
+    if "svc.client" in sys.modules:
+        from svc.client import LookbackError
+
+        if isinstance(error, LookbackError):
+            return CommandError(error.reason, _message(error))
+    if "svc.video" in sys.modules:
+        from svc.video.errors import VideoError
+
+        if isinstance(error, VideoError):
+            return CommandError(reason_of(error), str(error))
+    if "svc.config" in sys.modules:
+        from svc.config import ConfigError
+
+        if isinstance(error, ConfigError):
+            return CommandError(reason_of(error), str(error), exit_status=EXIT_USAGE)
+    if isinstance(error, OSError):
+        return CommandError(reason_of(error), str(error))
+    return None
+
+
+def _message(error: LookbackError) -> str:
+    if error.reason == "UNREACHABLE":
+        return f"{error.message}; start one with: lookback serve --data DIR"
+    if error.retry_after_s is not None:
+        return f"{error.message} (try again in {error.retry_after_s:g} s)"
+    return error.message
 
 
 def reason_of(error: Exception) -> str:

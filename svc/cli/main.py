@@ -11,16 +11,8 @@ from typing import Annotated
 
 import typer
 
-from svc.cli import ask, push, serve, sessions, store
-from svc.cli.failures import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    CommandError,
-    reason_of,
-    report,
-)
-from svc.cli.lazy import add_lazily
+from svc.cli import ask, bench, demo, push, serve, sessions, store
+from svc.cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, failure_of, report
 from svc.cli.remote import (
     IngestAddressOption,
     QaAddressOption,
@@ -63,18 +55,8 @@ app.command()(push.push)
 app.command()(ask.ask)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(store.app, name="store")
-add_lazily(
-    app,
-    name="bench",
-    module="svc.cli.bench",
-    help_text="Measures the service against its baselines.",
-)
-add_lazily(
-    app,
-    name="demo",
-    module="svc.cli.demo",
-    help_text="Shows the main job: pushes a generated clip, asks while it runs.",
-)
+app.add_typer(bench.app, name="bench")
+app.command()(demo.demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,17 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _status(arguments: Sequence[str] | None) -> int:
-    from svc.config import ConfigError
-
     try:
         status = app(arguments, prog_name="lookback", standalone_mode=False)
         sys.stdout.flush()
-    except CommandError as error:
-        report(error.reason, str(error))
-        return error.exit_status
-    except ConfigError as error:
-        report("CONFIG", str(error))
-        return EXIT_USAGE
     except typer.TyperException as error:
         message = error.format_message()
         if message:  # help was shown where a command is missing: enough said
@@ -105,9 +79,12 @@ def _status(arguments: Sequence[str] | None) -> int:
         # Who read our output has gone. What is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except OSError as error:
-        report(reason_of(error), str(error))
-        return EXIT_FAILED
+    except Exception as error:
+        failure = failure_of(error)
+        if failure is None:
+            raise
+        report(failure.reason, str(failure))
+        return failure.exit_status
     return status if isinstance(status, int) else 0
 
 

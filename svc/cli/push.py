@@ -20,9 +20,7 @@ from svc.cli.remote import (
     QaAddressOption,
     ServerOption,
     endpoints,
-    run,
 )
-from svc.cli.videos import video_errors
 
 if TYPE_CHECKING:
     from svc.client import LookbackClient
@@ -98,7 +96,7 @@ def push(
         )
     where = endpoints(context, server, ingest_address, qa_address)
     opened = _open(source)
-    status = run(
+    status = asyncio.run(
         _push(
             where,
             opened,
@@ -120,8 +118,7 @@ def _open(source: str) -> Source:
     if source != _STDIN:
         if Path(source).is_dir():
             raise CommandError("SOURCE_OPEN", f"cannot read {source!r}: it is a folder")
-        with video_errors():
-            return open_source(source)
+        return open_source(source)
     if sys.stdin.isatty():
         raise CommandError("SOURCE_OPEN", "standard input is a terminal: pipe a video into it")
     # Unbuffered: a buffered reader that is read on a thread cannot be left at exit.
@@ -156,7 +153,7 @@ async def _push(
             stop=interrupted.stop,
             give_up_after_s=give_up_after_s,
         )
-        with PushView(session, source.description.duration_s) as view, video_errors():
+        with PushView(session, source.description.duration_s) as view:
             async with contextlib.aclosing(events):
                 async for event in events:
                     view.show(event)

@@ -1,21 +1,15 @@
-"""What all commands share that talk to a running service: its addresses, and how they fail."""
+"""What all commands share that talk to a running service: its addresses."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.failures import CommandError
-
 if TYPE_CHECKING:
-    from svc.client import LookbackClient, LookbackError
+    from svc.client import LookbackClient
 
-_Result = TypeVar("_Result")
 
 ServerOption = Annotated[
     str | None,
@@ -84,28 +78,3 @@ def endpoints(
         ingest_address=ingest_address or before.ingest_address,
         qa_address=qa_address or before.qa_address,
     )
-
-
-def run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Runs a command's work; what the service refuses becomes a CommandError."""
-    with service_errors():
-        return asyncio.run(work)
-
-
-@contextlib.contextmanager
-def service_errors() -> Iterator[None]:
-    """Lets what the service refuses, or its absence, be said in one line."""
-    from svc.client import LookbackError
-
-    try:
-        yield
-    except LookbackError as error:
-        raise CommandError(error.reason, _message(error)) from error
-
-
-def _message(error: LookbackError) -> str:
-    if error.reason == "UNREACHABLE":
-        return f"{error.message}; start one with: lookback serve --data DIR"
-    if error.retry_after_s is not None:
-        return f"{error.message} (try again in {error.retry_after_s:g} s)"
-    return error.message

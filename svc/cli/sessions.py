@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -16,7 +17,6 @@ from svc.cli.remote import (
     QaAddressOption,
     ServerOption,
     endpoints,
-    run,
 )
 from svc.cli.text import printable
 from svc.cli.times import format_time
@@ -39,7 +39,7 @@ def list_(
     qa_address: QaAddressOption = None,
 ) -> None:
     """Lists all sessions, in order of their names."""
-    found = run(_list(endpoints(context, server, ingest_address, qa_address)))
+    found = asyncio.run(_list(endpoints(context, server, ingest_address, qa_address)))
     if as_json:
         _print_json([session_json(session) for session in found])
     else:
@@ -56,7 +56,7 @@ def show(
     qa_address: QaAddressOption = None,
 ) -> None:
     """Shows one session."""
-    found = run(_get(endpoints(context, server, ingest_address, qa_address), session))
+    found = asyncio.run(_get(endpoints(context, server, ingest_address, qa_address), session))
     if as_json:
         _print_json(session_json(found))
         return
@@ -82,7 +82,7 @@ def delete(
         question = f"Delete session {session!r} and everything remembered of it?"
         if not typer.confirm(question, err=True):
             raise CommandError("NOT_CONFIRMED", "nothing was deleted")
-    run(_delete(where, session))
+    asyncio.run(_delete(where, session))
     if as_json:
         _print_json({"deleted": session})
     else:
