@@ -20,7 +20,7 @@ tags: [video, streaming, synthetic]
 ---
 # StreamWorld {millions:.2f} M
 
-The built-in model of Lookback: a stock `LlavaOnevisionForConditionalGeneration` with \
+The built-in model of Lookback: a stock `LlavaOnevisionForConditionalGeneration` with
 {parameters:,} parameters, trained from scratch on StreamWorld, a generated world. It makes the
 demo truthful and lets claims about retrieval, token reduction and quantisation be measured as
 answer accuracy on a CPU. It knows nothing outside StreamWorld.
@@ -36,8 +36,7 @@ on large models.
 
 ```
 {prefix}<video tokens><image_newline>
-{{question}}{tail}
-```
+{{question}}{tail}```
 
 One word is one token; case and the space before punctuation do not matter. Words outside the
 vocabulary become `<unk>`.
@@ -51,7 +50,8 @@ which the newest is one.
 
 ## The world
 
-{entity_count} objects ({entities}), {colour_count} colours ({colours}), \
+{entity_count} objects ({entities}),
+{colour_count} colours ({colours}),
 {scene_count} scenes ({scenes}).
 One object at a time at a free position; a moving one drags a streak for its first three frames.
 

@@ -96,6 +96,8 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, *, card:
     for name, content in _SIDE_FILES.items():
         (partial / name).write_text(json.dumps(content, indent=2) + "\n")
     (partial / "README.md").write_text(card)
+    for file in partial.iterdir():  # safetensors writes for the owner only
+        file.chmod(0o644)
     size_bytes = sum(file.stat().st_size for file in partial.iterdir())
     if size_bytes > MOST_BYTES:
         raise ExportTooLargeError(size_bytes)

@@ -27,13 +27,13 @@ class Recipe:
         log_every_steps: Steps between progress lines.
     """
 
-    vision_steps: int = 2400
+    vision_steps: int = 2800
     vision_batch: int = 96
     vision_pass_fraction: float = 0.9
     vision_rate: float = 2e-3
     drill_steps: int = 600
-    drill_stop_fraction: float = 0.93
-    general_steps: int = 2000
+    drill_stop_fraction: float = 0.9
+    general_steps: int = 4700
     language_rate: float = 1e-3
     vision_rate_factor: float = 0.5
     retrieval_weight: float = 0.3

@@ -32,7 +32,7 @@ STATE_FILE = "state.pt"
 CURVES_FILE = "curves.jsonl"
 STAGES = ("vision", "drill", "general")
 # share of a limited run's time that each stage may take
-_TIME_SHARE = {"vision": 0.36, "drill": 0.12, "general": 0.52}
+_TIME_SHARE = {"vision": 0.26, "drill": 0.08, "general": 0.66}
 _SHARED_DRAWS = 1_000_000
 
 
