@@ -68,11 +68,10 @@ class Push:
 
     async def events(self) -> AsyncGenerator[PushEvent, None]:
         """Yields what happens; the last is PushFinished or PushLeft."""
-        careful = False
         try:
             while True:
                 try:
-                    async with contextlib.aclosing(self._call_events(careful)) as events:
+                    async with contextlib.aclosing(self._call_events()) as events:
                         async for event in events:
                             yield event
                     return
@@ -82,7 +81,6 @@ class Push:
                         yield PushFinished(progress=await self._final_progress())
                         return
                     reconnecting = self._reconnecting(error)
-                    careful = error.reason == CONNECTION_LOST
                 yield reconnecting
                 await unless(self._stop, asyncio.sleep(reconnecting.wait_s))
                 if self._stop.is_set():
@@ -91,7 +89,7 @@ class Push:
         finally:
             await self._cursor.close()
 
-    async def _call_events(self, careful: bool) -> AsyncGenerator[PushEvent, None]:
+    async def _call_events(self) -> AsyncGenerator[PushEvent, None]:
         call = PushCall(
             stub=self._stub,
             address=self._address,
@@ -101,7 +99,6 @@ class Push:
             finish=self._finish,
             stop=self._stop,
             reconnect_count=self._opened_count,
-            careful=careful,
         )
         try:
             async with contextlib.aclosing(call.events()) as events:

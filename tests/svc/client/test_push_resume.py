@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from svc.client import (
     LiveSource,
     LookbackClient,
+    LookbackError,
     PushFinished,
     PushGap,
     PushLeft,
@@ -73,10 +74,13 @@ def test_a_cut_at_any_message_loses_nothing_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("clean_end", [False, True])
 @pytest.mark.parametrize("live_source", [False, True])
-async def test_each_kind_of_message_can_be_the_last_one(step: str, live_source: bool) -> None:
+async def test_each_kind_of_message_can_be_the_last_one(
+    step: str, clean_end: bool, live_source: bool
+) -> None:
     server = ProtocolServer()
-    server.failures.cuts = [(step, 0)]
+    server.failures = Failures(cuts=[(step, 0)], clean_end=clean_end)
     server.drain_after = 5
     items = images(12)
     source = LiveSource(items=live(items)) if live_source else ListSource(items)
@@ -86,6 +90,24 @@ async def test_each_kind_of_message_can_be_the_last_one(step: str, live_source: 
     reconnects = [event for event in events if isinstance(event, PushReconnecting)]
     assert len(reconnects) >= 1, "the cut was there to be noticed"
     assert not server.failures.cuts
+
+
+async def test_a_server_that_drains_is_sent_no_more() -> None:
+    """One item may be on its way when the order comes; the rest waits for the next call."""
+    server = ProtocolServer()
+    server.credit, server.drain_after = 1, 5
+    await pushed(server, ListSource(images(40)))
+    assert server.calls[0].count("images") in (5, 6)
+    assert server.sessions["s"].durable == [float(i) for i in range(40)]
+
+
+async def test_a_server_that_dies_of_the_same_frame_each_time_is_not_fed_it_for_ever() -> None:
+    """It gets as far as before in each call, and no further: that is no progress."""
+    server = ProtocolServer()
+    server.durable_every = 1000
+    server.failures.cuts = [("progress", 2)] * 100_000
+    with pytest.raises(LookbackError, match="GAVE_UP"):
+        await pushed(server, ListSource(images(9)), give_up_after_s=0.2)
 
 
 async def test_a_stop_ends_the_wait_for_a_server_that_is_gone() -> None:
