@@ -18,13 +18,13 @@ class Facts:
 
     def __init__(self, handler: Handler, options: list[tuple[str, int]]) -> None:
         self.server = grpc.aio.server(options=options)
-        behaviours = {"Stream": grpc.stream_stream_rpc_method_handler(handler)}
+        behaviours: dict[str, Any] = {"Stream": grpc.stream_stream_rpc_method_handler(handler)}
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("facts.Facts", behaviours),)
         )
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.call = self.channel.stream_stream(METHOD)
+        self.call: Any = self.channel.stream_stream(METHOD)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from svc.ingest.encode_thread import EncodeThread, LaneFailedError
+from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ class Gate:
 
 def test_units_and_jobs_of_a_lane_run_in_the_order_they_came(thread: EncodeThread) -> None:
     log: list[object] = []
-    lane = thread.lane(lambda units: log.extend(units))
+    lane: Lane[int] = thread.lane(log.extend)
     gate = Gate(thread)
     lane.put(1)
     flushed = lane.submit(lambda: log.append("flush"))
@@ -52,10 +52,11 @@ def test_units_and_jobs_of_a_lane_run_in_the_order_they_came(thread: EncodeThrea
 def test_lanes_take_turns_and_a_turn_is_bounded(thread: EncodeThread) -> None:
     turns: list[tuple[str, int]] = []
     gate = Gate(thread)
-    lanes = {
-        name: thread.lane(lambda units, name=name: turns.append((name, len(units))))
-        for name in "ab"
-    }
+
+    def lane_of(name: str) -> Lane[int]:
+        return thread.lane(lambda units: turns.append((name, len(units))))
+
+    lanes = {name: lane_of(name) for name in "ab"}
     for name in "ab":
         for unit in range(4):
             lanes[name].put(unit)
@@ -68,7 +69,7 @@ def test_lanes_take_turns_and_a_turn_is_bounded(thread: EncodeThread) -> None:
 
 def test_a_full_lane_makes_its_producer_wait(thread: EncodeThread) -> None:
     taken: list[int] = []
-    lane = thread.lane(lambda units: taken.extend(units))
+    lane: Lane[int] = thread.lane(taken.extend)
     gate = Gate(thread)
     put_count = 0
 
@@ -133,7 +134,8 @@ def test_one_lanes_fault_leaves_the_others_served(thread: EncodeThread) -> None:
         raise OSError("disk gone")
 
     taken: list[int] = []
-    bad, good = thread.lane(fail), thread.lane(lambda units: taken.extend(units))
+    bad: Lane[int] = thread.lane(fail)
+    good: Lane[int] = thread.lane(taken.extend)
     bad.put(1)
     good.put(2)
     good.submit(lambda: None).result(10)
