@@ -95,5 +95,5 @@ def configure_logs(process: str, level: str, stream: TextIO | None = None) -> No
     root.handlers = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
-    for noisy in ("httpx", "httpcore", "urllib3", "asyncio", "filelock"):
+    for noisy in ("httpx", "httpcore", "urllib3", "asyncio", "filelock", "faiss"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -95,5 +95,12 @@ def _of_request(error: Exception) -> RequestError | None:
         case answer_request.NothingVisibleError():
             return RequestError(Reason.SESSION_EMPTY, text)
         case retrieval.BudgetTooSmallError():
-            return invalid_field("budget", error.budget, f"enough for the newest unit: {text}")
+            return RequestError(
+                Reason.INVALID_REQUEST,
+                f"the newest unit takes {error.token_count} tokens and {error.position_span} "
+                "positions, more than token_count allows or the question leaves room for",
+                field="budget",
+                token_count=error.token_count,
+                position_span=error.position_span,
+            )
     return None

@@ -14,6 +14,7 @@ from svc.video.errors import (
     CorruptMediaError,
     EmptyMediaError,
     MediaFormError,
+    ResolutionLimitError,
     SizeLimitError,
     TruncatedMediaError,
     UnsupportedMediaError,
@@ -124,6 +125,8 @@ def decode_image(data: bytes, *, max_pixels: int, pts_s: float | None = None) ->
             check_pixels(*image.size, max_pixels)
             image.load()
             return _to_rgb(image)
+    except Image.DecompressionBombError as error:  # of a second header; ours was of the first
+        raise ResolutionLimitError(width=None, height=None, max_pixels=max_pixels) from error
     except _DAMAGED as error:
         kind = TruncatedMediaError if "truncated" in str(error) else CorruptMediaError
         raise kind(what=f"{header.format} image", reason=str(error), pts_s=pts_s) from error

@@ -171,6 +171,14 @@ def test_a_real_image_of_20000_by_20000_is_refused_whatever_its_kind() -> None:
             push(large)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [5_000, 12_000, 60_000])
+def test_a_second_header_cannot_smuggle_in_a_larger_image(side: int) -> None:
+    small, large = png_header(8, 8), png_header(side, side)
+    with pytest.raises(ResolutionLimitError):
+        push(small[:33] + large[8:])
+
+
 def test_raw_images_too_large_are_refused_when_announced() -> None:
     with pytest.raises(ResolutionLimitError):
         ImageDecoder(ImageMedia(raw_width=20_000, raw_height=20_000), VideoLimits())

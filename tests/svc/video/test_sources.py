@@ -51,6 +51,11 @@ def first_pts_s(item: Item) -> float:
     return item.pts_s
 
 
+def test_a_folder_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SourceOpenError, match="folder"):
+        open_source(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", PACKET_FILES)
 @pytest.mark.parametrize("share", [0.31, 0.77, 3.0])
 def test_a_source_can_start_anywhere_and_gives_every_frame_from_there(
