@@ -17,6 +17,11 @@ from grpc_status import rpc_status
 DOMAIN = "lookback"
 _RETRY_AFTER_S = 1.0
 
+# Errors travel in HTTP headers of a few kilobytes, percent-encoded and in base64: beyond that the
+# call fails with no reason at all.
+_MESSAGE_BYTES = 800
+_VALUE_BYTES = 200
+
 _Code = grpc.StatusCode
 
 
@@ -79,10 +84,12 @@ class RequestError(Exception):
     """A request that is refused for a reason the client can act on."""
 
     def __init__(self, reason: Reason, message: str, **metadata: object) -> None:
-        """`metadata` holds the values that the message names."""
-        super().__init__(message)
+        """`metadata` holds the values that the message names; what is long is cut."""
+        super().__init__(_cut(message, _MESSAGE_BYTES))
         self.reason = reason
-        self.metadata: Mapping[str, str] = {key: str(value) for key, value in metadata.items()}
+        self.metadata: Mapping[str, str] = {
+            key: _cut(str(value), _VALUE_BYTES) for key, value in metadata.items()
+        }
 
     def to_status(self) -> grpc.Status:
         """Returns the rich status: ErrorInfo, and RetryInfo where a retry may help."""
@@ -98,6 +105,17 @@ class RequestError(Exception):
         status = status_pb2.Status(code=code, message=str(self), details=details)
         rich: grpc.Status = rpc_status.to_status(status)
         return rich
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """The text, or its beginning and end where it takes more than `limit_bytes` in UTF-8."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= limit_bytes:
+        return encoded.decode()
+    half = limit_bytes // 2
+    start = encoded[:half].decode(errors="ignore")
+    end = encoded[-half:].decode(errors="ignore")
+    return f"{start} ... {end} ({len(text)} characters)"
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
