@@ -1,5 +1,8 @@
 # Two commands matter on a fresh machine: `make demo` and `make test`. Each installs what it needs.
 PYTHON ?= python3
+# Where pip would fetch a CUDA build of torch and a CPU build is wanted:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
@@ -22,10 +25,11 @@ check: $(VENV)/.installed-dev
 
 install: $(VENV)/.installed
 
-# torch first, from the CPU build: a later package would otherwise pull the CUDA one.
+# torch first and pinned: a later package would otherwise pull the newest build, with CUDA.
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
