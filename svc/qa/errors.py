@@ -7,6 +7,7 @@ from retrieval import errors as retrieval
 from svc.engine import answer_request
 from svc.engine import errors as engine
 from svc.rpc.errors import Reason, RequestError
+from svc.rpc.store_errors import translate_store_error
 
 _SHOWN_CHARS = 100
 
@@ -35,44 +36,16 @@ def invalid_field(field: str, given: object, allowed: str) -> RequestError:
 
 def translate(error: Exception) -> RequestError | None:
     """Returns the refusal that an error of kvstore, retrieval or the engine stands for."""
-    return _of_store(error) or _of_request(error)
+    return translate_store_error(error) or _of_retrieval(error) or _of_request(error)
 
 
-def _of_store(error: Exception) -> RequestError | None:
-    text = str(error)
+def _of_retrieval(error: Exception) -> RequestError | None:
     match error:
-        case store.SessionNotFoundError():
-            return RequestError(Reason.SESSION_NOT_FOUND, text, session_id=error.session_id)
-        case store.InvalidSessionIdError():
-            return RequestError(Reason.INVALID_SESSION_ID, text, session_id=error.session_id)
-        case store.SliceCorruptError():
-            return RequestError(
-                Reason.STORE_DAMAGED,
-                text,
-                session_id=error.session_id,
-                block=error.block_index,
-                unit=error.unit_index,
-                layer=error.layer_index,
-            )
-        case store.BlockCorruptError():
-            return RequestError(
-                Reason.STORE_DAMAGED, text, session_id=error.session_id, block=error.block_index
-            )
-        case store.SessionRecordCorruptError() | store.HotTailCorruptError():
-            return RequestError(Reason.STORE_DAMAGED, text, session_id=error.session_id)
-        case store.FormatVersionError():
-            return RequestError(
-                Reason.IDENTITY_MISMATCH,
-                text,
-                field="format",
-                stored=error.version,
-                serving=error.supported,
-            )
         case retrieval.IndexDamagedError():
-            return RequestError(Reason.STORE_DAMAGED, text, file=error.path.name)
-        case _ if isinstance(error, SNAPSHOT_LOST_ERRORS):
+            return RequestError(Reason.STORE_DAMAGED, str(error), file=error.path.name)
+        case retrieval.EpochChangedError() | retrieval.IndexShortError():
             return RequestError(
-                Reason.SNAPSHOT_LOST, f"the ingest process was restarted meanwhile: {text}"
+                Reason.SNAPSHOT_LOST, f"the ingest process was restarted meanwhile: {error}"
             )
     return None
 

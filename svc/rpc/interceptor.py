@@ -86,8 +86,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     ) -> NoReturn:
         refusal = error if isinstance(error, RequestError) else self._translate(error)
         if refusal is None:
-            logger.error("call failed", extra={"method": method}, exc_info=error)
             refusal = RequestError(Reason.INTERNAL, "internal error; the server's log has details")
+        if refusal.reason is Reason.INTERNAL:
+            logger.error("call failed", extra={"method": method}, exc_info=error)
         else:
             logger.info("call refused", extra={"method": method, "reason": refusal.reason.name})
         status = refusal.to_status()
