@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import tempfile
@@ -96,8 +97,20 @@ class App:
             )
         return cls(settings, model, sessions, encode_thread, media_threads)
 
-    def make_push(self, session: Session, media: Media) -> Push:
-        """Returns a push, not started, of media to a session."""
+    async def open_push(self, session_id: str, media: Media) -> tuple[Push, Session]:
+        """Starts a push of media to a session, which is looked at once it is free.
+
+        Raises:
+            RequestError: it is finished or does not fit the model, or no push is admitted.
+            KVStoreError: there is no such session, or its record is damaged.
+        """
+        async with self.pushes.admission(session_id):
+            session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
+            push = self._make_push(session, media)
+            self.pushes.start(push)
+        return push, session
+
+    def _make_push(self, session: Session, media: Media) -> Push:
         return Push(
             session_id=session.session_id,
             open_stream=lambda: self._open_stream(session),

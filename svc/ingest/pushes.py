@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from svc.ingest.push import Push
@@ -25,42 +25,45 @@ class Pushes:
         """`max_pushes` may be open at the same time."""
         self._max_pushes = max_pushes
         self._open: dict[str, tuple[Push, asyncio.Task[None]]] = {}
-        self._excluded: set[str] = set()
+        self._held: dict[str, asyncio.Event] = {}
         self._draining = False
 
-    async def open(self, session_id: str, make_push: Callable[[], Push]) -> Push:
-        """Starts the push that `make_push` makes, once the session's earlier one is gone.
+    @asynccontextmanager
+    async def admission(self, session_id: str) -> AsyncIterator[None]:
+        """Holds a session without a push, to look at it and then to `start` one.
 
-        An earlier push whose call has ended is released at once; one whose call goes on stays.
+        An earlier push whose call has ended is released first; one whose call goes on stays.
 
         Raises:
-            RequestError: SESSION_IN_USE, SESSION_BUSY, TOO_MANY_CALLS or DRAINING.
+            RequestError: SESSION_IN_USE, TOO_MANY_CALLS or DRAINING.
         """
         self._check_admission(session_id)
-        await self._vacate(session_id, Reason.SESSION_IN_USE)
+        async with self._hold(session_id, Reason.SESSION_IN_USE):
+            yield
+
+    def start(self, push: Push) -> None:
+        """Starts a push to a session that is held for its admission.
+
+        Raises:
+            RequestError: TOO_MANY_CALLS or DRAINING.
+        """
+        session_id = push.session_id
+        assert session_id in self._held and session_id not in self._open
         self._check_admission(session_id)
-        push = make_push()
         task = push.start()
         self._open[session_id] = (push, task)
         task.add_done_callback(lambda _: self._open.pop(session_id))
         logger.info("push opened", extra={"session": session_id})
-        return push
 
     @asynccontextmanager
     async def excluded(self, session_id: str) -> AsyncIterator[None]:
         """Keeps pushes away from a session, to delete it.
 
         Raises:
-            RequestError: SESSION_BUSY: a push is open, or someone else is doing the same.
+            RequestError: SESSION_BUSY: a push is open.
         """
-        self._check_excluded(session_id)
-        await self._vacate(session_id, Reason.SESSION_BUSY)
-        self._check_excluded(session_id)
-        self._excluded.add(session_id)
-        try:
+        async with self._hold(session_id, Reason.SESSION_BUSY):
             yield
-        finally:
-            self._excluded.discard(session_id)
 
     async def drain(self, grace_s: float) -> None:
         """Admits no more, and ends what is open: half of the time is for clients to stop."""
@@ -81,6 +84,28 @@ class Pushes:
         tasks = {task for _, task in self._open.values()}
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
+
+    @asynccontextmanager
+    async def _hold(self, session_id: str, reason: Reason) -> AsyncIterator[None]:
+        """Waits until the session has no push and no other holder, and keeps it so."""
+        while session_id in self._open or session_id in self._held:
+            await self._vacate(session_id, reason)
+            await self._wait_let_go(session_id, reason)
+        let_go = self._held[session_id] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._held[session_id]
+            let_go.set()
+
+    async def _wait_let_go(self, session_id: str, reason: Reason) -> None:
+        held = self._held.get(session_id)
+        if held is not None and not await _set_within(held, RELEASE_WAIT_S):
+            raise RequestError(
+                reason,
+                f"session {session_id!r} is being opened or deleted by another call",
+                session_id=session_id,
+            )
 
     async def _vacate(self, session_id: str, reason: Reason) -> None:
         """Waits until no push of the session is open; hurries one whose call has ended."""
@@ -104,21 +129,12 @@ class Pushes:
     def _check_admission(self, session_id: str) -> None:
         if self._draining:
             raise RequestError(Reason.DRAINING, "the server is stopping; open again later")
-        self._check_excluded(session_id)
         if len(self._open) >= self._max_pushes and session_id not in self._open:
             raise RequestError(
                 Reason.TOO_MANY_CALLS,
                 f"{len(self._open)} ingest calls are open, at most {self._max_pushes} are allowed",
                 open_call_count=len(self._open),
                 max_call_count=self._max_pushes,
-            )
-
-    def _check_excluded(self, session_id: str) -> None:
-        if session_id in self._excluded:
-            raise RequestError(
-                Reason.SESSION_BUSY,
-                f"session {session_id!r} is being deleted",
-                session_id=session_id,
             )
 
 

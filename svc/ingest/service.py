@@ -40,11 +40,8 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         app = self._app()
         requests = aiter(request_iterator)
         opening = read_open(await _first(requests))
-        session = await asyncio.to_thread(app.sessions.get_pushable, opening.session_id)
         with log_fields(session=opening.session_id):
-            push = await app.pushes.open(
-                opening.session_id, lambda: app.make_push(session, opening.media)
-            )
+            push, session = await app.open_push(opening.session_id, opening.media)
             reader = _Reader(requests, push)
             try:
                 held = await push.opened()

@@ -98,10 +98,15 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.DeleteSessionRequest, context: _Context
     ) -> session_pb2.DeleteSessionResponse:
         """Deletes a session with its memory."""
-        app = self._app()
-        async with app.pushes.excluded(request.session_id):
-            await asyncio.to_thread(app.sessions.delete, request.session_id)
+        # A client that goes away ends its call; the deletion goes on, and keeps pushes away.
+        deletion = asyncio.create_task(_delete(self._app(), request.session_id))
+        await asyncio.shield(deletion)
         return session_pb2.DeleteSessionResponse()
+
+
+async def _delete(app: App, session_id: str) -> None:
+    async with app.pushes.excluded(session_id):
+        await asyncio.to_thread(app.sessions.delete, session_id)
 
 
 def _invalid(field: str, given: object, allowed: str) -> RequestError:
