@@ -130,7 +130,10 @@ class AnswerEngine:
         hidden = decoder.run(embeds, PackedSession(self._grounds, segments))
         logits = decoder.logits(hidden[torch.tensor(rows, dtype=torch.int64)])
         for answering, own in zip(moving, torch.split(logits, list(row_counts)), strict=True):
-            answering.accept(own)
+            try:
+                answering.accept(own)
+            except Exception as error:  # noqa: BLE001 - told to whoever waits for this answer
+                answering.fail(error)
 
     def _encode_choice(self, text: str) -> tuple[int, ...]:
         ids = self._model.prompt.encode_text(text)

@@ -41,7 +41,11 @@ class AnswerLimits:
     max_units: int = 65_536
     max_stop_strings: int = 16
     max_stop_string_chars: int = 200
+    min_temperature: float = 0.01
+    """Of sampling; 0 is allowed too, and greedy. Far below, logits divided by it overflow."""
     max_temperature: float = 10.0
+    min_repetition_penalty: float = 0.01
+    max_repetition_penalty: float = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +99,17 @@ class AnswerRequest:
             raise RequestError("token_count", self.token_count, ">= 1")
         if self.top_k is not None and self.top_k < 0:
             raise RequestError("top_k", self.top_k, ">= 0")
-        _check_number("temperature", self.temperature, 0.0, limits.max_temperature)
+        if self.temperature != 0.0:
+            lowest, highest = limits.min_temperature, limits.max_temperature
+            _check_number("temperature", self.temperature, lowest, highest, also="0, or ")
         _check_number("top_p", self.top_p, math.ulp(0.0), 1.0)
         _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("repetition_penalty", self.repetition_penalty, math.ulp(0.0), math.inf)
+        _check_number(
+            "repetition_penalty",
+            self.repetition_penalty,
+            limits.min_repetition_penalty,
+            limits.max_repetition_penalty,
+        )
         self._check_unit_indices(limits)
 
     def _check_unit_indices(self, limits: AnswerLimits) -> None:
@@ -112,6 +123,8 @@ def _check_count(field: str, given: int, lowest: int, highest: int) -> None:
         raise RequestError(field, given, f"in [{lowest}, {highest}]")
 
 
-def _check_number(field: str, given: float | None, lowest: float, highest: float) -> None:
-    if given is not None and not (lowest <= given <= highest and math.isfinite(given)):
-        raise RequestError(field, given, f"in [{lowest:g}, {highest:g}], finite")
+def _check_number(
+    field: str, given: float | None, lowest: float, highest: float, *, also: str = ""
+) -> None:
+    if given is not None and not lowest <= given <= highest:
+        raise RequestError(field, given, f"{also}in [{lowest:g}, {highest:g}]")

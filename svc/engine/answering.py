@@ -56,7 +56,7 @@ class Answering:
         self.result: AnswerResult | None = None
         """Set when finished without an error."""
         self.error: Exception | None = None
-        """Why the request failed, set together with `finished`; one of REQUEST_ERRORS."""
+        """Why the request failed, set together with `finished`."""
         self._plan = plan
         self._started = time.perf_counter()
         self._first_token_at: float | None = None
@@ -125,6 +125,11 @@ class Answering:
             self._score_choices(logits)
         else:
             self._take(self._plan.sampler.choose(logits[0]))
+
+    def fail(self, error: Exception) -> None:
+        """End with an error; those in the same row go on."""
+        self.result = None
+        self._end(error=error)
 
     def finish_cancelled(self) -> None:
         """End as cancelled, with the text so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from svc.engine.answer_request import (
 from svc.engine.answering import Answering
 from svc.engine.errors import EmptyQuestionError, QuestionTooLongError
 from svc.engine.model import LoadedModel
+from svc.engine.sampling import Sampling
 from tests.svc.engine import streams
 from tests.svc.engine.answer_world import (
     DTYPES,
@@ -158,6 +160,31 @@ def test_one_requests_fault_is_its_own(model: LoadedModel, memory: ListMemory) -
     assert sound.result.token_ids == expected.token_ids
 
 
+def test_an_answer_whose_next_token_cannot_be_chosen_fails_alone(
+    model: LoadedModel, memory: ListMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = answer(model, request(), memory)
+    engine = AnswerEngine(model)
+    sound = engine.start(request(), memory)
+    monkeypatch.setattr(Sampling, "processors", lambda settings: lambda said, scores: scores - inf)
+    failing = engine.start(request(temperature=1.0), memory)
+    finish(engine, sound, failing)
+    assert failing.finished
+    assert isinstance(failing.error, RuntimeError)
+    assert failing.result is None
+    assert sound.result is not None
+    assert sound.result.token_ids == expected.token_ids
+
+
+@pytest.mark.parametrize("temperature", [0.01, 10.0])
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_the_extremes_that_are_allowed_can_be_sampled(
+    temperature: float, penalty: float, model: LoadedModel, memory: ListMemory
+) -> None:
+    extreme = request(temperature=temperature, repetition_penalty=penalty, ignore_eos=True)
+    assert len(answer(model, extreme, memory).token_ids) == 8
+
+
 def test_a_bug_is_not_taken_for_a_requests_fault(
     model: LoadedModel, memory: ListMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,10 +248,16 @@ def test_the_same_question_again_gives_the_same_answer_to_the_bit(
         ({"max_new_tokens": 5000}, "max_new_tokens"),
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": 1e-40}, "temperature"),
+        ({"temperature": 0.0099}, "temperature"),
+        ({"temperature": 10.1}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
         ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty"),
+        ({"repetition_penalty": 100.1}, "repetition_penalty"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty"),
         ({"stop": ("",)}, "length of a stop string"),
         ({"stop": ("x",) * 17}, "stop"),
         ({"retrieval": "all"}, "retrieval"),

@@ -105,6 +105,12 @@ def test_a_time_before_the_first_frame_is_out_of_range(
             {"retrieval": pb.RetrievalOptions(token_count=10_000_000)},
         ),
         ("INVALID_REQUEST", "temperature", {"decoding": pb.DecodingOptions(temperature=11)}),
+        ("INVALID_REQUEST", "temperature", {"decoding": pb.DecodingOptions(temperature=1e-40)}),
+        (
+            "INVALID_REQUEST",
+            "repetition_penalty",
+            {"decoding": pb.DecodingOptions(repetition_penalty=1e-300)},
+        ),
     ],
 )
 def test_a_request_outside_the_limits_is_refused_by_field(
