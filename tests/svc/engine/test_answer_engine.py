@@ -302,7 +302,7 @@ def test_a_context_never_passes_the_models_positions(
     result = answer(model, request(unit_count=100), memory)
     assert result.context_unit_count == 4  # nine tokens each: five positions stay unused
     monkeypatch.setattr(model.decoder, "max_position_count", fixed_count)
-    with pytest.raises(RequestError, match="tokens less"):
+    with pytest.raises(RequestError, match="at least 1 tokens less"):
         answer(model, request(), memory)
 
 
