@@ -24,7 +24,8 @@ PROTOCOL_VIOLATED = "PROTOCOL_VIOLATED"
 """The server sent what this version of the protocol does not know."""
 
 # A call that the peer ends while a write is under way is given this status by the asyncio binding
-# (grpcio 1.85), and what the peer said is lost. It says it again when it is asked again.
+# (grpcio 1.85), and what the peer said is lost. It says it again to a call
+# that listens more closely.
 _STATUS_LOST = "Internal error from Core"
 _ENDED_SIGNS = ("RST_STREAM", _STATUS_LOST)
 _UNREACHABLE_SIGNS = ("failed to connect", "Connection refused", "DNS resolution", "timeout")

@@ -68,10 +68,11 @@ class Push:
 
     async def events(self) -> AsyncGenerator[PushEvent, None]:
         """Yields what happens; the last is PushFinished or PushLeft."""
+        listen_closely = False
         try:
             while True:
                 try:
-                    async with contextlib.aclosing(self._call_events()) as events:
+                    async with contextlib.aclosing(self._call_events(listen_closely)) as events:
                         async for event in events:
                             yield event
                     return
@@ -81,6 +82,7 @@ class Push:
                         yield PushFinished(progress=await self._final_progress())
                         return
                     reconnecting = self._reconnecting(error)
+                    listen_closely = error.reason == CONNECTION_LOST
                 yield reconnecting
                 await unless(self._stop, asyncio.sleep(reconnecting.wait_s))
                 if self._stop.is_set():
@@ -89,7 +91,7 @@ class Push:
         finally:
             await self._cursor.close()
 
-    async def _call_events(self) -> AsyncGenerator[PushEvent, None]:
+    async def _call_events(self, listen_closely: bool) -> AsyncGenerator[PushEvent, None]:
         call = PushCall(
             stub=self._stub,
             address=self._address,
@@ -99,6 +101,7 @@ class Push:
             finish=self._finish,
             stop=self._stop,
             reconnect_count=self._opened_count,
+            listen_closely=listen_closely,
         )
         try:
             async with contextlib.aclosing(call.events()) as events:

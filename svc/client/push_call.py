@@ -39,6 +39,8 @@ from svc.video.frames import Item
 _OPEN_TIMEOUT_S = 60.0  # a server that has to rebuild an index first takes its time
 _BATCH_BYTES = 2**20
 _BATCH_COUNT = 32
+_PAUSE_S = 0.02
+_PAUSE_COUNT = 128  # more than lie between what is durable and what a server has choked on
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.IngestRequest, ingest_pb2.IngestResponse]"
 
@@ -57,8 +59,10 @@ class PushCall:
         finish: bool,
         stop: asyncio.Event,
         reconnect_count: int,
+        listen_closely: bool,
     ) -> None:
-        """Makes the call; nothing is sent before `events` is iterated."""
+        """`listen_closely`: the call before ended without a status, perhaps because a write was
+        under way; pause between the first writes, so that the reason is heard this time."""
         self._stub = stub
         self._address = address
         self._session_id = session_id
@@ -67,6 +71,7 @@ class PushCall:
         self._finish = finish
         self._stop = stop
         self._reconnect_count = reconnect_count
+        self._pauses_left = _PAUSE_COUNT if listen_closely else 0
 
         self.finish_sent = False
         self._draining = False
@@ -177,6 +182,9 @@ class PushCall:
             self._sent_item_count += len(batch)
             if not await self._write(call, items_request(batch)):
                 return
+            if self._pauses_left > 0:
+                self._pauses_left -= 1
+                await unless(self._halt, asyncio.sleep(_PAUSE_S))
         if self._finish and not self._halt.is_set():
             self.finish_sent = True
             await self._write(call, FINISH_REQUEST)

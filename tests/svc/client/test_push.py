@@ -98,6 +98,7 @@ async def test_a_refusal_is_heard_although_writes_are_under_way(attempt: int) ->
     with pytest.raises(LookbackError) as caught:
         await pushed(server, ListSource(images(300, size_bytes=2000)))
     assert caught.value.reason == "MEDIA_CORRUPT"
+    assert len(server.calls) <= 4, "the second call listens more closely"
 
 
 async def test_a_busy_session_is_tried_again_as_the_server_says() -> None:

@@ -19,6 +19,7 @@ from svc.client import (
     PushLeft,
     PushOpened,
     PushReconnecting,
+    push_call,
 )
 from svc.video.frames import ImageItem, Item, PacketMedia
 from tests.svc.client.cuts import Failures
@@ -31,6 +32,12 @@ from tests.svc.client.protocol_server import (
 from tests.svc.client.pushing import pushed
 
 STEPS = ("open", "opened", "images", "progress", "finish", "finished", "draining")
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a reason is heard does not matter here: there is none."""
+    monkeypatch.setattr(push_call, "_PAUSE_S", 0.0)
 
 
 @settings(
