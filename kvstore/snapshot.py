@@ -10,15 +10,6 @@ import numpy as np
 
 from kvstore.hotview import HotTailView
 
-_COLUMNS = (
-    "first_pts_s",
-    "last_pts_s",
-    "token_counts",
-    "position_spans",
-    "drop_fractions",
-    "gaps_before",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:

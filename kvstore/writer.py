@@ -253,8 +253,3 @@ class SessionWriter:
                     f"got {array.shape} {array.dtype}"
                 )
         self._hot.record_bytes(unit)
-
-
-def _later(a_s: float | None, b_s: float | None) -> float | None:
-    known = [time_s for time_s in (a_s, b_s) if time_s is not None]
-    return max(known, default=None)

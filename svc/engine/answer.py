@@ -147,7 +147,9 @@ class AnswerEngine:
         """Return what chooses units within the positions that the model has left for them."""
         room = self._model.decoder.max_position_count - self._grounds.prefix_count - tail_count
         if room < 1:
-            raise RequestError("question and max_new_tokens", tail_count, f"at least {1 - room} tokens less")
+            raise RequestError(
+                "question and max_new_tokens", tail_count, f"at least {1 - room} tokens less"
+            )
         if request.unit_indices:
             units = np.array(request.unit_indices, np.int64)
             if units[0] < 0 or units[-1] >= memory.unit_count:

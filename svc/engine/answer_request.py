@@ -75,7 +75,6 @@ class AnswerRequest:
     top_k: int | None = None
     """0 considers all tokens."""
     top_p: float | None = None
-    min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
     """Of sampling; None draws a fresh one."""
@@ -103,7 +102,6 @@ class AnswerRequest:
             lowest, highest = limits.min_temperature, limits.max_temperature
             _check_number("temperature", self.temperature, lowest, highest, also="0, or ")
         _check_number("top_p", self.top_p, math.ulp(0.0), 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
         _check_number(
             "repetition_penalty",
             self.repetition_penalty,

@@ -81,7 +81,7 @@ class Sampling:
             temperature=temperature,
             top_k=_first(request.top_k, config.top_k, DEFAULT_TOP_K),
             top_p=_first(request.top_p, config.top_p, 1.0),
-            min_p=request.min_p if request.min_p is not None else config.min_p,
+            min_p=config.min_p,
             repetition_penalty=_first(request.repetition_penalty, config.repetition_penalty, 1.0),
             seed=request.seed,
             eos_token_ids=eos_token_ids(generation_config),

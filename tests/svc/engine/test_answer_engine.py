@@ -253,7 +253,6 @@ def test_the_same_question_again_gives_the_same_answer_to_the_bit(
         ({"temperature": 10.1}, "temperature"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_k": -1}, "top_k"),
-        ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"repetition_penalty": 1e-300}, "repetition_penalty"),
         ({"repetition_penalty": 100.1}, "repetition_penalty"),
