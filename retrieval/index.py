@@ -134,6 +134,14 @@ class KeyIndexWriter:
             self._chunk(chunk_index).checks[start:] = 0
         self._file.sync()
 
+    def sync(self) -> None:
+        """Wait until what was published is on the disk.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        self._file.sync()
+
     def close(self) -> None:
         """Write everything down and let go of the file; what was published stays."""
         self._chunks.clear()

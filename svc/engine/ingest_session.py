@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,19 +115,19 @@ class StreamIngest:
             shm_dir=store.shm_dir,
             hot_tail_bytes=store.hot_tail_bytes,
         )
-        try:
+        with ExitStack() as undo:
+            undo.callback(writer.close)
             encoder = StreamEncoder(model, window)
             reader = SessionReader.open(store.root, session_id)
             try:
                 snapshot = reader.snapshot()
                 index = open_key_index(store.root, reader, snapshot, geometry)
+                undo.callback(index.close)
                 encoder.restore(_window_units(model, window, reader, snapshot, geometry))
             finally:
                 reader.close()
-            return cls(model, encoder, writer, index)
-        except BaseException:
-            writer.close()
-            raise
+            undo.pop_all()
+        return cls(model, encoder, writer, index)
 
     @property
     def resume(self) -> bytes | None:
@@ -156,13 +157,14 @@ class StreamIngest:
             self._keep(unit, kv)
 
     def flush(self) -> None:
-        """Make durable what is visible.
+        """Make durable what is visible, and its index with it.
 
         Raises:
-            KVStoreError: there is no room, or the disk has failed.
+            KVStoreError, OSError: there is no room, or the disk has failed.
         """
         self._writer.flush()
         self.status = self._status_now()
+        self._index.sync()
 
     def close(self) -> None:
         """Let go of the session; units that are not durable are gone."""

@@ -48,7 +48,8 @@ class Pushes:
             RequestError: TOO_MANY_CALLS or DRAINING.
         """
         session_id = push.session_id
-        assert session_id in self._held and session_id not in self._open
+        assert session_id in self._held
+        assert session_id not in self._open
         self._check_admission(session_id)
         task = push.start()
         self._open[session_id] = (push, task)
