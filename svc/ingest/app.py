@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from kvstore.deletion import sweep_tombstones
 from kvstore.errors import StoreFullError
 from kvstore.hotfile import clean_stale_hot_tails
+from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
@@ -26,6 +27,7 @@ from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
+from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
 from svc.ingest.stream import MakeWorker
 from svc.ingest.unit_builder import UnitBuilder
@@ -58,6 +60,12 @@ class App:
         self.settings = settings
         self.sessions = sessions
         self.pushes = Pushes(max_pushes=settings.max_live_pushes)
+        self.index_repairs = IndexRepairs(
+            settings.data_dir,
+            limits=BlockLimits(min_free_bytes=settings.min_free_bytes),
+            shm_dir=settings.shm_dir,
+            pushes=self.pushes,
+        )
         self._model = model
         self._encode_thread = encode_thread
         self._media_threads = media_threads

@@ -10,6 +10,7 @@ from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
 from svc.config import Settings
 from svc.ingest import service, session_service
 from svc.ingest.app import App
+from svc.ingest.daemon_threads import DaemonThreads
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.errors import translate
 from svc.rpc.errors import Reason, RequestError
@@ -17,6 +18,8 @@ from svc.rpc.server import Address, RpcServer
 
 logger = logging.getLogger(__name__)
 
+INDEX_REPAIR_WAIT_S = 20.0
+"""How long serving waits for indexes to be made whole; what is left then goes on beside it."""
 _STOP_CALLS_S = 1.0
 _STOP_THREADS_S = 2.0
 
@@ -28,6 +31,7 @@ class IngestServer:
         """Nothing listens or loads yet; call it on the event loop."""
         self._settings = settings
         self._app: App | None = None
+        self._repairing: asyncio.Task[None] | None = None
         self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
         self._media_threads = ThreadPoolExecutor(settings.max_live_pushes, "media")
         self._server = RpcServer(
@@ -60,12 +64,22 @@ class IngestServer:
         loading = self._encode_thread.submit(
             lambda: App.load(settings, self._encode_thread, threads)
         )
-        self._app = await asyncio.wrap_future(loading)
+        app = await asyncio.wrap_future(loading)
+        self._repairing = asyncio.create_task(app.index_repairs.run(DaemonThreads("index repair")))
+        done, _ = await asyncio.wait({self._repairing}, timeout=INDEX_REPAIR_WAIT_S)
+        if done:
+            self._repairing.result()
+        else:
+            logger.warning("serving while key indexes are still being made whole")
+        self._app = app
         await self._server.set_serving()
 
     async def stop(self) -> bool:
         """Drains within `drain_s`; returns whether everything was let go of in time."""
         drain_s = self._settings.drain_s
+        if self._repairing is not None:
+            self._repairing.cancel()
+            await asyncio.gather(self._repairing, return_exceptions=True)
         if self._app is None:
             await self._server.stop(0)
         else:

@@ -1,0 +1,48 @@
+"""What is durable of a session, from its CTL page alone: for looking many sessions over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvstore.control import ControlPage, WriterState
+from kvstore.geometry import Geometry
+from kvstore.paths import segment_numbers, session_folder, session_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """What a session's last writer left."""
+
+    epoch: int
+    durable_unit_count: int
+    geometry: Geometry
+
+
+def has_blocks(root: Path, session_id: str) -> bool:
+    """Return whether a session has a log at all."""
+    return bool(segment_numbers(session_folder(root, session_id)))
+
+
+def glance(root: Path, session_id: str) -> Glance | None:
+    """Return what the CTL page says for certain; None when only the log can tell.
+
+    The page is certain since the machine started, and whenever the last writer closed it. It is
+    not when the power was lost under a writer, nor when it is absent or damaged.
+
+    Raises:
+        FormatVersionError: the page is one of another version.
+    """
+    page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+    if page is None:
+        return None
+    try:
+        state = page.state()
+        text = page.text(state.epoch)
+    finally:
+        page.close()
+    if text is None or not (state.this_boot or state.writer_state == WriterState.CLOSED):
+        return None
+    return Glance(
+        epoch=state.epoch, durable_unit_count=state.durable_unit_count, geometry=text.geometry
+    )

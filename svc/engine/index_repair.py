@@ -1,0 +1,88 @@
+"""Finding key indexes that questions cannot use, and making them anew from the stored keys.
+
+Only a writer makes an index whole, and a finished session gets no other: so whoever starts the
+service looks all sessions over.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+from kvstore.glance import glance, has_blocks
+from kvstore.limits import BlockLimits
+from kvstore.reader import SessionReader
+from kvstore.writer import SessionWriter
+from retrieval.errors import IndexDamagedError
+from retrieval.index import KeyIndexReader
+from svc.engine.key_rows import key_index_path, open_key_index
+
+logger = logging.getLogger(__name__)
+
+_HOT_TAIL_BYTES = 1 << 20  # nothing is appended
+
+
+def index_fault(root: Path, session_id: str) -> str | None:
+    """Return why questions about a session cannot rely on its index; None when they can.
+
+    Reads two pages, however long the session is. Rows are not read: only a power loss under a
+    writer tears them, and that is told from the CTL page.
+
+    Raises:
+        KVStoreError, OSError: the session cannot be looked at.
+    """
+    known = glance(root, session_id)
+    if known is None:
+        return "the last writer did not close it" if has_blocks(root, session_id) else None
+    if known.durable_unit_count == 0:
+        return None
+    try:
+        index = KeyIndexReader.open(key_index_path(root, session_id))
+    except IndexDamagedError as error:
+        return error.reason
+    geometry = known.geometry
+    try:
+        if index.epoch != known.epoch:
+            return f"it is of epoch {index.epoch}, the session of {known.epoch}"
+        if (index.layer_count, index.dim) != (
+            geometry.layer_count,
+            geometry.kv_head_count * geometry.head_dim,
+        ):
+            return f"its rows are {index.layer_count} x {index.dim}"
+        if index.count < known.durable_unit_count:
+            return f"it has {index.count} rows for {known.durable_unit_count} units"
+    finally:
+        index.close()
+    return None
+
+
+def repair_index(
+    root: Path, session_id: str, *, limits: BlockLimits, shm_dir: Path | None = None
+) -> int:
+    """Recover a session as a writer does, make its index whole, and return its rows.
+
+    Needs no model: the session's own keys are read.
+
+    Raises:
+        KVStoreError: another writer has the session, it is damaged, or there is no room.
+        OSError: there is no room for the index.
+    """
+    with ExitStack() as stack:
+        reader = SessionReader.open(root, session_id)
+        stack.callback(reader.close)
+        geometry = reader.geometry
+        if geometry is None:  # what there was of a log was torn
+            return 0
+        writer = SessionWriter.open(
+            root,
+            session_id,
+            geometry=geometry,
+            limits=limits,
+            shm_dir=shm_dir,
+            hot_tail_bytes=_HOT_TAIL_BYTES,
+        )
+        stack.callback(writer.close)
+        index = open_key_index(root, reader, reader.snapshot(), geometry)
+        stack.callback(index.close)
+        return index.count

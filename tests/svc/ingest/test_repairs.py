@@ -1,0 +1,74 @@
+"""A start makes indexes whole that questions cannot use, of sessions that are over too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from svc.engine.key_rows import key_index_path
+from svc.ingest import server as server_module
+from svc.ingest.repairs import IndexRepairs
+from tests.svc.ingest.calls import FINISH, Client, images, open_images
+from tests.svc.ingest.conftest import StartServer
+from tests.svc.ingest.stored import assert_same, read_stored
+
+
+async def push(client: Client, session_id: str, *, finish: bool) -> None:
+    await client.create(session_id)
+    call = await client.open(open_images(session_id))
+    await call.send(images([float(i) for i in range(6)]))
+    await call.until_visible(6)
+    await (call.send(FINISH) if finish else call.half_close())
+    await call.rest()
+
+
+@pytest.mark.parametrize("finish", [True, False])
+async def test_an_index_that_is_gone_is_back_after_a_start(
+    start: StartServer, values: dict[str, Any], finish: bool
+) -> None:
+    root: Path = values["data_dir"]
+    client = await start()
+    await push(client, "cam", finish=finish)
+    await client.close()
+    before = read_stored(root, "cam")
+    key_index_path(root, "cam").unlink()
+    client = await start()
+    assert_same(read_stored(root, "cam"), before)
+    assert (await client.sessions("GetSession", session_id="cam")).session.state == 1 + finish
+
+
+async def test_a_session_that_cannot_be_repaired_keeps_no_other_from_it(
+    start: StartServer, values: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    root: Path = values["data_dir"]
+    client = await start()
+    for name in ("bad", "good"):
+        await push(client, name, finish=True)
+    await client.close()
+    before = read_stored(root, "good")
+    for name in ("bad", "good"):
+        key_index_path(root, name).unlink()
+    segment = next((root / "sessions" / "bad").glob("seg-*.kvs"))
+    segment.write_bytes(bytes(64) + segment.read_bytes()[64:])
+    with caplog.at_level(logging.ERROR):
+        await start()
+    failed = [r for r in caplog.records if r.message == "key index cannot be made whole"]
+    assert [record.__dict__["session"] for record in failed] == ["bad"]
+    assert_same(read_stored(root, "good"), before)
+
+
+async def test_a_repair_that_takes_long_does_not_hold_up_serving(
+    start: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(repairs: IndexRepairs, threads: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(IndexRepairs, "run", endless)
+    monkeypatch.setattr(server_module, "INDEX_REPAIR_WAIT_S", 0.01)
+    client = await start()
+    await push(client, "cam", finish=True)
+    assert await client.stop_server()
