@@ -68,7 +68,10 @@ class Watermarks(NamedTuple):
     received_pts_s: float | None
     """Time of the last frame that was received."""
     settled_pts_s: float | None
-    """Every unit with a last frame at or before this time is visible in this epoch."""
+    """Every unit with a last frame at or before this time is visible in this epoch.
+
+    As a reader tells it: to this reader.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,20 @@ class SessionTracker:
                 return snapshot
 
     def watermarks(self) -> Watermarks:
-        """What is on its way; nothing known before the first writer."""
-        return self._control.watermarks() if self._control else Watermarks(0, None, None)
+        """What is on its way; nothing known before the first writer.
+
+        Nothing is settled where the next snapshot may lack visible units: those that only the
+        hot tail holds, when it is out of reach or not tried yet.
+        """
+        if self._control is None:
+            return Watermarks(0, None, None)
+        marks = self._control.watermarks()
+        # After the marks: what is durable now, the snapshot that is taken next has.
+        state = self._control.state()
+        met = self._epoch == marks.epoch  # read before _hot, which is set before it
+        if met and (self._hot is not None or state.visible_unit_count <= state.durable_unit_count):
+            return marks
+        return marks._replace(settled_pts_s=None)
 
     def close(self) -> None:
         """Unmap the CTL page, and the hot tail unless a snapshot still holds it."""

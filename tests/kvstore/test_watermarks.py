@@ -107,3 +107,50 @@ def test_a_killed_writer_leaves_only_what_is_durable_settled(tmp_path: Path) -> 
     writer = open_writer(tmp_path)
     assert marks(tmp_path) == (0.0, 0.0)
     writer.close()
+
+
+def test_nothing_is_settled_to_a_reader_that_cannot_reach_the_hot_tail(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path)
+    append(writer, 0)
+    writer.flush()
+    append(writer, 1)
+    writer.set_watermarks(received_pts_s=1.5, settled_pts_s=1.5)
+    for hot_tail in tmp_path.glob("lookback-*"):
+        hot_tail.unlink()
+    reader = SessionReader.open(tmp_path, "cam")
+    assert reader.snapshot().unit_count == 1
+    assert reader.watermarks()[1:] == (1.5, None)
+    writer.flush()
+    assert reader.watermarks()[1:] == (1.5, 1.5)
+    assert reader.snapshot().unit_count == 2
+    reader.close()
+    writer.close()
+
+
+def test_nothing_is_settled_before_the_writers_hot_tail_was_tried(tmp_path: Path) -> None:
+    open_writer(tmp_path).close()
+    reader = SessionReader.open(tmp_path, "cam")
+    writer = open_writer(tmp_path)
+    append(writer, 0)
+    writer.set_watermarks(received_pts_s=0.5, settled_pts_s=0.5)
+    assert reader.watermarks()[1:] == (0.5, None)
+    for hot_tail in tmp_path.glob("lookback-*"):
+        hot_tail.unlink()
+    assert reader.snapshot().unit_count == 0
+    assert reader.watermarks()[1:] == (0.5, None)
+    reader.close()
+    writer.close()
+
+
+def test_what_a_reader_of_a_damaged_control_text_cannot_see_is_not_settled(tmp_path: Path) -> None:
+    writer = open_writer(tmp_path)
+    append(writer, 0)
+    writer.set_watermarks(received_pts_s=0.5, settled_pts_s=0.5)
+    with (tmp_path / "sessions" / "cam" / "CTL").open("r+b") as page:
+        page.seek(1024)
+        page.write(b"\0" * 3072)  # both texts
+    reader = SessionReader.open(tmp_path, "cam")
+    assert reader.snapshot().unit_count == 0
+    assert reader.watermarks()[1:] == (0.5, None)
+    reader.close()
+    writer.close()

@@ -90,6 +90,12 @@ class LiveSession:
         )
         self.stream.encode([unit])
 
+    @property
+    def hot_tail_path(self) -> Path:
+        """The file in shared memory that holds the newest units."""
+        path: Path = self.stream._writer._hot.path
+        return path
+
     def close(self) -> None:
         """Lets go of the session, as a process does that ends; what is not durable is lost."""
         if self._open:

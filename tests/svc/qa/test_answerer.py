@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from lookback.v1 import question_pb2 as pb
+from lookback.v1 import question_pb2_grpc
 from svc.engine.answer import AnswerEngine
-from svc.engine.answer_request import AnswerRequest
+from svc.engine.answer_request import AnswerLimits, AnswerRequest
 from svc.engine.model import LoadedModel
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, Question
 from svc.qa.runner import Job, Runner
-from svc.qa.sessions import SessionCache
+from svc.qa.sessions import Look, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
 from tests.svc.qa.service import LiveSession
 from tests.svc.qa.test_runner import StepwiseMemory
@@ -47,12 +50,14 @@ class Bench:
         gate.reading.wait()
         return gate.may_read.set
 
-    async def answer(self, session_id: str, *, timeout_s: float = 60.0) -> Answered:
+    async def answer(
+        self, session_id: str, *, timeout_s: float = 60.0, asked_at_s: float | None = None
+    ) -> Answered:
         request = AnswerRequest(
             question="What?", max_new_tokens=4, temperature=0.0, ignore_eos=True, unit_count=4
         )
         question = Question(
-            session_id=session_id, asked_at_s=None, cut="at_or_before", request=request
+            session_id=session_id, asked_at_s=asked_at_s, cut="at_or_before", request=request
         )
         now_s = time.perf_counter()
         async for event in self.answerer.answer(
@@ -127,6 +132,37 @@ async def test_a_question_starts_over_once_and_then_says_why(
     assert release_count == 2
 
 
+@pytest.fixture
+def look_count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How often questions have looked at their session."""
+    looked: list[Look] = []
+    look = OpenSession.look
+
+    def counted(session: OpenSession) -> Look:
+        looked.append(look(session))
+        return looked[-1]
+
+    monkeypatch.setattr(OpenSession, "look", counted)
+    return lambda: len(looked)
+
+
+async def test_a_time_whose_units_lie_out_of_reach_is_waited_for(
+    bench: Bench, session: LiveSession, look_count: Callable[[], int]
+) -> None:
+    session.stream.received(5.0, 6)
+    durable = session.stream.status.durable_unit_count
+    assert 0 < durable < 6
+    session.hot_tail_path.unlink()
+    assert (await bench.answer("door", asked_at_s=0.0)).evidence_until_s == 0.0
+    looks_before = look_count()
+    task = asyncio.create_task(bench.answer("door", asked_at_s=5.0))
+    await until(lambda: look_count() > looks_before + 1 or task.done())
+    assert not task.done()
+    session.stream.flush()
+    answered = await task
+    assert (answered.evidence_until_s, answered.result.snapshot_unit_count) == (5.0, 6)
+
+
 async def test_the_deadline_ends_a_question_that_waits_its_turn(
     bench: Bench, session: LiveSession
 ) -> None:
@@ -136,6 +172,32 @@ async def test_the_deadline_ends_a_question_that_waits_its_turn(
     assert caught.value.reason is Reason.QUESTION_TIMED_OUT
     go_on()
     assert (await bench.answer("door")).result.text
+
+
+async def test_a_question_without_a_deadline_gets_the_servers(
+    bench: Bench, session: LiveSession
+) -> None:
+    service = QuestionService(max_open_questions=1, default_timeout_s=0.2)
+    service.begin(bench.answerer, limits=AnswerLimits(), default_unit_count=4)
+    server = RpcServer(
+        address=Address(host="127.0.0.1", port=0), service_names=[], translate=translate
+    )
+    question_pb2_grpc.add_QuestionServiceServicer_to_server(service, server.grpc)
+    address = await server.start()
+    message = pb.AskRequest(session_id="door", question="What?")
+    go_on = bench.hold()
+    async with grpc.aio.insecure_channel(str(address)) as channel:
+        stub = question_pb2_grpc.QuestionServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Ask(message).read()
+        refusal = Refusal.of(caught.value)
+        assert (refusal.code, refusal.reason) == (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            "QUESTION_TIMED_OUT",
+        )
+        go_on()
+        assert (await stub.Ask(message, timeout=60).read()).WhichOneof("response")
+    await server.stop(0)
 
 
 async def test_a_session_stays_open_while_it_is_read_and_no_longer(
