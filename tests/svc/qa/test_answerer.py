@@ -16,10 +16,13 @@ from svc.engine.answer_request import AnswerLimits, AnswerRequest
 from svc.engine.model import LoadedModel
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, Question
+from svc.qa.errors import translate
 from svc.qa.runner import Job, Runner
+from svc.qa.service import QuestionService
 from svc.qa.sessions import Look, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
-from tests.svc.qa.service import LiveSession
+from svc.rpc.server import Address, RpcServer
+from tests.svc.qa.service import LiveSession, Refusal
 from tests.svc.qa.test_runner import StepwiseMemory
 
 

@@ -59,14 +59,20 @@ def test_nothing_after_the_time_is_seen_and_nothing_before_it_is_missing(
     assert seen.unit_count == sum(belongs)
 
 
-@given(TIMES, st.integers(0, 3), st.integers(0, 3), ASKED, CUTS)
+@given(
+    st.lists(st.integers(0, 12), min_size=2, max_size=12, unique=True).map(sorted),
+    st.integers(1, 4),
+    st.integers(0, 4),
+    st.integers(-6, 10),
+    CUTS,
+)
 def test_a_live_session_answers_only_about_what_is_settled(
-    times_s: list[float], settled_lag: int, received_lag: int, asked_at_s: float, cut: Cut
+    times_s: list[float], coming_count: int, received_lag_s: int, asked_lag: int, cut: Cut
 ) -> None:
     """What is seen at once never changes when more of the stream becomes visible."""
-    visible = times_s[: len(times_s) - settled_lag]
-    settled_s = visible[-1] if visible else -1.0
-    received_s = settled_s + received_lag
+    visible = times_s[: max(1, len(times_s) - coming_count)]
+    settled_s = visible[-1]
+    received_s, asked_at_s = settled_s + received_lag_s, settled_s + asked_lag / 2
     later = snapshot(times_s)  # some of it was received already, and is on its way
     question: Any = {"asked_at_s": asked_at_s, "cut": cut, "finished": False}
     try:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_a_deleted_session_is_gone_and_its_files_are_let_go(
     refusal = qa.refusal(session.session_id)
     assert (refusal.code, refusal.reason) == (Code.NOT_FOUND, "SESSION_NOT_FOUND")
     while open_files(qa, session.session_id):
-        pass  # the sweep comes round
+        time.sleep(0.05)  # until the sweep comes round
 
 
 def test_a_session_made_anew_under_its_name_is_another(
