@@ -38,11 +38,8 @@ from svc.video.sampler import Sampler, SamplerConfig, SamplerState
 
 logger = logging.getLogger(__name__)
 
+_FOREIGN_SHOWN = 10
 MEDIA_LIMITS = VideoLimits(max_chunk_bytes=MIB)
-
-
-class ForeignStoreError(ConfigError):
-    """The store holds a session that the configured model cannot serve."""
 
 
 class App:
@@ -76,7 +73,7 @@ class App:
 
         Raises:
             EngineError: there is no such model, or it cannot be served.
-            ConfigError: the settings or the store do not fit the model.
+            ConfigError: the settings do not fit the model.
             KVStoreError: an interrupted deletion cannot be finished.
         """
         root = _make_root(settings.data_dir)
@@ -96,13 +93,7 @@ class App:
             model=model.name,
             unit_frames=model.adapter.frames_per_unit,
         )
-        foreign = sessions.first_foreign()
-        if foreign is not None:
-            session_id, reason = foreign
-            raise ForeignStoreError(
-                f"store {root} holds session {session_id!r}, which model {model.name!r} cannot "
-                f"go on with: {reason}; serve the model it was made with, or set another data_dir"
-            )
+        _warn_of_foreign(sessions, model)
         return cls(settings, model, sessions, encode_thread, media_threads)
 
     async def open_push(self, session_id: str, media: Media) -> tuple[Push, Session]:
@@ -151,6 +142,22 @@ def _make_root(root: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
     return root
+
+
+def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:
+    """Tells once of sessions that cannot be gone on with; each call about one is refused."""
+    foreign = sessions.foreign()
+    if foreign:
+        names = list(foreign)
+        logger.warning(
+            "the store holds sessions that the served model cannot go on with",
+            extra={
+                "session_count": len(names),
+                "sessions": ", ".join(names[:_FOREIGN_SHOWN]),
+                "made_with": ", ".join(sorted(set(foreign.values()))[:_FOREIGN_SHOWN]),
+                "serving": f"{model.name} {model.digest}",
+            },
+        )
 
 
 def _worker_factory(

@@ -209,16 +209,16 @@ class Sessions:
             gap_count=int(snapshot.gaps_before.sum()),
         )
 
-    def first_foreign(self) -> tuple[str, RequestError] | None:
-        """Returns a session that this process could not serve, with the reason, if there is one.
+    def foreign(self) -> dict[str, str]:
+        """Returns the sessions that this process cannot go on with, and what each was made with.
 
         Damaged records are left out, with an error in the log.
         """
-        for record in list_sessions(self._root):
-            mismatch = self._rules.mismatch(record.identity)
-            if mismatch is not None:
-                return record.session_id, mismatch
-        return None
+        return {
+            record.session_id: f"{record.settings.get('model')} {record.identity.get('model')}"
+            for record in list_sessions(self._root)
+            if self._rules.mismatch(record.identity) is not None
+        }
 
     def _check_agrees(
         self, existing: SessionRecord, *, sample_fps: float, window_tokens: int

@@ -14,9 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from svc.ingest.process import EXIT_CONFIG, main
-from tests.svc.engine.tiny import build_tiny_checkpoint
 from tests.svc.ingest.calls import Client, images, open_images
-from tests.svc.ingest.conftest import StartServer
 from tests.svc.ingest.processes import IngestProcess
 
 
@@ -105,21 +103,3 @@ def test_a_folder_that_cannot_be_made(refuse: Callable[..., str], tmp_path: Path
 
 def test_a_folder_that_cannot_be_written(refuse: Callable[..., str]) -> None:
     assert "data_dir /proc" in refuse(data_dir="/proc")
-
-
-@pytest.fixture
-async def made_with_tiny(start: StartServer) -> None:
-    client = await start()
-    await client.create("cam")
-    await client.close()
-
-
-def test_a_store_of_another_model(
-    made_with_tiny: None, refuse: Callable[..., str], tmp_path: Path
-) -> None:
-    other = build_tiny_checkpoint(
-        tmp_path / "other", rope={"rope_type": "default", "rope_theta": 5e5}
-    )
-    line = refuse(model=other)
-    assert "'cam'" in line
-    assert "data_dir" in line
