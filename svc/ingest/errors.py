@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from kvstore import errors as store
 from svc.rpc.errors import Reason, RequestError
+from svc.rpc.store_errors import translate_store_error
 from svc.video import errors as video
 
 
@@ -13,11 +13,9 @@ def translate(error: Exception) -> RequestError | None:
     """Returns the refusal that an error stands for; None for a fault of ours."""
     if isinstance(error, video.VideoError):
         return _of_video(error)
-    if isinstance(error, store.KVStoreError):
-        return _of_store(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RequestError(Reason.STORE_FULL, "the store's disk is full")
-    return None
+    return translate_store_error(error)
 
 
 def _of_video(error: video.VideoError) -> RequestError | None:
@@ -65,48 +63,4 @@ def _of_video(error: video.VideoError) -> RequestError | None:
             return RequestError(Reason.MEDIA_CORRUPT, text)
         case video.SamplerStateError():
             return RequestError(Reason.STORE_DAMAGED, text)
-    return None
-
-
-def _of_store(error: store.KVStoreError) -> RequestError | None:
-    text = str(error)
-    match error:
-        case store.InvalidSessionIdError():
-            return RequestError(Reason.INVALID_SESSION_ID, text, session_id=error.session_id)
-        case store.SessionNotFoundError():
-            return RequestError(Reason.SESSION_NOT_FOUND, text, session_id=error.session_id)
-        case store.SessionExistsError():
-            return RequestError(Reason.SESSION_EXISTS, text, session_id=error.session_id)
-        case store.SessionLockedError():
-            return RequestError(Reason.SESSION_IN_USE, text, session_id=error.session_id)
-        case store.StoreFullError():
-            return RequestError(
-                Reason.STORE_FULL,
-                text,
-                needed_bytes=error.needed_bytes,
-                free_bytes=error.free_bytes,
-                reserve_bytes=error.reserve_bytes,
-            )
-        case store.BlockCorruptError() | store.SliceCorruptError():
-            return RequestError(
-                Reason.STORE_DAMAGED, text, session_id=error.session_id, block=error.block_index
-            )
-        case store.SessionRecordCorruptError():
-            return RequestError(Reason.STORE_DAMAGED, text, session_id=error.session_id)
-        case store.GeometryMismatchError():
-            return RequestError(
-                Reason.IDENTITY_MISMATCH,
-                text,
-                field="geometry",
-                stored=error.stored,
-                serving=error.given,
-            )
-        case store.FormatVersionError():
-            return RequestError(
-                Reason.IDENTITY_MISMATCH,
-                text,
-                field="format",
-                stored=error.version,
-                serving=error.supported,
-            )
     return None

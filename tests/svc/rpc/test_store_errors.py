@@ -16,6 +16,7 @@ from kvstore.errors import (
     WriterClosedError,
     WriterFailedError,
 )
+from svc.ingest.errors import translate as of_ingest
 from svc.qa.errors import translate as of_qa
 from svc.rpc.errors import Reason
 from svc.rpc.store_errors import translate_store_error
@@ -37,7 +38,7 @@ def example(kind: type[KVStoreError]) -> KVStoreError:
     return kind(*(values.get(name, 7) for name in parameters))
 
 
-@pytest.mark.parametrize("translate", [translate_store_error, of_qa])
+@pytest.mark.parametrize("translate", [translate_store_error, of_ingest, of_qa])
 @pytest.mark.parametrize("kind", list(every_kind()), ids=lambda kind: kind.__name__)
 def test_every_error_of_the_store_is_told_with_a_reason(kind: Any, translate: Any) -> None:
     refusal = translate(example(kind))
