@@ -63,7 +63,7 @@ class Answerer:
         started_over = False
         while True:
             given_out = False
-            lease = await asyncio.to_thread(self._sessions.lease, question.session_id)
+            lease = await self._lease(question.session_id)
             try:
                 events = self._answer_once(lease, question, deadline, arrived_s=arrived_s)
                 async with aclosing(events):
@@ -85,6 +85,15 @@ class Answerer:
                 lease.release()
             await deadline.keep(asyncio.sleep(_RETRY_PAUSE_S))
 
+    async def _lease(self, session_id: str) -> Lease:
+        """Returns the session; a question that is given up meanwhile leaves no lease behind."""
+        leasing = asyncio.ensure_future(asyncio.to_thread(self._sessions.lease, session_id))
+        try:
+            return await asyncio.shield(leasing)  # the thread cannot be stopped
+        except asyncio.CancelledError:
+            leasing.add_done_callback(_release_unwanted)
+            raise
+
     async def _answer_once(
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
     ) -> AsyncGenerator[str | Answered, None]:
@@ -97,14 +106,19 @@ class Answerer:
         def deliver(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
+        held = self._sessions.lease_again(session)
         job = Job(
             session_id=question.session_id,
             request=question.request,
             memory=memory,
             deliver=deliver,
-            let_go=self._sessions.lease_again(session).release,
+            let_go=held.release,
         )
-        self._runner.submit(job)
+        try:
+            self._runner.submit(job)
+        except BaseException:
+            held.release()
+            raise
         try:
             while True:
                 event = await deadline.keep(events.get())
@@ -174,6 +188,11 @@ class Answerer:
             total_s=time.perf_counter() - arrived_s,
             model=self._model.name,
         )
+
+
+def _release_unwanted(leasing: asyncio.Future[Lease]) -> None:
+    if not leasing.cancelled() and leasing.exception() is None:
+        leasing.result().release()
 
 
 class Deadline:

@@ -19,7 +19,7 @@ from svc.qa.convert import Answered, Question
 from svc.qa.errors import translate
 from svc.qa.runner import Job, Runner
 from svc.qa.service import QuestionService
-from svc.qa.sessions import Look, OpenSession, SessionCache
+from svc.qa.sessions import Lease, Look, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
 from tests.svc.qa.service import LiveSession, Refusal
@@ -219,6 +219,39 @@ async def test_a_session_stays_open_while_it_is_read_and_no_longer(
     go_on()
     await until(lambda: opened.lease_count == 0)
     assert (await bench.answer("door")).result.text
+
+
+async def test_a_question_given_up_while_its_session_opens_leaves_no_lease(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases: list[Lease] = []
+    opening, may_open = threading.Event(), threading.Event()
+    lease = bench.sessions.lease
+
+    def slow(session_id: str) -> Lease:
+        opening.set()
+        may_open.wait()
+        leases.append(lease(session_id))
+        return leases[-1]
+
+    monkeypatch.setattr(bench.sessions, "lease", slow)
+    task = asyncio.create_task(bench.answer("door"))
+    await until(opening.is_set)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    may_open.set()
+    await until(lambda: len(leases) == 1 and not leases[0].session.lease_count)
+
+
+async def test_a_question_that_the_runner_does_not_take_leaves_no_lease(
+    bench: Bench, session: LiveSession
+) -> None:
+    lease = bench.sessions.lease("door")
+    bench.runner.stop()
+    with pytest.raises(RuntimeError, match="stopped"):
+        await bench.answer("door")
+    assert lease.session.lease_count == 1
+    lease.release()
 
 
 async def test_the_sessions_used_last_stay_open(
