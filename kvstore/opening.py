@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,11 @@ from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
 
+logger = logging.getLogger(__name__)
+
 _MIN_RING_BYTES = 1 << 20
+MAX_DEFAULT_RING_BYTES = 1 << 30
+"""A hot tail whose size nobody asked for takes no more; blocks may close early for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +38,19 @@ class WriterParts:
     recovery: Recovery
 
 
-def default_hot_tail_bytes(geometry: Geometry, limits: BlockLimits) -> int:
+def default_hot_tail_bytes(session_id: str, geometry: Geometry, limits: BlockLimits) -> int:
     """Room for about three full blocks: one pending and two to read from memory."""
-    block_bytes = geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
-    return max(3 * block_bytes, _MIN_RING_BYTES)
+    wanted = 3 * geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
+    if wanted > MAX_DEFAULT_RING_BYTES:
+        logger.warning(
+            "hot tail is smaller than three blocks; ask for a size, or for smaller blocks",
+            extra={
+                "session": session_id,
+                "wanted_bytes": wanted,
+                "hot_tail_bytes": MAX_DEFAULT_RING_BYTES,
+            },
+        )
+    return min(max(wanted, _MIN_RING_BYTES), MAX_DEFAULT_RING_BYTES)
 
 
 def open_parts(
@@ -78,7 +92,7 @@ def open_parts(
             session_id,
             epoch=epoch,
             geometry=geometry,
-            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(geometry, limits),
+            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(session_id, geometry, limits),
             first_unit=recovery.durable_unit_count,
             shm_dir=shm_dir,
             min_free_bytes=limits.min_free_bytes,

@@ -72,7 +72,8 @@ class SessionWriter:
 
         Args:
             shm_dir: folder of the hot tail; without it /dev/shm, or the root when that is full.
-            hot_tail_bytes: size of the hot tail's ring; without it, three full blocks.
+            hot_tail_bytes: size of the hot tail's ring; without it, three full blocks, 1 GiB at
+                most.
             io: the system calls (a seam for fault injection).
 
         Raises:

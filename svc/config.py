@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LOOKBACK_"
@@ -65,8 +65,9 @@ class Settings(BaseSettings):
     """Kept tokens at which a block is closed."""
     block_span_s: float = Field(default=16.0, gt=0)
     """Stream time at which a block is closed: how far the durable mark trails the visible one."""
-    hot_tail_bytes: int = Field(default=32 * 2**20, ge=2**20)
-    """Shared memory per live session for units that are not on disk yet."""
+    hot_tail_bytes: int = Field(default=0, ge=0)
+    """Shared memory per live session for its newest units, at least 1 MiB; 0: three full blocks, at
+    most 1 GiB. With less than a block, blocks close early."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
 
@@ -86,6 +87,13 @@ class Settings(BaseSettings):
     """Deadline of a question whose client gives none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
+
+    @field_validator("hot_tail_bytes")
+    @classmethod
+    def _hot_tail_is_no_trifle(cls, size_bytes: int) -> int:
+        if 0 < size_bytes < 2**20:
+            raise ValueError("must be 0 or at least 1048576")
+        return size_bytes
 
     def threads_of(self, process: Literal["ingest", "qa"]) -> int:
         """Returns the torch threads of a process: as set, else its half of the cores."""

@@ -129,7 +129,7 @@ class App:
             root=settings.data_dir,
             limits=session.settings.block_limits(settings),
             shm_dir=settings.shm_dir,
-            hot_tail_bytes=settings.hot_tail_bytes,
+            hot_tail_bytes=settings.hot_tail_bytes or None,
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
 

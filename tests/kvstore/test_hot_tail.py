@@ -20,6 +20,7 @@ from kvstore.hotfile import clean_stale_hot_tails, fallback_folder
 from kvstore.hottail import HotTail
 from kvstore.hotview import HotTailView
 from kvstore.limits import BlockLimits
+from kvstore.opening import default_hot_tail_bytes
 from kvstore.paths import session_hash
 from kvstore.reader import SessionReader
 from kvstore.unit import Unit
@@ -151,6 +152,34 @@ def test_a_unit_leaves_the_ring_only_once_it_is_durable(root: Path) -> None:
     # Nothing asked for these commits but the ring.
     assert 0 < writer.durable_unit_count < 100
     writer.close()
+
+
+def test_a_ring_of_no_given_size_lets_blocks_become_full(root: Path) -> None:
+    limits = BlockLimits(block_tokens=8 * TOKEN_COUNT, block_span_s=1e9, min_free_bytes=0)
+    writer = open_writer(root, geometry=BIG, limits=limits, hot_tail_bytes=None)
+    durable = []
+    for index in range(20):
+        writer.append(*sample(index, geometry=BIG, token_count=TOKEN_COUNT), resume=b"")
+        writer.publish()
+        durable.append(writer.durable_unit_count)
+    assert durable == [0] * 8 + [8] * 8 + [16] * 4
+    reader = SessionReader.open(root, SESSION)
+    tiers = read_units(reader, reader.snapshot(), range(20), 0)[2]
+    assert set(tiers[4:]) == {Tier.HOT}
+    reader.close()
+    writer.close()
+
+
+def test_a_ring_of_no_given_size_has_a_bound_that_the_log_tells_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    large = Geometry(layer_count=28, kv_head_count=4, head_dim=128, element="float16")
+    for block_tokens, expected in ((4096, 3 * 28 * 4096 * 2048), (8192, 2**30)):
+        limits = BlockLimits(block_tokens=block_tokens)
+        assert default_hot_tail_bytes(SESSION, large, limits) == expected
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.__dict__["hot_tail_bytes"] == 2**30
 
 
 def test_more_units_than_slots_leave_in_order(root: Path) -> None:

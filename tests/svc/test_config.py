@@ -1,0 +1,18 @@
+"""Settings: what fits is taken, what does not is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from svc.config import ConfigError, read_settings
+
+
+@pytest.mark.parametrize("size_bytes", [0, 2**20, 2**30])
+def test_a_hot_tail_is_the_stores_choice_or_has_a_useful_size(size_bytes: int) -> None:
+    assert read_settings(hot_tail_bytes=size_bytes).hot_tail_bytes == size_bytes
+
+
+@pytest.mark.parametrize("size_bytes", [-1, 1, 2**20 - 1])
+def test_a_hot_tail_that_is_a_trifle_is_refused(size_bytes: int) -> None:
+    with pytest.raises(ConfigError, match="hot_tail_bytes"):
+        read_settings(hot_tail_bytes=size_bytes)
