@@ -76,7 +76,8 @@ One command, two CPU cores: `python -m eval.streamworld train --out DIR`, then
    direction and place from a frame's mean visual token, compared with the word embeddings;
    positions on a grid of 16 px that is refined to 1 px as accuracy passes
    {vision_pass:.0%}.
-2. Drill (until {drill_stop:.0%} or stopped): colours and objects on 1 to 6 frames, with the retrieval loss.
+2. Drill (until {drill_stop:.0%} or stopped): colours and objects on 1 to 6 frames, with the
+   retrieval loss.
 3. General (at most {general_steps} steps): single skills first, then all kinds on clips of up to
    48 frames, slow ones of up to 96; every layer sees the frames that the retrieval score picks
    for it, the newest always among them; in most late batches the other clips' frames count as
