@@ -57,9 +57,9 @@ class Settings(BaseSettings):
     window_tokens: int = Field(default=0, ge=0, le=1_000_000)
     """Tokens of the sliding window, where a session does not say; 0: what the model recommends."""
     reorder_tolerance_s: float = Field(default=1.0, ge=0, le=60)
-    """How far back a frame's time may jump before it is an error."""
+    """How far back a frame's time may jump before it is an error; kept by sessions made so."""
     gap_max_s: float = Field(default=5.0, gt=0)
-    """A hole in the stream longer than this is recorded as a gap."""
+    """A hole in the stream longer than this is recorded as a gap; kept by sessions made so."""
 
     block_tokens: int = Field(default=4096, ge=1)
     """Kept tokens at which a block is closed."""

@@ -34,7 +34,7 @@ from svc.ingest.unit_builder import UnitBuilder
 from svc.video.decoder import open_decoder
 from svc.video.frames import Media
 from svc.video.limits import MIB, VideoLimits
-from svc.video.sampler import Sampler, SamplerConfig, SamplerState
+from svc.video.sampler import Sampler, SamplerState
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class App:
         return Push(
             session_id=session.session_id,
             open_stream=lambda: self._open_stream(session),
-            make_worker=_worker_factory(self._model, session, media, self.settings),
+            make_worker=_worker_factory(self._model, session, media),
             finish_session=lambda: self.sessions.finish(session.session_id),
             encode_thread=self._encode_thread,
             media_threads=self._media_threads,
@@ -160,15 +160,8 @@ def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:
         )
 
 
-def _worker_factory(
-    model: LoadedModel, session: Session, media: Media, settings: Settings
-) -> MakeWorker:
+def _worker_factory(model: LoadedModel, session: Session, media: Media) -> MakeWorker:
     """Returns what makes the media side of a push, given where the session stopped."""
-    sampling = SamplerConfig(
-        sample_fps=session.settings.sample_fps,
-        reorder_tolerance_s=settings.reorder_tolerance_s,
-        gap_max_s=settings.gap_max_s,
-    )
 
     def make_worker(
         resume: bytes | None,
@@ -176,7 +169,7 @@ def _worker_factory(
         report: Callable[[MediaReport], None],
     ) -> MediaWorker:
         state = None if resume is None else SamplerState.from_json(resume)
-        sampler = Sampler(sampling, state)
+        sampler = Sampler(session.settings.sampling, state)
         return MediaWorker(
             decoder=open_decoder(media, MEDIA_LIMITS),
             sampler=sampler,

@@ -11,6 +11,7 @@ from svc.engine.model import LoadedModel
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
 from svc.rpc.errors import Reason, RequestError
+from svc.video.sampler import SamplerConfig
 
 IDENTITY_FORMAT = 1
 MAX_SAMPLE_FPS = 30.0
@@ -21,6 +22,8 @@ class SessionSettings:
     """Chosen when a session is created; the session keeps them whatever the defaults become."""
 
     sample_fps: float
+    reorder_tolerance_s: float
+    gap_max_s: float
     window_tokens: int
     window_positions: int
     block_tokens: int
@@ -31,6 +34,15 @@ class SessionSettings:
         """The sliding window."""
         return WindowConfig(
             window_tokens=self.window_tokens, window_positions=self.window_positions
+        )
+
+    @property
+    def sampling(self) -> SamplerConfig:
+        """Which frames are taken."""
+        return SamplerConfig(
+            sample_fps=self.sample_fps,
+            reorder_tolerance_s=self.reorder_tolerance_s,
+            gap_max_s=self.gap_max_s,
         )
 
     def block_limits(self, settings: Settings) -> BlockLimits:
@@ -95,6 +107,8 @@ class IdentityRules:
             )
         return SessionSettings(
             sample_fps=sample_fps or self._settings.sample_fps,
+            reorder_tolerance_s=self._settings.reorder_tolerance_s,
+            gap_max_s=self._settings.gap_max_s,
             window_tokens=window_tokens or self._default_window_tokens,
             window_positions=self._window_positions,
             block_tokens=self._settings.block_tokens,
@@ -108,6 +122,8 @@ class IdentityRules:
             "window_tokens": settings.window_tokens,
             "window_positions": settings.window_positions,
             "sample_fps": settings.sample_fps,
+            "reorder_tolerance_s": settings.reorder_tolerance_s,
+            "gap_max_s": settings.gap_max_s,
             "block_rule": f"{settings.block_tokens} tokens, {settings.block_span_s:g} s",
         }
 

@@ -61,6 +61,19 @@ async def test_a_session_keeps_its_settings_when_the_defaults_change(start: Star
     assert session.settings.window_token_count == 180
 
 
+async def test_a_session_keeps_its_rules_of_gaps_and_late_frames(start: StartServer) -> None:
+    client = await start(gap_max_s=5.0, reorder_tolerance_s=1.0)
+    await client.create("cam")
+    await client.close()
+    client = await start(gap_max_s=1.5, reorder_tolerance_s=0.0)
+    call = await client.open(open_images("cam"))
+    await call.send(images([0.0, 3.0, 2.5, 6.0, 12.0]), FINISH)
+    await call.rest()
+    assert call.progress.late_frame_count == 1
+    session = (await client.sessions("GetSession", session_id="cam")).session
+    assert session.stats.gap_count == 1
+
+
 @pytest.mark.parametrize(
     "settings",
     [
