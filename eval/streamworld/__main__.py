@@ -25,7 +25,7 @@ from eval.streamworld.trainer import STATE_FILE, Run, read_state, resumed_recipe
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = commands.add_parser("train", help="train the built-in model")
     train.add_argument("--out", type=Path, required=True, help="directory of the run")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--seed", type=int, default=0, help="of a new run")
     train.add_argument("--minutes", type=float, help="most minutes of training time")
     train.add_argument("--resume", action="store_true", help="continue the run in --out")
     train.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
@@ -43,13 +43,12 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     if arguments.resume:
         recipe = resumed_recipe(arguments.out, **lengths)
+        seed = read_state(arguments.out)["seed"]
     elif (arguments.out / STATE_FILE).exists():
         raise SystemExit(f"{arguments.out} already holds a run: pass --resume or another --out")
     else:
-        recipe = Recipe(**lengths)
-    run = Run(
-        directory=arguments.out, seed=arguments.seed, recipe=recipe, minutes=arguments.minutes
-    )
+        recipe, seed = Recipe(**lengths), arguments.seed
+    run = Run(directory=arguments.out, seed=seed, recipe=recipe, minutes=arguments.minutes)
     launch(run, processes=arguments.processes, resume=arguments.resume)
 
 

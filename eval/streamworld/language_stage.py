@@ -15,7 +15,7 @@ from eval.streamworld.batches import BatchPlan, make_batch
 from eval.streamworld.losses import answer_loss, retrieval_loss, run_batch
 from eval.streamworld.parallel import ParameterGroup
 from eval.streamworld.recipe import Recipe
-from eval.streamworld.wording import KINDS, Kind
+from eval.streamworld.wording import Kind
 from eval.streamworld.world import Pace
 
 _WARM_UP_STEPS = 40
@@ -239,11 +239,3 @@ class GeneralStage(_LanguageStage):
             clips=12, frames=frames, questions=5, pace=still, late=0.3, picked=frames,
             kinds={"now_scene": 1, "past_scene": 1},
         )  # fmt: skip
-
-
-def evaluate_plan(frames: int, kinds: tuple[Kind, ...] = KINDS) -> BatchPlan:
-    """A plan that shows questions what serving shows them: 8 frames and the newest."""
-    return BatchPlan(
-        clips=3, frames=frames, questions=16, pace=Pace(duration=(2, 8), gap=(0, 3)),
-        kinds=dict.fromkeys(kinds, 1.0), window_frames=16, picked=9,
-    )  # fmt: skip
