@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from svc.config import ConfigError, Settings, read_settings
 from svc.engine.errors import EngineError
@@ -24,19 +25,15 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs("ingest", settings.log_level)
-        status, threads_ended = asyncio.run(serve(settings))
+        return asyncio.run(serve(settings))
     except (ConfigError, PortInUseError, EngineError) as error:
         sys.stderr.write(f"lookback ingest cannot start: {error}\n")
         return EXIT_CONFIG
-    if not threads_ended:
-        # A model is being loaded, or a thread hangs. What was acknowledged is on the disk.
-        logging.shutdown()
-        os._exit(status)
-    return status
 
 
-async def serve(settings: Settings) -> tuple[int, bool]:
-    """Serves until SIGTERM or SIGINT; returns the exit status, and whether all threads ended.
+async def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit status, or ends the process if a thread
+    hangs.
 
     Raises:
         PortInUseError: the address cannot be listened on.
@@ -61,10 +58,21 @@ async def serve(settings: Settings) -> tuple[int, bool]:
     finally:
         stop_asked.cancel()
         threads_ended = await server.stop()
-    if was_loaded and not threads_ended:
+    if not threads_ended:
+        _leave(EXIT_CRASH if was_loaded else EXIT_CLEAN)
+    return EXIT_CLEAN
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process here: the event loop would wait for what a thread that hangs still owes.
+
+    A model is being loaded, or a thread hangs. What was visible when the drain began is on the
+    disk.
+    """
+    if status != EXIT_CLEAN:
         logger.error("a thread hangs and is left behind")
-        return EXIT_CRASH, False
-    return EXIT_CLEAN, threads_ended
+    logging.shutdown()
+    os._exit(status)
 
 
 def _announce(address: Address) -> None:

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 TAKEOVER_WAIT_S = 1.0
 """How long a call waits for word that the session's earlier call has ended."""
+CUT_OFF_WAIT_S = 1.0
+"""How long a push that is cut off at the end of a drain may take to let go of its session."""
 RELEASE_WAIT_S = 10.0
 """How long it then waits until what that one accepted is on the disk."""
 
@@ -66,8 +68,12 @@ class Pushes:
         async with self._hold(session_id, Reason.SESSION_BUSY):
             yield
 
-    async def drain(self, grace_s: float) -> None:
-        """Admits no more, and ends what is open: half of the time is for clients to stop."""
+    async def drain(self, grace_s: float) -> bool:
+        """Admits no more, and ends what is open: half of the time is for clients to stop.
+
+        Returns whether all were released in time. One that was not, for its decoder hangs, has
+        been made durable as far as it was visible, and is cut off.
+        """
         self._draining = True
         refusal = RequestError(Reason.DRAINING, "the server is stopping; open again later")
         flushes = [asyncio.create_task(push.drain(grace_s / 2)) for push, _ in self._open.values()]
@@ -78,8 +84,12 @@ class Pushes:
         for flush in flushes:
             flush.cancel()
         await asyncio.gather(*flushes, return_exceptions=True)
-        for session_id in self._open:
-            logger.warning("push not released in time", extra={"session": session_id})
+        hanging = list(self._open.items())
+        for session_id, (_, task) in hanging:
+            logger.error("push not released in time", extra={"session": session_id})
+            task.cancel()
+        await self._wait_released(CUT_OFF_WAIT_S)
+        return not hanging
 
     async def _wait_released(self, timeout_s: float) -> None:
         tasks = {task for _, task in self._open.values()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
 from svc.config import Settings
@@ -33,7 +32,7 @@ class IngestServer:
         self._app: App | None = None
         self._repairing: asyncio.Task[None] | None = None
         self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
-        self._media_threads = ThreadPoolExecutor(settings.max_live_pushes, "media")
+        self._media_threads = DaemonThreads("media")
         self._server = RpcServer(
             address=Address(host=settings.host, port=settings.ingest_port),
             service_names=[session_service.SERVICE_NAME, service.SERVICE_NAME],
@@ -75,7 +74,8 @@ class IngestServer:
         await self._server.set_serving()
 
     async def stop(self) -> bool:
-        """Drains within `drain_s`; returns whether everything was let go of in time."""
+        """Drains within `drain_s`; returns whether all threads let go in time."""
+        released = True
         drain_s = self._settings.drain_s
         if self._repairing is not None:
             self._repairing.cancel()
@@ -84,10 +84,10 @@ class IngestServer:
             await self._server.stop(0)
         else:
             stopping = asyncio.create_task(self._server.stop(drain_s + _STOP_CALLS_S))
-            await self._app.pushes.drain(drain_s)
+            released = await self._app.pushes.drain(drain_s)
             await stopping
-        self._media_threads.shutdown(wait=False)
-        return await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
+        ended = await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
+        return released and ended
 
     def _ready_app(self) -> App:
         if self._app is None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ class IngestProcess:
         self.address = ""
 
     @classmethod
-    async def start(cls, values: Mapping[str, Any]) -> IngestProcess:
-        """Starts the process with these settings; use `ready` or `ended` next."""
+    async def start(
+        cls, values: Mapping[str, Any], *, arguments: Sequence[str] = ("-m", "svc.ingest")
+    ) -> IngestProcess:
+        """Starts the process with these settings; use `ready` or `ended` next.
+
+        `arguments` are what Python is started with.
+        """
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LOOKBACK_")}
         environment |= {f"LOOKBACK_{name.upper()}": str(value) for name, value in values.items()}
         environment |= {"PYTHONPATH": f"{ROOT}:{ROOT / 'proto'}", "OMP_NUM_THREADS": "1"}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "svc.ingest"),
+            *arguments,
             cwd=ROOT,
             env=environment,
             stdout=asyncio.subprocess.PIPE,

@@ -13,8 +13,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from svc.ingest.process import EXIT_CONFIG, main
+from svc.ingest.process import EXIT_CONFIG, EXIT_CRASH, main
 from tests.svc.ingest.calls import Client, images, open_images
+from tests.svc.ingest.conftest import StartServer
 from tests.svc.ingest.processes import IngestProcess
 
 
@@ -44,6 +45,43 @@ async def test_it_serves_when_it_says_so_and_a_signal_drains_it(values: dict[str
         await process.stop()
     assert status == 0, errors
     assert {json.loads(line)["process"] for line in errors.splitlines()} == {"ingest"}
+
+
+HANGS_AFTER_TWO_FRAMES = """
+import sys, threading
+from svc.ingest import media_worker, process
+take = media_worker.MediaWorker._take
+def hang(worker, frames):
+    if worker._unit_count == 2:
+        threading.Event().wait()
+    take(worker, frames)
+media_worker.MediaWorker._take = hang
+sys.exit(process.main())
+"""
+
+
+async def test_a_decoder_that_hangs_keeps_no_process_from_its_end(
+    values: dict[str, Any], start: StartServer
+) -> None:
+    values |= {"drain_s": 0.5, "block_span_s": 1000}
+    process = await IngestProcess.start(values, arguments=("-c", HANGS_AFTER_TWO_FRAMES))
+    try:
+        await process.ready()
+        client = Client(process.address)
+        await client.create("cam")
+        call = await client.open(open_images("cam"))
+        for time_s in (0.0, 1.0, 2.0):
+            await call.send(images([time_s]))
+        await call.until_visible(2)
+        process.terminate()
+        status, errors = await process.ended()
+        await client.close()
+    finally:
+        await process.stop()
+    assert status == EXIT_CRASH
+    assert "a thread hangs" in errors
+    stats = (await (await start()).sessions("GetSession", session_id="cam")).session.stats
+    assert stats.durable_unit_count == 2
 
 
 async def test_a_setting_that_does_not_exist_stops_the_process(values: dict[str, Any]) -> None:
