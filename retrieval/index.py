@@ -75,6 +75,10 @@ class KeyIndexWriter:
         opened.truncate(sound_count, epoch)
         return opened
 
+    def leave_free(self, min_free_bytes: int) -> None:
+        """Grow no more, with ENOSPC, when less than this would be free on the file system."""
+        self._file.min_free_bytes = min_free_bytes
+
     @property
     def count(self) -> int:
         """Published rows."""

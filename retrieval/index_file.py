@@ -100,6 +100,8 @@ class IndexFile:
         self.path = path
         self._descriptor = descriptor
         self._writable = writable
+        self.min_free_bytes = 0
+        """Free bytes of the file system that growing leaves alone."""
         self.layout = _read_layout(path, descriptor)
         self._header = np.frombuffer(self._map(0, PAGE_BYTES), dtype=np.uint64)
 
@@ -187,6 +189,7 @@ class IndexFile:
         layout = self.layout
         length = chunk_count * layout.chunk_bytes
         if self._writable:
+            self._check_room(PAGE_BYTES + length)
             _allocate(self._descriptor, PAGE_BYTES, length)
         elif self.allocated_bytes < PAGE_BYTES + length:
             raise IndexDamagedError(self.path, f"it has no {chunk_count} chunks")
@@ -200,6 +203,18 @@ class IndexFile:
     def close(self) -> None:
         """Close the descriptor; mapped chunks stay valid while they are referred to."""
         os.close(self._descriptor)
+
+    def _check_room(self, wanted_bytes: int) -> None:
+        growth_bytes = wanted_bytes - self.allocated_bytes
+        if growth_bytes <= 0 or self.min_free_bytes == 0:
+            return
+        disk = os.fstatvfs(self._descriptor)
+        if disk.f_bavail * disk.f_frsize - growth_bytes < self.min_free_bytes:
+            raise OSError(
+                errno.ENOSPC,
+                f"growing by {growth_bytes} bytes would leave less than {self.min_free_bytes} free",
+                os.fspath(self.path),
+            )
 
     def _view(self, data: mmap.mmap, offset: int) -> Chunk:
         layout = self.layout

@@ -83,6 +83,8 @@ def repair_index(
             hot_tail_bytes=_HOT_TAIL_BYTES,
         )
         stack.callback(writer.close)
-        index = open_key_index(root, reader, reader.snapshot(), geometry)
+        index = open_key_index(
+            root, reader, reader.snapshot(), geometry, min_free_bytes=limits.min_free_bytes
+        )
         stack.callback(index.close)
         return index.count

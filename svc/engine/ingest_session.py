@@ -121,7 +121,13 @@ class StreamIngest:
             reader = SessionReader.open(store.root, session_id)
             try:
                 snapshot = reader.snapshot()
-                index = open_key_index(store.root, reader, snapshot, geometry)
+                index = open_key_index(
+                    store.root,
+                    reader,
+                    snapshot,
+                    geometry,
+                    min_free_bytes=store.limits.min_free_bytes,
+                )
                 undo.callback(index.close)
                 encoder.restore(_window_units(model, window, reader, snapshot, geometry))
             finally:

@@ -46,12 +46,18 @@ def key_row(keys: Tensor) -> NDArray[np.float32]:
 
 
 def open_key_index(
-    root: Path, reader: SessionReader, snapshot: Snapshot, geometry: Geometry
+    root: Path,
+    reader: SessionReader,
+    snapshot: Snapshot,
+    geometry: Geometry,
+    *,
+    min_free_bytes: int = 0,
 ) -> KeyIndexWriter:
     """Open the index for a writer that has just recovered the session, with a row per unit.
 
     Args:
         reader, snapshot: the session as recovered; every unit in the snapshot is durable.
+        min_free_bytes: free bytes of the disk that growing leaves alone.
 
     Raises:
         KVStoreError: keys that are needed to make it whole cannot be read.
@@ -68,6 +74,7 @@ def open_key_index(
                 extra={"session": reader.session_id, "reason": error.reason},
             )
         index = KeyIndexWriter.create(path, layer_count=layers, dim=dim, epoch=snapshot.epoch)
+    index.leave_free(min_free_bytes)
     try:
         if index.count > snapshot.unit_count:
             index.truncate(snapshot.unit_count, snapshot.epoch)

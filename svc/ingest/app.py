@@ -35,9 +35,12 @@ from svc.video.decoder import open_decoder
 from svc.video.frames import Media
 from svc.video.limits import MIB, VideoLimits
 from svc.video.sampler import Sampler, SamplerState
+from svc.video.spool import Spool
 
 logger = logging.getLogger(__name__)
 
+SPOOL_FOLDER_NAME = "spool"
+"""Beside the sessions: where files lie that cannot be decoded before they are complete."""
 _FOREIGN_SHOWN = 10
 MEDIA_LIMITS = VideoLimits(max_chunk_bytes=MIB)
 
@@ -86,6 +89,7 @@ class App:
         transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
         sweep_tombstones(root)
+        _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
             root,
@@ -113,7 +117,7 @@ class App:
         return Push(
             session_id=session.session_id,
             open_stream=lambda: self._open_stream(session),
-            make_worker=_worker_factory(self._model, session, media),
+            make_worker=_worker_factory(self._model, session, media, _spool(self.settings)),
             finish_session=lambda: self.sessions.finish(session.session_id),
             encode_thread=self._encode_thread,
             media_threads=self._media_threads,
@@ -160,7 +164,13 @@ def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:
         )
 
 
-def _worker_factory(model: LoadedModel, session: Session, media: Media) -> MakeWorker:
+def _spool(settings: Settings) -> Spool:
+    return Spool(
+        folder=settings.data_dir / SPOOL_FOLDER_NAME, min_free_bytes=settings.min_free_bytes
+    )
+
+
+def _worker_factory(model: LoadedModel, session: Session, media: Media, spool: Spool) -> MakeWorker:
     """Returns what makes the media side of a push, given where the session stopped."""
 
     def make_worker(
@@ -171,7 +181,7 @@ def _worker_factory(model: LoadedModel, session: Session, media: Media) -> MakeW
         state = None if resume is None else SamplerState.from_json(resume)
         sampler = Sampler(session.settings.sampling, state)
         return MediaWorker(
-            decoder=open_decoder(media, MEDIA_LIMITS),
+            decoder=open_decoder(media, MEDIA_LIMITS, spool),
             sampler=sampler,
             units=UnitBuilder(model.adapter),
             put=put,

@@ -55,6 +55,13 @@ def _of_video(error: video.VideoError) -> RequestError | None:
                 given_bytes=error.given_bytes,
                 allowed_bytes=error.allowed_bytes,
             )
+        case video.SpoolFullError():
+            return RequestError(
+                Reason.STORE_FULL,
+                text,
+                free_bytes=error.free_bytes,
+                reserve_bytes=error.reserve_bytes,
+            )
         case video.PtsError():
             return RequestError(Reason.PTS_INVALID, text, pts_s=error.pts_s)
         case video.CorruptMediaError():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Protocol
@@ -27,6 +26,7 @@ from svc.video.frames import ChunkItem, ContainerMedia, Frame, Item
 from svc.video.isobmff import read_to_index
 from svc.video.limits import MIB, VideoLimits
 from svc.video.matroska import HEAD_BYTES, said_size
+from svc.video.spool import Spool
 from svc.video.streams import STREAMABLE_DEMUXERS, best_video_stream, codec_name
 
 FORMATS = {
@@ -65,7 +65,9 @@ class ContainerDecoder:
     before it are given out first.
     """
 
-    def __init__(self, media: ContainerMedia, limits: VideoLimits) -> None:
+    def __init__(
+        self, media: ContainerMedia, limits: VideoLimits, spool: Spool | None = None
+    ) -> None:
         """Start the thread.
 
         Raises:
@@ -78,6 +80,7 @@ class ContainerDecoder:
         self.counters = DecoderCounters()
         self._format = FORMATS.get(media.format)
         self._limits = limits
+        self._spool = spool or Spool()
         self._exchange = Exchange(
             byte_limit=limits.max_chunk_bytes,
             frame_limit=limits.frame_queue_count,
@@ -157,17 +160,16 @@ class ContainerDecoder:
         arriving.check_complete()
 
     def _spooled(self, prefix: bytes, stack: contextlib.ExitStack) -> Readable:
-        file = tempfile.TemporaryFile(prefix="lookback-spool-")  # noqa: SIM115  the stack closes it
-        stack.enter_context(file)
+        file = stack.enter_context(self._spool.open())
         size_bytes = len(prefix)
-        file.write(prefix)
+        self._spool.write(file, prefix)
         while data := self._exchange.read(MIB):
             size_bytes += len(data)
             if size_bytes > self._limits.spool_limit_bytes:
                 raise NotStreamableError(
                     given_bytes=size_bytes, allowed_bytes=self._limits.spool_limit_bytes
                 )
-            file.write(data)
+            self._spool.write(file, data)
         if not self._exchange.ended:
             raise CancelledError
         file.seek(0)

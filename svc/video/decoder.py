@@ -11,6 +11,7 @@ from svc.video.frames import Frame, ImageMedia, Item, Media, PacketMedia
 from svc.video.images import ImageDecoder
 from svc.video.limits import VideoLimits
 from svc.video.packets import PacketDecoder
+from svc.video.spool import Spool
 
 
 class Decoder(Protocol):
@@ -46,8 +47,12 @@ class Decoder(Protocol):
         ...
 
 
-def open_decoder(media: Media, limits: VideoLimits | None = None) -> Decoder:
+def open_decoder(
+    media: Media, limits: VideoLimits | None = None, spool: Spool | None = None
+) -> Decoder:
     """Return a decoder for the form of media; close it when done.
+
+    `spool` is where a container is held that must be complete before it can be decoded.
 
     Raises:
         VideoError: the media's description is not acceptable.
@@ -57,4 +62,4 @@ def open_decoder(media: Media, limits: VideoLimits | None = None) -> Decoder:
         return ImageDecoder(media, limits)
     if isinstance(media, PacketMedia):
         return PacketDecoder(media, limits)
-    return ContainerDecoder(media, limits)
+    return ContainerDecoder(media, limits, spool)

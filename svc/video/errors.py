@@ -113,6 +113,19 @@ class NotStreamableError(VideoError):
         self.allowed_bytes = allowed_bytes
 
 
+class SpoolFullError(VideoError):
+    """There is no room to hold an MP4 back until its index comes."""
+
+    def __init__(self, *, folder: str, free_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"{folder} has no room for an mp4 with its index ('moov') behind its data:"
+            f" {free_bytes} bytes are free of which {reserve_bytes} are reserved"
+        )
+        self.folder = folder
+        self.free_bytes = free_bytes
+        self.reserve_bytes = reserve_bytes
+
+
 class PtsError(VideoError):
     """A presentation time is missing, not finite, out of range, or jumps back too far."""
 

@@ -314,3 +314,18 @@ def test_a_row_of_the_wrong_kind_is_refused(path: Path, rows: NDArray[np.float32
     with pytest.raises(ValueError, match="rows must be"):
         writer.append(rows)
     assert writer.count == 1
+
+
+def test_growing_leaves_free_what_is_to_be_left(path: Path) -> None:
+    rows = make_rows(CHUNK + 1)
+    writer = create(path, rows[:CHUNK])
+    disk = os.statvfs(path)
+    writer.leave_free(disk.f_blocks * disk.f_frsize)
+    with pytest.raises(OSError, match="would leave less") as caught:
+        writer.append(rows[CHUNK])
+    assert caught.value.errno == errno.ENOSPC
+    assert writer.count == CHUNK
+    writer.leave_free(0)
+    writer.append(rows[CHUNK])
+    assert writer.count == CHUNK + 1
+    writer.close()

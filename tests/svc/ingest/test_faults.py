@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 from kvstore.diskio import DiskIO
+from lookback.v1 import ingest_pb2
 from svc.engine.adapters.llava_onevision import LlavaOnevisionAdapter
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
@@ -78,6 +79,27 @@ async def test_a_disk_that_is_full_when_the_push_begins(
             await client.open(open_images("cam"))
     assert caught.value.reason == "STORE_FULL"
     assert "10 are free" in caught.value.message
+    await assert_whole(client, values, 3)
+
+
+async def test_a_disk_without_room_for_a_file_that_must_be_held_back(
+    start: StartServer, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await start(min_free_bytes=1000)
+    await client.create("cam")
+    media = ingest_pb2.ContainerMedia(format="mp4")
+    call = await client.open(
+        ingest_pb2.IngestRequest(open=ingest_pb2.Open(session_id="cam", container=media))
+    )
+    index_last = bytes.fromhex("0000000c") + b"ftypisom" + bytes.fromhex("00100000") + b"mdat"
+    with monkeypatch.context() as patch:
+        patch.setattr("svc.video.spool.shutil.disk_usage", lambda path: _Usage(10**6, 10**6, 10))
+        chunk = ingest_pb2.Chunk(data=index_last + bytes(1000))
+        await call.send(ingest_pb2.IngestRequest(chunk=chunk))
+        with pytest.raises(Refused) as caught:
+            await call.rest()
+    assert caught.value.reason == "STORE_FULL"
+    assert str(values["data_dir"] / "spool") in caught.value.message
     await assert_whole(client, values, 3)
 
 
