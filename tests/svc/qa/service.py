@@ -65,8 +65,8 @@ class LiveSession:
             root=self._store,
             limits=BlockLimits(block_tokens=36, block_span_s=4.0, min_free_bytes=0),
         )
-        self._open = True
         self.stream = StreamIngest.open(self._model, self._window, self.session_id, options)
+        self._open = True
 
     def push(self, times_s: Sequence[float], *, gap_before: bool = False) -> None:
         """Makes frames of these times visible. What a frame shows depends on its time alone."""

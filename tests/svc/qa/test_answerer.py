@@ -1,18 +1,24 @@
 """Questions whose session changes under them: the writer comes back, the deadline passes."""
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
+from retrieval.errors import EpochChangedError
+from retrieval.index import KeyIndexWriter
+from svc.engine import ingest_session
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerLimits, AnswerRequest
+from svc.engine.key_rows import open_key_index
 from svc.engine.model import LoadedModel
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, Question
@@ -23,7 +29,7 @@ from svc.qa.sessions import Lease, Look, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
 from tests.svc.qa.service import LiveSession, Refusal
-from tests.svc.qa.test_runner import StepwiseMemory
+from tests.svc.qa.test_runner import JOIN_S, StepwiseMemory
 
 
 class Bench:
@@ -34,7 +40,9 @@ class Bench:
         self.runner = Runner(packed_count=1)
         self.sessions = SessionCache(store, capacity=2)
         self.answerer = Answerer(model=model, sessions=self.sessions, runner=self.runner)
-        self.thread = threading.Thread(target=self.runner.run, args=[AnswerEngine(model)])
+        self.thread = threading.Thread(
+            target=self.runner.run, args=[AnswerEngine(model)], daemon=True
+        )
         self.thread.start()
 
     def hold(self) -> Callable[[], None]:
@@ -96,7 +104,7 @@ def bench(tmp_path: Path, model: LoadedModel, session: LiveSession) -> Iterator[
     bench = Bench(tmp_path, model)
     yield bench
     bench.runner.stop()
-    bench.thread.join()
+    bench.thread.join(JOIN_S)
     bench.sessions.close()
 
 
@@ -147,6 +155,50 @@ def look_count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     monkeypatch.setattr(OpenSession, "look", counted)
     return lambda: len(looked)
+
+
+async def test_a_question_waits_while_a_writer_brings_the_index_to_its_epoch(
+    bench: Bench,
+    session: LiveSession,
+    look_count: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session.stream.flush()
+    await bench.answer("door")  # the reader of the earlier epoch's index stays open
+    session.close()
+    recovering, may_recover = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> KeyIndexWriter:
+        recovering.set()
+        may_recover.wait()
+        return open_key_index(*args)
+
+    monkeypatch.setattr(ingest_session, "open_key_index", slow)
+    resuming = threading.Thread(target=session.open)
+    resuming.start()
+    await until(recovering.is_set)
+    looks_before = look_count()
+    task = asyncio.create_task(bench.answer("door"))
+    await until(lambda: look_count() > looks_before + 6 or task.done())
+    assert not task.done()
+    may_recover.set()
+    resuming.join()
+    assert (await task).result.snapshot_unit_count == 6
+
+
+async def test_a_question_about_a_session_whose_writer_left_the_index_behind_ends(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.close()
+
+    def full(*args: Any) -> KeyIndexWriter:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(ingest_session, "open_key_index", full)
+    with pytest.raises(OSError, match="no room"):
+        session.open()
+    with pytest.raises(EpochChangedError):
+        await bench.answer("door")
 
 
 async def test_a_time_whose_units_lie_out_of_reach_is_waited_for(

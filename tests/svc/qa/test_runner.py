@@ -19,6 +19,9 @@ from svc.engine.model import LoadedModel
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.warm_up import RandomMemory
 
+JOIN_S = 20.0
+"""How long a test that failed waits for the model thread, which it may have left held."""
+
 
 class StepwiseMemory(RandomMemory):
     """Lets the model thread read only when the test says so."""
@@ -92,7 +95,7 @@ def model(tiny_model: Callable[[str], LoadedModel]) -> LoadedModel:
 def ask(model: LoadedModel) -> Iterator[Callable[..., Asked]]:
     """Submits questions to a running runner that packs two at a time."""
     runner = Runner(packed_count=2)
-    thread = threading.Thread(target=runner.run, args=[AnswerEngine(model)])
+    thread = threading.Thread(target=runner.run, args=[AnswerEngine(model)], daemon=True)
     thread.start()
 
     def submit(session_id: str, memory: Memory, **fields: object) -> Asked:
@@ -104,7 +107,7 @@ def ask(model: LoadedModel) -> Iterator[Callable[..., Asked]]:
     submit.runner = runner  # type: ignore[attr-defined]
     yield submit
     runner.stop()
-    thread.join()
+    thread.join(JOIN_S)
 
 
 def test_text_comes_before_the_result_and_adds_up_to_it(
@@ -193,7 +196,7 @@ def test_more_questions_than_places_wait_their_sessions_turn(
 
 def test_stop_lets_go_of_everything_without_a_word(model: LoadedModel) -> None:
     runner = Runner(packed_count=1)
-    thread = threading.Thread(target=runner.run, args=[AnswerEngine(model)])
+    thread = threading.Thread(target=runner.run, args=[AnswerEngine(model)], daemon=True)
     thread.start()
     gate = StepwiseMemory(model)
     request = AnswerRequest(question="What?", max_new_tokens=4096, ignore_eos=True)
