@@ -80,6 +80,11 @@ class SessionReader:
         with self._lock:
             return self._tracker.refresh()
 
+    @property
+    def writer_open(self) -> bool:
+        """Whether a writer has the session; also true of one that was killed."""
+        return self._tracker.writer_open
+
     def watermarks(self) -> Watermarks:
         """What has been received and what is settled, now.
 

@@ -87,6 +87,13 @@ class SessionTracker:
             return marks
         return marks._replace(settled_pts_s=None)
 
+    @property
+    def writer_open(self) -> bool:
+        """Whether the last writer has not ended; one that was killed has not either."""
+        return self._control is not None and (
+            self._control.state().writer_state == WriterState.OPEN
+        )
+
     def close(self) -> None:
         """Unmap the CTL page, and the hot tail unless a snapshot still holds it."""
         self._hot = None

@@ -12,6 +12,7 @@ from typing import TypeVar
 from kvstore.errors import SessionNotFoundError
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
+from retrieval.index import KeyIndexReader
 from svc.engine.answer_result import AnswerResult
 from svc.engine.model import LoadedModel
 from svc.engine.serving import model_identity
@@ -98,8 +99,8 @@ class Answerer:
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
-        record, snapshot = await self._look(session, question, deadline)
-        memory = StoreMemory(self._model, session.reader, session.index(), snapshot)
+        record, snapshot, index = await self._look(session, question, deadline)
+        memory = StoreMemory(self._model, session.reader, index, snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -133,8 +134,8 @@ class Answerer:
 
     async def _look(
         self, session: OpenSession, question: Question, deadline: Deadline
-    ) -> tuple[SessionRecord, Snapshot]:
-        """Returns the session's record and what the question may see, when all of it is visible."""
+    ) -> tuple[SessionRecord, Snapshot, KeyIndexReader]:
+        """Returns the session's record and what the question may see, when all of it is there."""
         while True:
             look = await asyncio.to_thread(session.look)
             self._check_identity(look.record)
@@ -146,7 +147,9 @@ class Answerer:
                 finished=look.record.state == "finished",
             )
             if not isinstance(seen, Wait):
-                return look.record, seen
+                index = await asyncio.to_thread(session.index_of, seen)
+                if index is not None:
+                    return look.record, seen, index
             await deadline.keep(asyncio.sleep(_LOOK_AGAIN_S))
 
     def _check_identity(self, record: SessionRecord) -> None:

@@ -44,6 +44,7 @@ class OpenSession:
         self._root = root
         self._index_path = key_index_path(root, record.session_id)
         self._index: KeyIndexReader | None = None
+        self._old_indexes: list[KeyIndexReader] = []
         self._opening = threading.Lock()
 
     def look(self) -> Look:
@@ -56,21 +57,35 @@ class OpenSession:
         watermarks = self.reader.watermarks()
         return Look(record=record, watermarks=watermarks, snapshot=self.reader.snapshot())
 
-    def index(self) -> KeyIndexReader:
-        """Returns the index, opened when first needed: a session without units has none.
+    def index_of(self, snapshot: Snapshot) -> KeyIndexReader | None:
+        """Returns the index that serves a snapshot; None when its writer is not so far yet.
+
+        A writer announces its epoch first, and then brings the index to it: that takes long in a
+        long session. Opened when first needed: a session without units has none.
 
         Raises:
             IndexDamagedError: it is absent, foreign or torn.
+            EpochChangedError: a writer came meanwhile; take both anew.
         """
         with self._opening:
-            if self._index is None:
-                self._index = KeyIndexReader.open(self._index_path)
-            return self._index
+            index = self._index
+            if index is None or index.epoch != snapshot.epoch:
+                index = KeyIndexReader.open(self._index_path)
+                if index.epoch < snapshot.epoch and self.reader.writer_open:
+                    index.close()
+                    return None
+                if self._index is not None:
+                    self._old_indexes.append(self._index)  # questions may be reading it
+                self._index = index
+        if index.count < snapshot.unit_count and self.reader.writer_open:
+            return None  # it is made anew from the blocks
+        return index
 
     def close(self) -> None:
         """Closes the files; nobody may be using them."""
-        if self._index is not None:
-            self._index.close()
+        for index in (self._index, *self._old_indexes):
+            if index is not None:
+                index.close()
         self.reader.close()
 
 
