@@ -20,7 +20,13 @@ _Z_95 = 1.959964
 _AGES_S = ((60, "< 1 min"), (300, "1-5 min"), (900, "5-15 min"), (math.inf, "15-60 min"))
 NOW = frozenset({"now_object", "now_colour", "now_scene"})
 PAST = frozenset({"past_object", "past_colour", "past_scene"})
-REPORTED = ("now_what", "past_text", "count", "order", "motion")
+REPORTED = {
+    "now_what": "",
+    "past_text": "",
+    "count": ">= 0.8",
+    "order": ">= 0.8",
+    "motion": ">= 0.8",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,11 @@ def rows(records: Sequence[Record]) -> list[Row]:
         _row("not seen", of(retrieval, ["not_seen"]), ">= 0.9"),
         _row("right past answers that cite a true moment", cited, ">= 0.9", field="cited"),
     ]
-    found += [_row(kind, of(retrieval, [kind]), "") for kind in REPORTED if kind in every]
+    found += [
+        _row(kind, of(retrieval, [kind]), target)
+        for kind, target in REPORTED.items()
+        if kind in every
+    ]
     others = (mode for mode in Mode if mode not in (retrieval, Mode.WINDOW))
     found += [_row(f"past, {mode.value}", of(mode, PAST), "") for mode in others]
     return found
