@@ -1,4 +1,4 @@
-"""What is durable of a session, from its CTL page alone: for looking many sessions over."""
+"""What there is of a session, from its CTL page alone: for looking many sessions over."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from kvstore.paths import segment_numbers, session_folder, session_hash
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Glance:
-    """What a session's last writer left."""
+    """What a session's writer says, or the last one left."""
 
     epoch: int
+    visible_unit_count: int
     durable_unit_count: int
     geometry: Geometry
 
@@ -44,5 +45,8 @@ def glance(root: Path, session_id: str) -> Glance | None:
     if text is None or not (state.this_boot or state.writer_state == WriterState.CLOSED):
         return None
     return Glance(
-        epoch=state.epoch, durable_unit_count=state.durable_unit_count, geometry=text.geometry
+        epoch=state.epoch,
+        visible_unit_count=state.visible_unit_count,
+        durable_unit_count=state.durable_unit_count,
+        geometry=text.geometry,
     )

@@ -14,7 +14,8 @@ from kvstore.errors import InvalidSessionIdError, KVStoreError
 from kvstore.paths import check_session_id
 from lookback.v1 import session_pb2, session_pb2_grpc
 from svc.ingest.app import App
-from svc.ingest.sessions import Session, Sessions, SessionStats
+from svc.ingest.sessions import Session, Sessions
+from svc.ingest.stats import SessionStats
 from svc.rpc.errors import Reason, RequestError
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def _display_name(text: str) -> str:
 
 
 async def _message(sessions: Sessions, session: Session) -> session_pb2.Session:
-    return _write(session, await asyncio.to_thread(sessions.stats, session.session_id))
+    return _write(session, await asyncio.to_thread(sessions.stats, session))
 
 
 async def _listed(sessions: Sessions, session: Session) -> session_pb2.Session:

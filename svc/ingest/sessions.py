@@ -11,8 +11,7 @@ from typing import Literal
 
 from kvstore.deletion import delete_session
 from kvstore.errors import KVStoreError, SessionExistsError, SessionNotFoundError
-from kvstore.paths import check_session_id, session_folder
-from kvstore.reader import SessionReader
+from kvstore.paths import check_session_id
 from kvstore.session import (
     SessionRecord,
     create_session,
@@ -22,26 +21,12 @@ from kvstore.session import (
     update_session,
 )
 from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.ingest.stats import SessionStats, StatsReader
 from svc.rpc.errors import Reason, RequestError
 
 logger = logging.getLogger(__name__)
 
 _SETTING_NAMES = frozenset(SessionSettings.__dataclass_fields__)
-_DISK_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system's own blocks are
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionStats:
-    """What is remembered of a session. Media times in seconds."""
-
-    visible_unit_count: int
-    durable_unit_count: int
-    first_pts_s: float | None
-    last_visible_pts_s: float | None
-    last_durable_pts_s: float | None
-    token_count: int
-    disk_bytes: int
-    gap_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +51,7 @@ class Sessions:
         self._rules = rules
         self._model = model
         self._unit_frames = unit_frames
+        self._stats = StatsReader(root)
         self._updating = threading.Lock()
 
     def create(
@@ -186,28 +172,13 @@ class Sessions:
         with self._updating:
             delete_session(self._root, session_id)
 
-    def stats(self, session_id: str) -> SessionStats:
+    def stats(self, session: Session) -> SessionStats:
         """Returns what is remembered of a session now.
 
         Raises:
             KVStoreError: there is no such session, or it is damaged.
         """
-        reader = SessionReader.open(self._root, session_id)
-        try:
-            snapshot = reader.snapshot()
-        finally:
-            reader.close()
-        last_pts_s, durable_count = snapshot.last_pts_s, snapshot.durable_unit_count
-        return SessionStats(
-            visible_unit_count=snapshot.unit_count,
-            durable_unit_count=durable_count,
-            first_pts_s=float(snapshot.first_pts_s[0]) if snapshot.unit_count else None,
-            last_visible_pts_s=float(last_pts_s[-1]) if snapshot.unit_count else None,
-            last_durable_pts_s=float(last_pts_s[durable_count - 1]) if durable_count else None,
-            token_count=int(snapshot.token_counts.sum()),
-            disk_bytes=_disk_bytes(session_folder(self._root, session_id)),
-            gap_count=int(snapshot.gaps_before.sum()),
-        )
+        return self._stats.read(session.session_id, session.created_unix_s)
 
     def foreign(self) -> dict[str, str]:
         """Returns the sessions that this process cannot go on with, and what each was made with.
@@ -249,13 +220,3 @@ def _session(record: SessionRecord) -> Session:
         settings=SessionSettings(**{name: stored[name] for name in _SETTING_NAMES}),
         model=f"{stored['model']} {record.identity['model']}",
     )
-
-
-def _disk_bytes(folder: Path) -> int:
-    total = 0
-    for path in folder.iterdir():
-        try:
-            total += path.stat().st_blocks * _DISK_BLOCK_BYTES
-        except FileNotFoundError:
-            continue  # a temporary file that was moved into place meanwhile
-    return total

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf import field_mask_pb2
 
+from kvstore.reader import SessionReader
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
 
@@ -133,6 +134,41 @@ async def test_stats_follow_a_live_push(client: Client) -> None:
     stats = (await client.sessions("GetSession", session_id="cam")).session.stats
     assert (stats.durable_unit_count, stats.last_durable_pts_s) == (3, 2.5)
     assert stats.disk_bytes > 0
+
+
+async def test_a_list_reads_the_units_of_a_session_once_while_nothing_changes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    open_reader = SessionReader.open
+
+    def watched(root: Path, session_id: str) -> SessionReader:
+        opened.append(session_id)
+        return open_reader(root, session_id)
+
+    async def listed() -> dict[str, int]:
+        page = await client.sessions("ListSessions")
+        return {s.session_id: s.stats.visible_unit_count for s in page.sessions}
+
+    for name in ("a", "b"):
+        await client.create(name)
+        call = await client.open(open_images(name))
+        await call.send(images([0.0, 1.0]))
+        await call.half_close()
+        await call.rest()
+    monkeypatch.setattr("svc.ingest.stats.SessionReader.open", watched)
+    assert await listed() == {"a": 2, "b": 2}
+    opened.clear()
+    assert await listed() == {"a": 2, "b": 2}
+    assert opened == []
+    monkeypatch.undo()
+    call = await client.open(open_images("b"))
+    await call.send(images([2.0]), FINISH)
+    await call.rest()
+    assert await listed() == {"a": 2, "b": 3}
+    await client.sessions("DeleteSession", session_id="a")
+    await client.create("a")
+    assert await listed() == {"a": 0, "b": 3}
 
 
 async def test_pages_list_every_session_once_in_order(client: Client) -> None:

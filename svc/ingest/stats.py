@@ -1,0 +1,100 @@
+"""What is remembered of sessions, counted anew only when something has changed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kvstore.errors import SessionNotFoundError
+from kvstore.glance import Glance, glance
+from kvstore.paths import session_folder
+from kvstore.reader import SessionReader
+
+_DISK_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system's own blocks are
+_KEPT_COUNT = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStats:
+    """What is remembered of a session. Media times in seconds."""
+
+    visible_unit_count: int
+    durable_unit_count: int
+    first_pts_s: float | None
+    last_visible_pts_s: float | None
+    last_durable_pts_s: float | None
+    token_count: int
+    disk_bytes: int
+    gap_count: int
+
+
+class StatsReader:
+    """Counts what sessions hold. Thread-safe; blocks on I/O.
+
+    Counting reads every unit's row. What was counted stays while the session's CTL page says the
+    same, so a list costs a look at one page for each session that nobody pushes to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """`root` is the store's folder."""
+        self._root = root
+        self._kept: OrderedDict[str, tuple[tuple[float, Glance], SessionStats]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, session_id: str, created_unix_s: float) -> SessionStats:
+        """Returns what is remembered of a session now; `created_unix_s` tells it from a namesake.
+
+        Raises:
+            KVStoreError: there is no such session, or it is damaged.
+        """
+        seen = glance(self._root, session_id)
+        if seen is None:
+            return self._count(session_id)
+        mark = (created_unix_s, seen)
+        with self._lock:
+            kept = self._kept.get(session_id)
+        if kept is not None and kept[0] == mark:
+            # Their disk space may change with the same units: a writer reserves it in advance.
+            return replace(kept[1], disk_bytes=self._disk_bytes(session_id))
+        stats = self._count(session_id)
+        if glance(self._root, session_id) != seen:
+            return stats  # counted while it changed: true, but of neither mark
+        with self._lock:
+            self._kept[session_id] = (mark, stats)
+            self._kept.move_to_end(session_id)
+            if len(self._kept) > _KEPT_COUNT:
+                self._kept.popitem(last=False)
+        return stats
+
+    def _count(self, session_id: str) -> SessionStats:
+        reader = SessionReader.open(self._root, session_id)
+        try:
+            snapshot = reader.snapshot()
+        finally:
+            reader.close()
+        last_pts_s, durable_count = snapshot.last_pts_s, snapshot.durable_unit_count
+        return SessionStats(
+            visible_unit_count=snapshot.unit_count,
+            durable_unit_count=durable_count,
+            first_pts_s=float(snapshot.first_pts_s[0]) if snapshot.unit_count else None,
+            last_visible_pts_s=float(last_pts_s[-1]) if snapshot.unit_count else None,
+            last_durable_pts_s=float(last_pts_s[durable_count - 1]) if durable_count else None,
+            token_count=int(snapshot.token_counts.sum()),
+            disk_bytes=self._disk_bytes(session_id),
+            gap_count=int(snapshot.gaps_before.sum()),
+        )
+
+    def _disk_bytes(self, session_id: str) -> int:
+        total = 0
+        try:
+            paths = list(session_folder(self._root, session_id).iterdir())
+        except FileNotFoundError as error:
+            raise SessionNotFoundError(session_id) from error
+        for path in paths:
+            try:
+                total += path.stat().st_blocks * _DISK_BLOCK_BYTES
+            except FileNotFoundError:
+                continue  # a temporary file that was moved into place meanwhile
+        return total
