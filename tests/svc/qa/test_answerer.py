@@ -168,10 +168,10 @@ async def test_a_question_waits_while_a_writer_brings_the_index_to_its_epoch(
     session.close()
     recovering, may_recover = threading.Event(), threading.Event()
 
-    def slow(*args: Any) -> KeyIndexWriter:
+    def slow(*args: Any, **options: Any) -> KeyIndexWriter:
         recovering.set()
         may_recover.wait()
-        return open_key_index(*args)
+        return open_key_index(*args, **options)
 
     monkeypatch.setattr(ingest_session, "open_key_index", slow)
     resuming = threading.Thread(target=session.open)
@@ -191,7 +191,7 @@ async def test_a_question_about_a_session_whose_writer_left_the_index_behind_end
 ) -> None:
     session.close()
 
-    def full(*args: Any) -> KeyIndexWriter:
+    def full(*args: Any, **options: Any) -> KeyIndexWriter:
         raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr(ingest_session, "open_key_index", full)
