@@ -114,7 +114,9 @@ Global___Open: _TypeAlias = Open  # noqa: Y015
 
 @_typing.final
 class ImageMedia(_message.Message):
-    """Still images: JPEG, PNG or WebP, told apart by their bytes, or raw RGB."""
+    """Still images: JPEG, PNG or WebP, told apart by their bytes, or raw RGB. At most 16,777,216
+    pixels. They are taken as they lie in the file: an orientation in EXIF is not followed.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -140,7 +142,7 @@ Global___ImageMedia: _TypeAlias = ImageMedia  # noqa: Y015
 
 @_typing.final
 class PacketMedia(_message.Message):
-    """Packets of a video codec."""
+    """Packets of a video codec. Pictures have at most 16,777,216 pixels."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -181,7 +183,7 @@ class PacketMedia(_message.Message):
     codec: Global___PacketMedia.Codec.ValueType
     """Required."""
     extradata: _builtins.bytes
-    """The codec's out-of-band configuration (avcC, hvcC, ...), where it has one."""
+    """The codec's out-of-band configuration (avcC, hvcC, ...), where it has one. At most 1 MiB."""
     rotation_degrees: _builtins.int
     """How far the decoded picture is turned clockwise to be shown: 0, 90, 180 or 270."""
     def __init__(
@@ -201,7 +203,13 @@ Global___PacketMedia: _TypeAlias = PacketMedia  # noqa: Y015
 
 @_typing.final
 class ContainerMedia(_message.Message):
-    """Bytes of a container: Matroska, WebM, MPEG-TS, fragmented MP4, or an MP4 small enough to spool."""
+    """Bytes of a container: Matroska, WebM, MPEG-TS, AVI, FLV, MPEG-PS or MP4, with one video stream or
+    more, of which the best is taken. Pictures have at most 16,777,216 pixels.
+
+    An MP4 whose index lies behind its data is held on the server's disk until it is complete, at
+    most 512 MiB, and decoded at `finish`; fragmented, or with its index in front, it is decoded as
+    it arrives.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -230,7 +238,10 @@ class Image(_message.Message):
     PTS_S_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     pts_s: _builtins.float
-    """Presentation time in seconds. Required, finite, rising from image to image."""
+    """Presentation time in seconds. Required, finite. An image of the same time as the one before, or
+    of an earlier one within the session's tolerance (the server's default: 1 s), is left out and
+    counted in Progress; further back ends the call (PTS_INVALID).
+    """
     data: _builtins.bytes
     """Encoded bytes, or width * height * 3 bytes of RGB."""
     def __init__(
@@ -286,7 +297,9 @@ class Packet(_message.Message):
     data: _builtins.bytes
     """The packet's bytes."""
     key_frame: _builtins.bool
-    """Whether decoding can start here."""
+    """Whether decoding can start here. Packets before the first such are left out and counted; after
+    3,000 of them the call ends (MEDIA_CORRUPT).
+    """
     discard: _builtins.bool
     """Decode it, for later packets build on it, but do not show it (edit lists of MP4)."""
     def __init__(

@@ -54,6 +54,29 @@ class IngestServiceServicer:
         container: from its start); the server discards what it has.
 
         A call that fails has first encoded everything decoded before the fault, and made it durable.
+
+        It ends with one of these, as ErrorInfo.reason:
+        INVALID_ARGUMENT    OPEN_EXPECTED: the first message was no `open`, or none came in 30 s.
+        INVALID_REQUEST: a field or a message that cannot be.
+        INVALID_SESSION_ID.
+        MEDIA_MISMATCH: items of another form than `open` said.
+        MEDIA_UNSUPPORTED: a codec, container or picture format that is not
+        decoded, or an MP4 too large to hold back until its index comes.
+        MEDIA_TOO_LARGE: a picture, packet or chunk beyond its limit.
+        MEDIA_CORRUPT: bytes that are damaged, cut off or empty; no key frame in
+        3,000 packets; a decoder that stands still for 60 s.
+        NO_VIDEO_STREAM: the container holds none.
+        PTS_INVALID: a time that is not finite, beyond +-1e10 s, or back by more
+        than the session's tolerance.
+        NOT_FOUND           SESSION_NOT_FOUND.
+        FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
+        IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+        ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+        RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
+        its reserve. Without a reason: a message beyond the limit.
+        DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
+        UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+        INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,6 +41,29 @@ class IngestServiceStub:
     container: from its start); the server discards what it has.
 
     A call that fails has first encoded everything decoded before the fault, and made it durable.
+
+    It ends with one of these, as ErrorInfo.reason:
+      INVALID_ARGUMENT    OPEN_EXPECTED: the first message was no `open`, or none came in 30 s.
+                          INVALID_REQUEST: a field or a message that cannot be.
+                          INVALID_SESSION_ID.
+                          MEDIA_MISMATCH: items of another form than `open` said.
+                          MEDIA_UNSUPPORTED: a codec, container or picture format that is not
+                          decoded, or an MP4 too large to hold back until its index comes.
+                          MEDIA_TOO_LARGE: a picture, packet or chunk beyond its limit.
+                          MEDIA_CORRUPT: bytes that are damaged, cut off or empty; no key frame in
+                          3,000 packets; a decoder that stands still for 60 s.
+                          NO_VIDEO_STREAM: the container holds none.
+                          PTS_INVALID: a time that is not finite, beyond +-1e10 s, or back by more
+                          than the session's tolerance.
+      NOT_FOUND           SESSION_NOT_FOUND.
+      FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
+                          IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+      ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+      RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
+                          its reserve. Without a reason: a message beyond the limit.
+      DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
+      UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+      INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
     """
 
 @_typing.type_check_only
@@ -56,6 +79,29 @@ class IngestServiceAsyncStub(IngestServiceStub):
     container: from its start); the server discards what it has.
 
     A call that fails has first encoded everything decoded before the fault, and made it durable.
+
+    It ends with one of these, as ErrorInfo.reason:
+      INVALID_ARGUMENT    OPEN_EXPECTED: the first message was no `open`, or none came in 30 s.
+                          INVALID_REQUEST: a field or a message that cannot be.
+                          INVALID_SESSION_ID.
+                          MEDIA_MISMATCH: items of another form than `open` said.
+                          MEDIA_UNSUPPORTED: a codec, container or picture format that is not
+                          decoded, or an MP4 too large to hold back until its index comes.
+                          MEDIA_TOO_LARGE: a picture, packet or chunk beyond its limit.
+                          MEDIA_CORRUPT: bytes that are damaged, cut off or empty; no key frame in
+                          3,000 packets; a decoder that stands still for 60 s.
+                          NO_VIDEO_STREAM: the container holds none.
+                          PTS_INVALID: a time that is not finite, beyond +-1e10 s, or back by more
+                          than the session's tolerance.
+      NOT_FOUND           SESSION_NOT_FOUND.
+      FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
+                          IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+      ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+      RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
+                          its reserve. Without a reason: a message beyond the limit.
+      DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
+      UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+      INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -74,6 +120,29 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         container: from its start); the server discards what it has.
 
         A call that fails has first encoded everything decoded before the fault, and made it durable.
+
+        It ends with one of these, as ErrorInfo.reason:
+          INVALID_ARGUMENT    OPEN_EXPECTED: the first message was no `open`, or none came in 30 s.
+                              INVALID_REQUEST: a field or a message that cannot be.
+                              INVALID_SESSION_ID.
+                              MEDIA_MISMATCH: items of another form than `open` said.
+                              MEDIA_UNSUPPORTED: a codec, container or picture format that is not
+                              decoded, or an MP4 too large to hold back until its index comes.
+                              MEDIA_TOO_LARGE: a picture, packet or chunk beyond its limit.
+                              MEDIA_CORRUPT: bytes that are damaged, cut off or empty; no key frame in
+                              3,000 packets; a decoder that stands still for 60 s.
+                              NO_VIDEO_STREAM: the container holds none.
+                              PTS_INVALID: a time that is not finite, beyond +-1e10 s, or back by more
+                              than the session's tolerance.
+          NOT_FOUND           SESSION_NOT_FOUND.
+          FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
+                              IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+          ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+          RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
+                              its reserve. Without a reason: a message beyond the limit.
+          DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
+          UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+          INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

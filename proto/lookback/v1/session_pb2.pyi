@@ -75,7 +75,7 @@ class Session(_message.Message):
 
     @_builtins.property
     def stats(self) -> Global___SessionStats:
-        """Output only. What is remembered so far."""
+        """Output only. What is remembered so far; absent in a list where it cannot be read."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ class SessionStats(_message.Message):
     disk_bytes: _builtins.int
     """Bytes that the session takes on disk."""
     gap_count: _builtins.int
-    """Holes in the stream longer than the server's limit."""
+    """Holes in the stream longer than the limit that the server had when the session was created."""
     def __init__(
         self,
         *,

@@ -30,6 +30,10 @@ class SessionServiceStub:
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     def __init__(self, channel):
@@ -70,11 +74,18 @@ class SessionServiceServicer:
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     def CreateSession(self, request, context):
         """Creates an empty session.
         ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+        FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
+        with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
+        setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,7 +99,8 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists sessions in order of their ids, a page at a time.
+        """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
+        left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,7 @@ class SessionServiceServicer:
 
     def UpdateSession(self, request, context):
         """Changes the fields named by `update_mask`. Only `display_name` can change.
+        INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +116,7 @@ class SessionServiceServicer:
 
     def DeleteSession(self, request, context):
         """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
+        NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +163,10 @@ class SessionService:
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     @staticmethod

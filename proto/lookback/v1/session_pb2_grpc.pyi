@@ -31,6 +31,10 @@ class SessionServiceStub:
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     @_typing.overload
@@ -40,15 +44,24 @@ class SessionServiceStub:
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
     """Creates an empty session.
     ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+    FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
+    with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
+    setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]
     """Returns one session. NOT_FOUND (SESSION_NOT_FOUND)."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]
-    """Lists sessions in order of their ids, a page at a time."""
+    """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
+    left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+    """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
-    """Changes the fields named by `update_mask`. Only `display_name` can change."""
+    """Changes the fields named by `update_mask`. Only `display_name` can change.
+    INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
-    """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it."""
+    """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
+    NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -56,27 +69,44 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates an empty session.
     ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+    FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
+    with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
+    setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_pb2.GetSessionRequest, _session_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Returns one session. NOT_FOUND (SESSION_NOT_FOUND)."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists sessions in order of their ids, a page at a time."""
+    """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
+    left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+    """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes the fields named by `update_mask`. Only `display_name` can change."""
+    """Changes the fields named by `update_mask`. Only `display_name` can change.
+    INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it."""
+    """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
+    NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages sessions. A session is one stream of video and everything remembered of it.
 
     Errors carry google.rpc.ErrorInfo with a stable `reason` (domain "lookback") and the values the
     message names; where a retry helps they also carry google.rpc.RetryInfo.
+
+    Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
+    names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
+    stored of it cannot be read).
     """
 
     @_abc_1.abstractmethod
@@ -87,6 +117,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.CreateSessionResponse, _abc.Awaitable[_session_pb2.CreateSessionResponse]]:
         """Creates an empty session.
         ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+        FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
+        with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
+        setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
         """
 
     @_abc_1.abstractmethod
@@ -103,7 +136,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
-        """Lists sessions in order of their ids, a page at a time."""
+        """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
+        left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+        """
 
     @_abc_1.abstractmethod
     def UpdateSession(
@@ -111,7 +146,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.UpdateSessionResponse, _abc.Awaitable[_session_pb2.UpdateSessionResponse]]:
-        """Changes the fields named by `update_mask`. Only `display_name` can change."""
+        """Changes the fields named by `update_mask`. Only `display_name` can change.
+        INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        """
 
     @_abc_1.abstractmethod
     def DeleteSession(
@@ -119,6 +156,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.DeleteSessionResponse, _abc.Awaitable[_session_pb2.DeleteSessionResponse]]:
-        """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it."""
+        """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
+        NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
