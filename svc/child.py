@@ -25,7 +25,8 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _HEALTHY_S = 60.0
 _MAX_FAILED_STARTS = 5
-_STOP_MARGIN_S = 10.0
+STOP_MARGIN_S = 10.0
+"""How long beyond its drain a process may take to stop before it is killed."""
 
 
 class ChildFailedError(Exception):
@@ -137,7 +138,7 @@ class Child:
 
     async def _kill_when_late(self, process: asyncio.subprocess.Process) -> None:
         await self._stopping.wait()
-        grace_s = self._settings.drain_s + _STOP_MARGIN_S
+        grace_s = self._settings.drain_s + STOP_MARGIN_S
         await asyncio.sleep(grace_s)
         logger.error("the %s process did not stop in %.0f s and is killed", self.name, grace_s)
         process.kill()

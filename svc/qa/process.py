@@ -23,8 +23,10 @@ logger = logging.getLogger(__name__)
 
 _OPEN_SESSIONS = 32
 _SWEEP_EVERY_S = 5.0
-_STOP_STEP_S = 10.0
 _STOP_CALLS_S = 1.0
+_STOP_STEP_S = 5.0
+STOP_AFTER_DRAIN_S = _STOP_CALLS_S + _STOP_STEP_S
+"""The longest that a stop takes beyond the drain; the parent kills what takes longer."""
 
 
 async def serve(settings: Settings) -> bool:
@@ -63,6 +65,7 @@ async def serve(settings: Settings) -> bool:
         if model_thread.ended.done():
             logger.critical("the model thread broke", exc_info=model_thread.ended.exception())
             return False
+        await server.set_leaving()
         await service.drain(settings.drain_s)
         return True
     finally:

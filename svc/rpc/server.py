@@ -84,9 +84,13 @@ class RpcServer:
         for name in self._names:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
+    async def set_leaving(self) -> None:
+        """Reports NOT_SERVING for good; calls are still taken, for the handlers to refuse."""
+        await self._health.enter_graceful_shutdown()
+
     async def stop(self, grace_s: float) -> None:
         """Reports NOT_SERVING for good, then ends open calls after `grace_s` at the latest."""
-        await self._health.enter_graceful_shutdown()
+        await self.set_leaving()
         await self.grpc.stop(grace_s)
 
 

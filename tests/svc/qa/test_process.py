@@ -14,12 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
+from svc.child import STOP_MARGIN_S
 from svc.config import Settings
 from svc.engine.answer import AnswerEngine
 from svc.engine.model import LoadedModel
 from svc.qa import model_thread
 from svc.qa.__main__ import main
-from svc.qa.process import serve
+from svc.qa.process import STOP_AFTER_DRAIN_S, serve
 from svc.qa.runner import Runner
 from svc.qa.service import SERVICE_NAME
 from tests.svc.qa.service import LiveSession, QaProcess, Refusal, finish, sampled
@@ -144,12 +145,20 @@ def test_stopping_finishes_what_runs_and_refuses_what_comes(
         refusal = draining_refusal(qa)
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
         assert refusal.retry_after_s
+        health = health_pb2_grpc.HealthStub(qa.channel)
+        for name in ("", SERVICE_NAME):
+            request = health_pb2.HealthCheckRequest(service=name)
+            assert health.Check(request).status == NOT_SERVING
         rest = list(call)
         assert rest[-1].answer.text == whole
         assert whole.startswith(first)
         _, log = qa.process.communicate()
         assert qa.process.returncode == 0
         assert "Traceback" not in log
+
+
+def test_the_longest_stop_ends_before_the_parent_kills() -> None:
+    assert STOP_AFTER_DRAIN_S + 1.0 < STOP_MARGIN_S  # a second for what has no limit of its own
 
 
 def test_stopping_cuts_off_what_does_not_end_in_time(
