@@ -84,7 +84,9 @@ class AskRequest(_message.Message):
     session_id: _builtins.str
     """Required."""
     question: _builtins.str
-    """Required; 1 to 8,000 characters."""
+    """Required; 1 to 8,000 characters, not blank. With the history and the model's chat template
+    around it, it may take 4,096 tokens: QUESTION_INVALID otherwise.
+    """
     asked_at_s: _builtins.float
     """Time in the stream at which the question is asked. Absent: everything visible now.
     A time that is received but not yet visible waits, within the deadline; one beyond what was
@@ -96,11 +98,15 @@ class AskRequest(_message.Message):
     """Which units are in the snapshot."""
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """2 to 26 options of at most 1,000 characters: the answer is the most likely one, by likelihood."""
+        """2 to 26 options of 1 to 1,000 characters, not blank, and at most 256 tokens: the answer is the
+        most likely one, by likelihood.
+        """
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns of the conversation, oldest first; at most 32, of 64,000 characters in all."""
+        """Earlier turns of the conversation, oldest first; at most 32, of 64,000 characters in all. Their
+        tokens count toward the 4,096 of the question.
+        """
 
     @_builtins.property
     def retrieval(self) -> Global___RetrievalOptions:
@@ -182,7 +188,8 @@ class RetrievalOptions(_message.Message):
     @_builtins.property
     def unit_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Exactly these units of the snapshot, by index, in every layer, in place of retrieval: to ask
-        about moments that are already known, and to measure. The other fields must then be absent.
+        about moments that are already known, and to measure. Strictly ascending, at most 65,536, and
+        as many as the model's positions leave room for. The other fields must then be absent.
         """
 
     def __init__(
@@ -221,20 +228,20 @@ class DecodingOptions(_message.Message):
     max_new_token_count: _builtins.int
     """Tokens at most; 0 means 64; at most 4096."""
     temperature: _builtins.float
-    """0: greedy; otherwise sampled at this temperature, at most 10."""
+    """0: greedy; otherwise sampled at this temperature, from 0.01 to 10."""
     top_p: _builtins.float
     """Smallest set of tokens whose probability reaches this, in (0, 1]."""
     top_k: _builtins.int
-    """Most likely tokens considered; 0: all."""
+    """Most likely tokens considered; 0: all. Not negative."""
     repetition_penalty: _builtins.float
-    """Greater than 0; 1 is none."""
+    """From 0.01 to 100; 1 is none."""
     seed: _builtins.int
     """Seed of sampling."""
     ignore_eos: _builtins.bool
     """Go on to `max_new_token_count` whatever the model says; for measurements."""
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Strings that end the answer, at most 16 of at most 200 characters."""
+        """Strings that end the answer, at most 16 of 1 to 200 characters."""
 
     def __init__(
         self,

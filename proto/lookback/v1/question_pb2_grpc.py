@@ -50,6 +50,28 @@ class QuestionServiceServicer:
         """Asks one question about a session. Text comes as it is decoded, then one final message.
 
         Nothing after the snapshot that the question sees can reach the answer.
+
+        A refusal carries a google.rpc.ErrorInfo of the domain "lookback" with one of these reasons,
+        and a google.rpc.RetryInfo where asking again soon may help (marked +):
+
+        INVALID_ARGUMENT     INVALID_REQUEST        a field is outside its limits; `field` names it
+        INVALID_ARGUMENT     INVALID_SESSION_ID     the text cannot name a session
+        INVALID_ARGUMENT     QUESTION_INVALID       the question is empty, or too long
+        OUT_OF_RANGE         ASKED_AT_BEFORE_START  before the session's first frame
+        OUT_OF_RANGE         ASKED_AT_NOT_RECEIVED  after the last frame that was received
+        NOT_FOUND            SESSION_NOT_FOUND      there is none, or it is being deleted
+        FAILED_PRECONDITION  SESSION_EMPTY          nothing of the video is visible yet
+        FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
+        ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
+        RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
+        DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+        DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
+        default of 120 s, passed before the end
+        UNAVAILABLE          NOT_READY +            the server is loading its model
+        UNAVAILABLE          DRAINING +             the server is about to stop
+        INTERNAL             INTERNAL               a fault of the server; its log says which
+
+        gRPC itself may end a call with these codes too, and with no reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
