@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
-from svc.video import spool as spool_module
 from svc.video.decoder import open_decoder
 from svc.video.errors import SpoolFullError
 from svc.video.frames import ChunkItem, ContainerMedia
@@ -49,7 +49,7 @@ def test_what_is_to_be_left_free_is_left_free(
 ) -> None:
     spool = Spool(folder=tmp_path, min_free_bytes=1000)
     free = 1000 + 30
-    monkeypatch.setattr(spool_module.shutil, "disk_usage", lambda path: _Usage(10**6, 0, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: _Usage(10**6, 0, free))
     with spool.open() as file:
         spool.write(file, bytes(30))
         with pytest.raises(SpoolFullError) as caught:
