@@ -130,7 +130,7 @@ async def test_misconfiguration_at_a_restart_ends_the_service(
 async def test_a_child_that_does_not_stop_is_killed(
     settings: Settings, stand_in: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_module, "_STOP_MARGIN_S", 0.0)
+    monkeypatch.setattr(child_module, "STOP_MARGIN_S", 0.0)
     (stand_in / "qa").write_text("deaf")
     async with Supervisor(settings.model_copy(update={"drain_s": 0.1}), modules=MODULES) as service:
         pid = service.pids["qa"]

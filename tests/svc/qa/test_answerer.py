@@ -255,6 +255,20 @@ async def test_a_question_without_a_deadline_gets_the_servers(
     await server.stop(0)
 
 
+async def test_a_client_that_goes_away_takes_its_question_from_the_model_thread(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Job] = []
+    submit = bench.runner.submit
+    monkeypatch.setattr(bench.runner, "submit", lambda job: (jobs.append(job), submit(job)))
+    go_on = bench.hold()
+    task = await bench.asked("door")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert jobs[-1].cancelled
+    go_on()
+
+
 async def test_a_session_stays_open_while_it_is_read_and_no_longer(
     bench: Bench, tmp_path: Path, model: LoadedModel, session: LiveSession
 ) -> None:
