@@ -260,7 +260,12 @@ async def test_a_client_that_goes_away_takes_its_question_from_the_model_thread(
 ) -> None:
     jobs: list[Job] = []
     submit = bench.runner.submit
-    monkeypatch.setattr(bench.runner, "submit", lambda job: (jobs.append(job), submit(job)))
+
+    def noted(job: Job) -> None:
+        jobs.append(job)
+        submit(job)
+
+    monkeypatch.setattr(bench.runner, "submit", noted)
     go_on = bench.hold()
     task = await bench.asked("door")
     task.cancel()
