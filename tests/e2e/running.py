@@ -63,6 +63,8 @@ class Service:
     module: str = "svc.cli"
     """What is run with `serve`."""
     settings: dict[str, object] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    """A command that runs the service."""
     ingest_address: str = ""
     qa_address: str = ""
 
@@ -73,7 +75,9 @@ class Service:
         self._log = self.folder / "log"
 
     def __enter__(self) -> Service:
-        command = [sys.executable, "-m", self.module, "serve", "--json", "--data", str(self.data)]
+        self.data.mkdir(parents=True, exist_ok=True)
+        command = [*self.prefix, sys.executable, "-m", self.module, "serve", "--json"]
+        command += ["--data", str(self.data)]
         command += ["--model", str(self.model), "--ingest-port", "0", "--qa-port", "0"]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -100,6 +104,11 @@ class Service:
     def log(self) -> str:
         """Everything that the processes have logged."""
         return self._log.read_text()
+
+    def faults(self) -> str:
+        """The lines of the log that tell of faults of ours."""
+        lines = self.log.splitlines(keepends=True)
+        return "".join(line for line in lines if '"ERROR"' in line or '"CRITICAL"' in line)
 
     def client(self) -> LookbackClient:
         """Returns a client of it; use in an `async with` block."""

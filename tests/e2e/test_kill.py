@@ -49,6 +49,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_path: Path) -> Iterat
         yield service
 
 
+@pytest.fixture(autouse=True)
+def _faults(service: Service) -> Iterator[None]:
+    """Shows with a failing test what the service had to say."""
+    yield
+    print(service.faults())
+
+
 @pytest.fixture
 def chance() -> random.Random:
     """Chance of this run; a failing test shows its seed."""
