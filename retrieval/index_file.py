@@ -202,6 +202,8 @@ class IndexFile:
 
     def close(self) -> None:
         """Close the descriptor; mapped chunks stay valid while they are referred to."""
+        # The mapping would keep the file's space, deleted or not, for as long as this object lives.
+        self._header = self._header.copy()
         os.close(self._descriptor)
 
     def _check_room(self, wanted_bytes: int) -> None:

@@ -277,6 +277,19 @@ def test_replacing_a_file_leaves_its_readers_what_they_had(path: Path) -> None:
     np.testing.assert_allclose(reader.scores(0, query, 3), rows[:, 0] @ query, atol=1e-5)
 
 
+def test_what_is_closed_holds_the_file_no_more_though_its_object_lives(path: Path) -> None:
+    writer = KeyIndexWriter.create(path, layer_count=2, dim=4, epoch=1)
+    writer.append(np.ones((2, 4), np.float32))
+    reader = KeyIndexReader.open(path)
+    assert len(reader.scores(0, np.ones(4, np.float32), 1)) == 1
+    for opened in (writer, reader):
+        opened.close()
+        assert (opened.count, opened.epoch) == (1, 1)
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    held = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert str(path) not in held
+
+
 def test_the_file_is_never_sparse(path: Path) -> None:
     writer = create(path, make_rows(2 * CHUNK + 1))
     status = path.stat()
