@@ -62,5 +62,5 @@ class StopStrings:
     def push(self, delta: str) -> bool:
         """Add text; return whether a stop string ends in it."""
         text = self._tail + delta
-        self._tail = text[len(text) - self._keep :] if self._keep else ""
+        self._tail = text[-self._keep :] if self._keep else ""
         return any(stop in text for stop in self._stop)
