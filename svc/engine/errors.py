@@ -23,6 +23,14 @@ class UnsupportedModelError(EngineError):
         self.reason = reason
 
 
+class DeviceError(EngineError):
+    """The device does not exist here, or this build of torch cannot use it."""
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"device {device!r} cannot be used: {reason}")
+        self.device = device
+
+
 class ConformanceError(EngineError):
     """The engine's attention disagrees with the model's own: serving it would be wrong."""
 

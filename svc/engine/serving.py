@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
 import xxhash
 
 from svc.engine.checkpoint import Checkpoint
-from svc.engine.errors import UnsupportedModelError
+from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "streamworld" / "checkpoint"
@@ -43,11 +44,20 @@ def model_config(model: str, dtype: str, device: str) -> ModelConfig:
 
     Raises:
         NotAModelError: there is no such model, asked for by `auto` on an accelerator.
+        DeviceError: there is no such device here.
     """
+    _check_device(device)
     path, name = (str(BUILTIN_FOLDER), _BUILTIN_NAME) if model == _BUILTIN else (model, "")
     if dtype == "auto":
         dtype = "float32" if device.startswith("cpu") else _saved_dtype(path)
     return ModelConfig(path=path, dtype=dtype, device=device, name=name)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for it
+        raise DeviceError(device, str(error).splitlines()[0]) from error
 
 
 def serving_defaults(config: ModelConfig) -> ServingDefaults:
