@@ -25,7 +25,8 @@ _OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     # The transport's own back-off grows to two minutes; a server that is back must be found soon.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # How long one attempt may take, in fact: a server that is busy greets late.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 

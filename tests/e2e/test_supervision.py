@@ -20,7 +20,7 @@ from svc.client import (
     PushProgress,
     wait_ready,
 )
-from tests.e2e.running import Service
+from tests.e2e.running import Name, Service
 from tests.e2e.videos import Pictures
 from tests.svc.ingest.stored import read_stored
 
@@ -58,6 +58,27 @@ async def test_a_killed_process_is_back_at_its_address_and_the_other_stays(
     assert service.pid("qa") != qa_pid
     assert service.pid("ingest") == ingest_pid
     assert "killed by SIGKILL" in service.log
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_process_that_is_too_busy_to_greet_is_waited_for(
+    service: Service, name: Name
+) -> None:
+    """A connection is taken by the kernel at once, and greeted when the process gets to run."""
+    process = service.child(name)
+    assert process is not None
+    async with service.client() as client:
+        process.suspend()
+        call = (
+            client.get_session("nobody") if name == "ingest" else client.answer("nobody", "What?")
+        )
+        calling = asyncio.create_task(call)
+        _, pending = await asyncio.wait({calling}, timeout=1.0)
+        process.resume()
+        assert pending, calling.exception()
+        with pytest.raises(LookbackError) as caught:
+            await calling
+    assert caught.value.reason == "SESSION_NOT_FOUND"
 
 
 @dataclass(kw_only=True)
