@@ -19,13 +19,14 @@ what was acknowledged is lost. Faults that other tests cover are not repeated; t
     question: empty, too long, special tokens         here; svc/qa/test_convert
     choices, budgets, history, decoding limits        here (one of each); svc/qa/test_convert
     asked before the first frame, beyond the last     here; svc/qa/test_refusals
-    another model's store                             test_careless; svc/ingest/test_process
-    another model's session, asked about              svc/qa/test_refusals
+    another model's sessions, pushed to or asked      test_careless; svc/ingest/test_foreign_store,
+                                                      svc/qa/test_refusals
     full disk: really full                            test_full_disk
     full disk: reserve reached, every step of a write svc/ingest/test_faults, kvstore
     damaged store                                     svc/ingest/test_sessions, svc/qa/test_refusals
     port in use, folder that is no model              svc/ingest/test_process, svc/qa/test_process
-    folder that cannot be written                     svc/ingest/test_process
+    store in a folder that cannot be written          test_careless; svc/ingest/test_process
+    a server that is too busy to answer at once       test_supervision
     wrong use of the command line                     test_careless; svc/cli
 """
 
