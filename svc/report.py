@@ -158,6 +158,10 @@ def main() -> int:
     text = arguments.readme.read_text()
     filled = fill(text, arguments.readme.resolve().parent)
     if arguments.check:
+        if filled != text:
+            sys.stderr.write(
+                f"{arguments.readme}: tables out of date, run `python -m svc.report`\n"
+            )
         return int(filled != text)
     arguments.readme.write_text(filled)
     return 0

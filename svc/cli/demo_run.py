@@ -118,7 +118,8 @@ def choose_questions(clip: dict[str, Any]) -> list[DemoQuestion]:
 def _generate(folder: Path, seed: int) -> None:
     command = [sys.executable, "-m", "eval.streamworld", "clip", "--out", str(folder)]
     command += ["--seed", str(seed), "--length-s", str(_LENGTH_S)]
-    subprocess.run(command, check=True)
+    # Of a session of its own: a Ctrl-C ends it through us, and quietly.
+    subprocess.run(command, check=True, start_new_session=True)
 
 
 class _Watermark:
