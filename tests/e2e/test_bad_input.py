@@ -25,7 +25,7 @@ what was acknowledged is lost. Faults that other tests cover are not repeated; t
     full disk: reserve reached, every step of a write svc/ingest/test_faults, kvstore
     damaged store                                     svc/ingest/test_sessions, svc/qa/test_refusals
     port in use, folder that is no model              svc/ingest/test_process, svc/qa/test_process
-    store in a folder that cannot be written          test_careless; svc/ingest/test_process
+    store in a folder that cannot be written          svc/ingest/test_process
     a server that is too busy to answer at once       test_supervision
     wrong use of the command line                     test_careless; svc/cli
 """

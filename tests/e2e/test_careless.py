@@ -145,8 +145,3 @@ def test_serving_with_a_setting_that_is_misspelt(tmp_path: Path) -> None:
     assert outcome.err.splitlines() == [outcome.last_line]
     assert outcome.last_line.startswith("error: CONFIG: ")
     assert "LOOKBACK_SAMPEL_FPS" in outcome.last_line
-
-
-def test_serving_from_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    outcome = serve(tmp_path, data="/proc")
-    assert_told_why_it_does_not_serve(outcome, "data_dir /proc cannot be used")
