@@ -224,6 +224,8 @@ def test_a_push_survives_the_death_of_the_ingest_process(service: Service) -> No
 
 
 def test_the_store_is_sound_after_all_that(service: Service) -> None:
+    if not any(service.data.glob("sessions/*")):
+        pytest.skip("no sample video was there to be pushed")
     outcome = lookback(service, "store", "verify", str(service.data), "--json")
     assert outcome.returncode == 0, outcome.stderr
     assert json.loads(outcome.stdout)["damage"] == []

@@ -119,8 +119,9 @@ def test_an_mp4_with_its_index_last_leaves_no_file_when_it_is_abandoned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    data = file_bytes(VARIABLE)[:30_000]
     decoder = ContainerDecoder(ContainerMedia(), VideoLimits())
-    assert list(decoder.push(ChunkItem(data=file_bytes(VARIABLE)[:30_000]))) == []
+    assert list(decoder.push(ChunkItem(data=data))) == []
     decoder.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -239,8 +240,9 @@ def test_a_picture_above_the_limit_is_refused() -> None:
 
 
 def test_closing_in_the_middle_ends_the_thread_and_twice_does_no_harm() -> None:
+    data = file_bytes(AV1)[:12_000]
     decoder = ContainerDecoder(ContainerMedia(), VideoLimits())
-    for _ in decoder.push(ChunkItem(data=file_bytes(AV1)[:12_000])):
+    for _ in decoder.push(ChunkItem(data=data)):
         break
     decoder.close()
     decoder.close()
