@@ -11,10 +11,25 @@ from torch import Tensor
 from eval.streamworld import wording
 from eval.streamworld.augment import Augmenter
 from eval.streamworld.model import TOKENS_PER_FRAME
-from eval.streamworld.questions import FrameQuestion, ask, frames_of, made_unanswerable, shows
+from eval.streamworld.questions import (
+    MOST_COUNTED,
+    FrameQuestion,
+    ask,
+    frames_of,
+    made_unanswerable,
+    shows,
+)
 from eval.streamworld.render import FrameSpec, render
 from eval.streamworld.seeds import torch_seed
-from eval.streamworld.vocabulary import END_ID, ENTITIES, NEWLINE_ID, PAD_ID, TAIL_IDS, encode
+from eval.streamworld.vocabulary import (
+    COLOURS,
+    END_ID,
+    ENTITIES,
+    NEWLINE_ID,
+    PAD_ID,
+    TAIL_IDS,
+    encode,
+)
 from eval.streamworld.wording import Kind
 from eval.streamworld.world import Clip, Pace, every_kind, make_clip
 
@@ -43,6 +58,8 @@ class BatchPlan:
         shared_history: Whether frames of the other clips count as earlier frames of every clip,
             unless they show what is asked for: a long stream full of look-alikes, for free.
         pool: Size of the entity pool of each clip, or None for all entities.
+        counted_fraction: Share of clips with an entity that appears one to five times: left to
+            chance, large counts are too rare to be learned.
     """
 
     clips: int
@@ -59,6 +76,7 @@ class BatchPlan:
     drop_fraction: float = 0.0
     shared_history: bool = False
     pool: int | None = None
+    counted_fraction: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,17 +162,32 @@ def _visible(
     return question, visible
 
 
+def _draw_clip(plan: BatchPlan, grid_px: int, rng: np.random.Generator) -> Clip:
+    entities = [int(e) for e in rng.permutation(len(ENTITIES))[: plan.pool]]
+    planned: dict[int, tuple[int, int]] = {}
+    if len(entities) > 2 and rng.random() < plan.counted_fraction:
+        counted = entities.pop()
+        expected = max(1, int(plan.frames / plan.pace.mean_frames))
+        # the larger of two draws: a question often comes before the last appearance
+        times = min(int(rng.integers(1, MOST_COUNTED + 1, 2).max()), expected)
+        planned = {
+            int(place): (counted, int(rng.integers(len(COLOURS))))
+            for place in rng.permutation(expected)[:times]
+        }
+    pool = set(entities)
+    kinds = [k for k in every_kind() if k[0] in pool]
+    return make_clip(
+        plan.frames, rng, pace=plan.pace, grid_px=grid_px, kinds=kinds, planned=planned
+    )
+
+
 def make_batch(
     plan: BatchPlan, *, grid_px: int, augment: Augmenter, rng: np.random.Generator
 ) -> Batch:
     """Draw a batch."""
     clips, questions, owner, visible = [], [], [], []
     for index in range(plan.clips):
-        kinds = None
-        if plan.pool is not None:
-            entities = {int(e) for e in rng.choice(len(ENTITIES), plan.pool, replace=False)}
-            kinds = [k for k in every_kind() if k[0] in entities]
-        clip = make_clip(plan.frames, rng, pace=plan.pace, grid_px=grid_px, kinds=kinds)
+        clip = _draw_clip(plan, grid_px, rng)
         clips.append(clip)
         for question in draw_questions(clip, plan, rng):
             seen_question, mask = _visible(clip, question, plan, rng)

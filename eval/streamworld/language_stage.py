@@ -29,7 +29,7 @@ _GENERAL_KINDS: dict[Kind, float] = {
 }  # fmt: skip
 
 # what long streams make hard, once the rest is learned
-_HARD_KINDS: dict[Kind, float] = {"not_seen": 2.2, "count": 1.8, "order": 1.5}
+_HARD_KINDS: dict[Kind, float] = {"not_seen": 2.2, "count": 2.0, "order": 2.2}
 
 
 class _LanguageStage:
@@ -184,8 +184,9 @@ class GeneralStage(_LanguageStage):
             "kinds": kinds, "late": 0.4, "recent": recent, "drop_fraction": 0.3,
             "window_frames": (None, 8, 16)[int(shared.integers(3))],
             "pool": int(shared.integers(4, 10)) if shared.random() < 0.4 else None,
+            "counted_fraction": 0.8,
         }  # fmt: skip
-        retrieved = recent + int(shared.integers(3, 9))
+        retrieved = recent + int(shared.integers(5, 12))
         if shared.random() < 0.4 * growth:
             # as slow as a real stream: many frames of one event, few events in context
             return BatchPlan(
@@ -229,10 +230,10 @@ class GeneralStage(_LanguageStage):
                 kinds={"now_what": 2, "now_object": 2, "now_colour": 1, "now_scene": 1},
             )  # fmt: skip
         if skill == 3:
-            frames = int(shared.integers(2, 9))
+            frames = int(shared.integers(2, 11))
             return BatchPlan(
                 clips=10, frames=frames, questions=6, pace=still, kinds={"count": 1, "order": 1},
-                late=0.3, picked=frames, pool=int(shared.integers(2, 6)),
+                late=0.3, picked=frames, pool=int(shared.integers(2, 7)), counted_fraction=0.9,
             )  # fmt: skip
         frames = int(shared.integers(1, 5))
         return BatchPlan(

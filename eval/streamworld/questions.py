@@ -20,8 +20,8 @@ from eval.streamworld.vocabulary import (
 from eval.streamworld.wording import Kind
 from eval.streamworld.world import MOVING_FRAMES, Clip, Event
 
-_MOST_COUNTED = len(COUNTS) - 1
-_UNSEEN_COUNT_FRACTION = 0.15
+MOST_COUNTED = len(COUNTS) - 1
+_UNSEEN_COUNT_FRACTION = 0.1
 TEXT_GROUPS = {"digit": DIGITS, "letter": LETTERS}
 
 
@@ -195,17 +195,18 @@ def _ask_count(
     elif rng.random() < _UNSEEN_COUNT_FRACTION:
         entity = int(rng.integers(len(ENTITIES)))
     else:
-        # by count, so that large counts are not rare
+        # the larger, the likelier: large counts are rare in clips
         counts: dict[int, list[int]] = {}
         for e in {x.entity for x in seen}:
             counts.setdefault(sum(x.entity == e for x in seen), []).append(e)
-        usable = sorted(n for n in counts if n <= _MOST_COUNTED)
+        usable = sorted(n for n in counts if n <= MOST_COUNTED)
         if not usable:
             return None
-        candidates = sorted(counts[usable[int(rng.integers(len(usable)))]])
+        weight = np.array(usable) / sum(usable)
+        candidates = sorted(counts[usable[rng.choice(len(usable), p=weight)]])
         entity = candidates[int(rng.integers(len(candidates)))]
     events = [e for e in seen if e.entity == entity]
-    if len(events) > _MOST_COUNTED:
+    if len(events) > MOST_COUNTED:
         return None
     return FrameQuestion(
         kind="count", asked_as="count", text=_phrase("count", rng, e=ENTITIES[entity]),
