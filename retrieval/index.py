@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
-from retrieval.index_file import Chunk, IndexFile, IndexLayout, row_check
+from retrieval.index_file import IndexFile, IndexLayout
+from retrieval.index_rows import Chunk, first_unsound_row, row_check
 from retrieval.selection import best
 
 DEFAULT_CHUNK_ROW_COUNT = 1024
@@ -114,7 +115,7 @@ class KeyIndexWriter:
         chunk_index, row_index = divmod(count, layout.chunk_row_count)
         chunk = self._chunk(chunk_index)
         chunk.rows[:, row_index] = rows
-        chunk.checks[row_index] = row_check(count, rows)
+        chunk.checks[row_index] = row_check(count, np.ascontiguousarray(rows))
         self._file.count = count + 1
 
     def truncate(self, count: int, epoch: int) -> None:
@@ -160,11 +161,10 @@ class KeyIndexWriter:
         return self._chunks[chunk_index]
 
     def _count_sound_rows(self) -> int:
-        count, size = self._file.count, self._file.layout.chunk_row_count
-        for index in range(count):
-            if not self._chunk(index // size).row_is_sound(index, index % size):
-                return index
-        return count
+        count = self._file.count
+        if count:
+            self._chunk((count - 1) // self._file.layout.chunk_row_count)  # maps all before it too
+        return first_unsound_row(self._chunks, 0, count)
 
 
 class KeyIndexReader:
@@ -219,6 +219,19 @@ class KeyIndexReader:
         """Values of a row in one layer."""
         return self._file.layout.dim
 
+    def check(self, count: int) -> None:
+        """Check the first `count` rows, as far as no earlier read of this reader has.
+
+        Reads them all, once: a caller that must not wait for a disk lets another thread do it.
+
+        Raises:
+            IndexShortError: fewer rows are published.
+            IndexDamagedError: a row fails its checksum.
+            EpochChangedError: a writer recovered the session meanwhile.
+        """
+        self._checked_chunks(count)
+        self._check_epoch()
+
     def scores(self, layer: int, query: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         """Return the inner product of `query` with each of the first `count` rows.
 
@@ -232,7 +245,7 @@ class KeyIndexReader:
 
         Raises:
             IndexShortError: fewer rows are published.
-            IndexDamagedError: a row fails its checksum; every row is checked at its first use.
+            IndexDamagedError: a row fails its checksum; see `check`.
             EpochChangedError: a writer recovered the session meanwhile.
         """
         query = self._checked(layer, query)
@@ -285,32 +298,31 @@ class KeyIndexReader:
 
     def _slices(self, layer: int, count: int) -> list[NDArray[np.float32]]:
         """Return the first `count` rows of a layer as contiguous views, chunk by chunk."""
+        size = self._file.layout.chunk_row_count
+        return [
+            chunk.rows[layer, : min(size, count - index * size)]
+            for index, chunk in enumerate(self._checked_chunks(count))
+        ]
+
+    def _checked_chunks(self, count: int) -> list[Chunk]:
+        """Return the chunks of the first `count` rows, all of which pass their checksums."""
         if count < 0:
             raise ValueError(f"count must be >= 0, got {count}")
         published = self.count
         if count > published:
             raise IndexShortError(self._file.path, asked_count=count, row_count=published)
-        layout = self._file.layout
-        needed = layout.chunk_count(count)
+        needed = self._file.layout.chunk_count(count)
         with self._growing:
             if len(self._chunks) < needed:
                 self._chunks = self._file.map_chunks(needed)
-            chunks = self._chunks
-            self._check_rows(count)
-        size = layout.chunk_row_count
-        return [
-            chunk.rows[layer, : min(size, count - index * size)]
-            for index, chunk in enumerate(chunks[:needed])
-        ]
-
-    def _check_rows(self, count: int) -> None:
-        """Check the rows below `count` that no earlier read has checked. The lock is held."""
-        size = self._file.layout.chunk_row_count
-        for index in range(self._sound_count, count):
-            if not self._chunks[index // size].row_is_sound(index, index % size):
+            if self._sound_count < count:
+                self._sound_count = first_unsound_row(self._chunks, self._sound_count, count)
+            if self._sound_count < count:
                 self._check_epoch()  # a cut voids checksums
-                raise IndexDamagedError(self._file.path, f"its row {index} fails its checksum")
-            self._sound_count = index + 1
+                raise IndexDamagedError(
+                    self._file.path, f"its row {self._sound_count} fails its checksum"
+                )
+            return self._chunks[:needed]
 
     def _check_epoch(self) -> None:
         epoch = self._file.epoch

@@ -2,7 +2,7 @@
 
     header   magic, version, layer_count, dim, chunk_row_count, checksum of these; epoch; row count
     chunk    rows:  float32 (layer_count, chunk_row_count, dim): one layer's rows lie together
-             check: uint64 (chunk_row_count,): checksum of each row over all layers
+             check: uint64 (chunk_row_count,): XXH3-64 of each row over all layers
 
 The file grows by whole chunks with `posix_fallocate`, so a full disk is an error at growth and
 never a SIGBUS at a store into a hole. It is never made shorter, so a mapping stays valid.
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.errors import IndexDamagedError
+from retrieval.index_rows import Chunk
 
 PAGE_BYTES = 4096
 MAGIC = b"LBKEYIDX"
-VERSION = 1
+VERSION = 2
 _STATIC = struct.Struct("<8sIIIII")  # magic, version, layer_count, dim, chunk_row_count, checksum
 _EPOCH_WORD = 8  # 8-byte words from the page's start
 _COUNT_WORD = 16
@@ -65,28 +65,6 @@ class IndexLayout:
     def chunk_count(self, row_count: int) -> int:
         """Return how many chunks hold `row_count` rows."""
         return -(-row_count // self.chunk_row_count)
-
-
-def row_check(row_index: int, row: NDArray[np.float32]) -> int:
-    """Return a row's checksum; its place counts, so a row cannot pass for another.
-
-    It is never 0, so that a row which was never written cannot pass either.
-    """
-    return (1 << 32) | zlib.crc32(np.ascontiguousarray(row).data, row_index & 0xFFFFFFFF)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Chunk:
-    """A mapped chunk; the arrays keep the mapping alive."""
-
-    rows: NDArray[np.float32]
-    """(layer_count, chunk_row_count, dim)"""
-    checks: NDArray[np.uint64]
-    """(chunk_row_count,)"""
-
-    def row_is_sound(self, index: int, place: int) -> bool:
-        """Return whether row `index`, at `place` in this chunk, passes its checksum."""
-        return int(self.checks[place]) == row_check(index, self.rows[:, place])
 
 
 class IndexFile:

@@ -63,9 +63,12 @@ class OpenSession:
         A writer announces its epoch first, and then brings the index to it: that takes long in a
         long session. Opened when first needed: a session without units has none.
 
+        The snapshot's rows are checked here, where nobody else waits for the disk, so that the
+        model thread finds them checked.
+
         Raises:
-            IndexDamagedError: it is absent, foreign or torn.
-            EpochChangedError: a writer came meanwhile; take both anew.
+            IndexDamagedError: it is absent, foreign or torn, or a row fails its checksum.
+            EpochChangedError, IndexShortError: a writer came meanwhile; take both anew.
         """
         with self._opening:
             index = self._index
@@ -79,6 +82,7 @@ class OpenSession:
                 self._index = index
         if index.count < snapshot.unit_count and self.reader.writer_open:
             return None  # it is made anew from the blocks
+        index.check(snapshot.unit_count)
         return index
 
     def close(self) -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
+from retrieval import index_rows
 from retrieval.errors import EpochChangedError
 from retrieval.index import KeyIndexWriter
+from retrieval.index_rows import row_check
 from svc.engine import ingest_session
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerLimits, AnswerRequest
@@ -253,6 +257,24 @@ async def test_a_question_without_a_deadline_gets_the_servers(
         go_on()
         assert (await stub.Ask(message, timeout=60).read()).WhichOneof("response")
     await server.stop(0)
+
+
+async def test_the_model_thread_checks_no_rows(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long session's rows come from the disk at their first use; everybody would wait for it."""
+    checking: list[threading.Thread] = []
+
+    def noted(row_index: int, row: NDArray[np.float32]) -> int:
+        checking.append(threading.current_thread())
+        return row_check(row_index, row)
+
+    monkeypatch.setattr(index_rows, "row_check", noted)
+    await bench.answer("door")
+    session.push([6.0, 7.0])
+    await bench.answer("door")
+    assert len(checking) == 8
+    assert bench.thread not in checking
 
 
 async def test_a_client_that_goes_away_takes_its_question_from_the_model_thread(
