@@ -58,6 +58,8 @@ def failure_of(error: Exception) -> CommandError | None:
 def _message(error: LookbackError) -> str:
     if error.reason == "UNREACHABLE":
         return f"{error.message}; start one with: lookback serve --data DIR"
+    if error.reason == "SOURCE_MISMATCH":
+        return error.message.replace("join_source adds", "--join adds")
     if error.retry_after_s is not None:
         return f"{error.message} (try again in {error.retry_after_s:g} s)"
     return error.message

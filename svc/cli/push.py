@@ -23,7 +23,7 @@ from svc.cli.remote import (
 )
 
 if TYPE_CHECKING:
-    from svc.client import LookbackClient
+    from svc.client import LookbackClient, SourceLabel
     from svc.video.sources import Source
 
 _STDIN = "-"
@@ -66,6 +66,10 @@ def push(
             help="End the session's video at the end of the source, or leave it live.",
         ),
     ] = True,
+    join: Annotated[
+        bool,
+        typer.Option("--join", help="Add this file to a session that holds video of another one."),
+    ] = False,
     give_up_after_s: Annotated[
         float,
         typer.Option(
@@ -94,17 +98,23 @@ def push(
         raise typer.BadParameter(
             "standard input goes at its own pace; leave it out", param_hint="--speed"
         )
+    if source == _STDIN and join:
+        raise typer.BadParameter(
+            "standard input is not told from other sources; leave it out", param_hint="--join"
+        )
     where = endpoints(context, server, ingest_address, qa_address)
-    opened = _open(source)
+    opened, label = _open(source)
     status = asyncio.run(
         _push(
             where,
             opened,
+            label=label,
             name=source,
             session=session,
             speed=speed,
             fps=fps,
             create=create,
+            join=join,
             finish=finish,
             give_up_after_s=give_up_after_s,
         )
@@ -112,28 +122,33 @@ def push(
     raise typer.Exit(status)
 
 
-def _open(source: str) -> Source:
+def _open(source: str) -> tuple[Source, SourceLabel | None]:
+    """Returns the source, and what tells it from others: nothing does, but of files."""
+    from svc.client import label_of_file
     from svc.video.sources import open_source
 
     if source != _STDIN:
         if Path(source).is_dir():
             raise CommandError("SOURCE_OPEN", f"cannot read {source!r}: it is a folder")
-        return open_source(source)
+        opened = open_source(source)
+        return opened, label_of_file(source) if Path(source).is_file() else None
     if sys.stdin.isatty():
         raise CommandError("SOURCE_OPEN", "standard input is a terminal: pipe a video into it")
     # Unbuffered: a buffered reader that is read on a thread cannot be left at exit.
-    return open_source(source, stdin=os.fdopen(0, "rb", buffering=0, closefd=False))
+    return open_source(source, stdin=os.fdopen(0, "rb", buffering=0, closefd=False)), None
 
 
 async def _push(
     where: Endpoints,
     source: Source,
     *,
+    label: SourceLabel | None,
     name: str,
     session: str,
     speed: float,
     fps: float | None,
     create: bool,
+    join: bool,
     finish: bool,
     give_up_after_s: float,
 ) -> int:
@@ -148,6 +163,8 @@ async def _push(
         events = client.push(
             session,
             source,
+            label=label,
+            join=join,
             speed=speed,
             finish=finish,
             stop=interrupted.stop,

@@ -17,6 +17,7 @@ from svc.client.events import (
 )
 from svc.client.questions import AskOptions
 from svc.client.source import AnySource, LiveSource, Source
+from svc.client.source_label import SourceLabel, label_of_file
 from svc.client.types import (
     Answer,
     DecodingOptions,
@@ -57,8 +58,10 @@ __all__ = [
     "SessionState",
     "SessionStats",
     "Source",
+    "SourceLabel",
     "TextDelta",
     "Tier",
     "Turn",
+    "label_of_file",
     "wait_ready",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lookback.v1 import ingest_pb2
+from svc.client.source_label import SourceLabel
 from svc.video.frames import (
     ChunkItem,
     Codec,
@@ -26,9 +27,14 @@ ITEM_OVERHEAD_BYTES = 64
 """More than an item takes in a message beside its data."""
 
 
-def open_request(session_id: str, media: Media) -> ingest_pb2.IngestRequest:
+def open_request(
+    session_id: str, media: Media, *, label: SourceLabel | None = None, join: bool = False
+) -> ingest_pb2.IngestRequest:
     """Returns the first message of a call."""
-    opening = ingest_pb2.Open(session_id=session_id)
+    opening = ingest_pb2.Open(session_id=session_id, join_source=join)
+    if label is not None:
+        opening.source.fingerprint = label.fingerprint
+        opening.source.name = label.name
     if isinstance(media, ImageMedia):
         opening.images.raw_width = media.raw_width
         opening.images.raw_height = media.raw_height

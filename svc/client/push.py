@@ -8,8 +8,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from lookback.v1 import ingest_pb2_grpc
-from svc.client.cursor import Cursor
 from svc.client.errors import CONNECTION_LOST, GAVE_UP, TIMED_OUT, UNREACHABLE, LookbackError
 from svc.client.events import (
     PushEvent,
@@ -19,8 +17,8 @@ from svc.client.events import (
     PushProgress,
     PushReconnecting,
 )
-from svc.client.pacing import Pacer
 from svc.client.push_call import PushCall
+from svc.client.push_plan import PushPlan
 from svc.client.waiting import unless
 
 _SESSION_FINISHED = "SESSION_FINISHED"
@@ -35,27 +33,15 @@ class Push:
 
     def __init__(
         self,
+        plan: PushPlan,
         *,
-        stub: ingest_pb2_grpc.IngestServiceAsyncStub,
-        address: str,
-        session_id: str,
-        cursor: Cursor,
-        pacer: Pacer,
-        finish: bool,
-        stop: asyncio.Event,
         give_up_after_s: float,
         final_progress: Callable[[], Awaitable[PushProgress]],
     ) -> None:
         """`final_progress` asks how far a session has come that turns out to be finished."""
         if not give_up_after_s >= 0:
             raise ValueError(f"give_up_after_s must be >= 0, got {give_up_after_s}")
-        self._stub = stub
-        self._address = address
-        self._session_id = session_id
-        self._cursor = cursor
-        self._pacer = pacer
-        self._finish = finish
-        self._stop = stop
+        self._plan = plan
         self._give_up_after_s = give_up_after_s
         self._final_progress = final_progress
 
@@ -84,24 +70,16 @@ class Push:
                     reconnecting = self._reconnecting(error)
                     listen_closely = error.reason == CONNECTION_LOST
                 yield reconnecting
-                await unless(self._stop, asyncio.sleep(reconnecting.wait_s))
-                if self._stop.is_set():
+                await unless(self._plan.stop, asyncio.sleep(reconnecting.wait_s))
+                if self._plan.stop.is_set():
                     yield PushLeft(progress=self._progress)
                     return
         finally:
-            await self._cursor.close()
+            await self._plan.cursor.close()
 
     async def _call_events(self, listen_closely: bool) -> AsyncGenerator[PushEvent, None]:
         call = PushCall(
-            stub=self._stub,
-            address=self._address,
-            session_id=self._session_id,
-            cursor=self._cursor,
-            pacer=self._pacer,
-            finish=self._finish,
-            stop=self._stop,
-            reconnect_count=self._opened_count,
-            listen_closely=listen_closely,
+            self._plan, reconnect_count=self._opened_count, listen_closely=listen_closely
         )
         try:
             async with contextlib.aclosing(call.events()) as events:

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 import grpc
 
-from lookback.v1 import ingest_pb2, ingest_pb2_grpc
-from svc.client.cursor import Cursor
+from lookback.v1 import ingest_pb2
 from svc.client.errors import (
     CONNECTION_LOST,
     ITEM_TOO_LARGE,
@@ -29,10 +28,9 @@ from svc.client.messages import (
     FINISH_REQUEST,
     ITEM_OVERHEAD_BYTES,
     items_request,
-    open_request,
     share_a_message,
 )
-from svc.client.pacing import Pacer
+from svc.client.push_plan import PushPlan
 from svc.client.waiting import cancelled, unless
 from svc.video.frames import Item
 
@@ -48,28 +46,11 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[ingest_pb2.IngestRequest, ingest_p
 class PushCall:
     """Runs once, by `events`."""
 
-    def __init__(
-        self,
-        *,
-        stub: ingest_pb2_grpc.IngestServiceAsyncStub,
-        address: str,
-        session_id: str,
-        cursor: Cursor,
-        pacer: Pacer,
-        finish: bool,
-        stop: asyncio.Event,
-        reconnect_count: int,
-        listen_closely: bool,
-    ) -> None:
+    def __init__(self, plan: PushPlan, *, reconnect_count: int, listen_closely: bool) -> None:
         """`listen_closely`: the call before ended without a status, perhaps because a write was
         under way; pause between the first writes, so that the reason is heard this time."""
-        self._stub = stub
-        self._address = address
-        self._session_id = session_id
-        self._cursor = cursor
-        self._pacer = pacer
-        self._finish = finish
-        self._stop = stop
+        self._plan = plan
+        self._cursor = plan.cursor
         self._reconnect_count = reconnect_count
         self._pauses_left = _PAUSE_COUNT if listen_closely else 0
 
@@ -90,11 +71,11 @@ class PushCall:
             LookbackError: the call ended otherwise.
             Exception: what the source raised.
         """
-        call = self._stub.Ingest()
+        call = self._plan.stub.Ingest()
         following = asyncio.create_task(self._follow_stop())
         sending: asyncio.Task[None] | None = None
         try:
-            opened = await unless(self._stop, self._open(call))
+            opened = await unless(self._plan.stop, self._open(call))
             if opened is None:
                 yield PushLeft(progress=None)
                 return
@@ -127,13 +108,14 @@ class PushCall:
     async def _open(self, call: _Call) -> ingest_pb2.Opened:
         try:
             async with asyncio.timeout(_OPEN_TIMEOUT_S):
-                await self._write(call, open_request(self._session_id, self._cursor.media))
+                await self._write(call, self._plan.opening)
                 response = await self._read(call)
         except TimeoutError:
+            address = self._plan.address
             raise LookbackError(
                 reason=TIMED_OUT,
-                message=f"{self._address} did not open the session within {_OPEN_TIMEOUT_S:g} s",
-                metadata={"address": self._address, "timeout_s": str(_OPEN_TIMEOUT_S)},
+                message=f"{address} did not open the session within {_OPEN_TIMEOUT_S:g} s",
+                metadata={"address": address, "timeout_s": str(_OPEN_TIMEOUT_S)},
                 code=grpc.StatusCode.DEADLINE_EXCEEDED,
             ) from None
         if response is None:
@@ -141,7 +123,7 @@ class PushCall:
         opened = response.opened
         self._grant(opened.credit_item_count)
         self._message_bytes = opened.max_message_bytes or _BATCH_BYTES
-        self._pacer.start(_durable_s(opened))
+        self._plan.pacer.start(_durable_s(opened))
         return opened
 
     def _take(self, response: ingest_pb2.IngestResponse) -> PushEvent | None:
@@ -174,7 +156,7 @@ class PushCall:
             item = self._cursor.peek() or await unless(self._halt, self._cursor.head())
             if item is None:
                 break
-            if (due_in_s := self._pacer.due_in_s(item)) > 0:
+            if (due_in_s := self._plan.pacer.due_in_s(item)) > 0:
                 await unless(self._halt, asyncio.sleep(due_in_s))
             if self._halt.is_set():
                 break
@@ -185,7 +167,7 @@ class PushCall:
             if self._pauses_left > 0:
                 self._pauses_left -= 1
                 await unless(self._halt, asyncio.sleep(_PAUSE_S))
-        if self._finish and not self._halt.is_set():
+        if self._plan.finish and not self._halt.is_set():
             self.finish_sent = True
             await self._write(call, FINISH_REQUEST)
         else:
@@ -212,7 +194,7 @@ class PushCall:
             if items and (
                 batch_bytes + item_bytes > min(_BATCH_BYTES, self._message_bytes)
                 or not share_a_message(items, item)
-                or self._pacer.due_in_s(item) > 0
+                or self._plan.pacer.due_in_s(item) > 0
             ):
                 break
             self._cursor.pop()
@@ -226,7 +208,7 @@ class PushCall:
             await self._credit_grew.wait()
 
     async def _follow_stop(self) -> None:
-        await self._stop.wait()
+        await self._plan.stop.wait()
         self._halt.set()
 
     async def _write(self, call: _Call, request: ingest_pb2.IngestRequest) -> bool:
@@ -255,14 +237,14 @@ class PushCall:
         try:
             response = await call.read()
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._address) from error
+            raise error_from_call(error, self._plan.address) from error
         return response if isinstance(response, ingest_pb2.IngestResponse) else None
 
     def _lost(self, message: str) -> LookbackError:
         return LookbackError(
             reason=CONNECTION_LOST,
             message=message,
-            metadata={"address": self._address},
+            metadata={"address": self._plan.address},
             code=grpc.StatusCode.UNAVAILABLE,
         )
 

@@ -9,10 +9,13 @@ from collections.abc import AsyncGenerator
 from lookback.v1 import ingest_pb2_grpc
 from svc.client.cursor import open_cursor
 from svc.client.events import PushEvent, PushProgress, progress_of
+from svc.client.messages import open_request
 from svc.client.pacing import Pacer
 from svc.client.push import Push
+from svc.client.push_plan import PushPlan
 from svc.client.sessions import SessionCalls
 from svc.client.source import AnySource
+from svc.client.source_label import SourceLabel
 
 
 class PushCalls(SessionCalls):
@@ -25,6 +28,8 @@ class PushCalls(SessionCalls):
         session_id: str,
         source: AnySource,
         *,
+        label: SourceLabel | None = None,
+        join: bool = False,
         speed: float = 0.0,
         finish: bool = True,
         stop: asyncio.Event | None = None,
@@ -42,6 +47,9 @@ class PushCalls(SessionCalls):
             source: a file (`svc.video.sources.open_source`), or items as they come to be. One that
                 cannot be read again is held from the last key frame before the durable time on;
                 what is lost beyond `replay_limit_bytes` is told by PushGap.
+            label: tells this video from others (`label_of_file`): a session of another is refused.
+                None: not checked.
+            join: push it although the session holds another video.
             speed: seconds of video per second; 0: as fast as the server takes it.
             finish: end the session's video at the end of the source; else it stays live.
             stop: once set, no more is sent, and the push ends with PushLeft.
@@ -53,45 +61,29 @@ class PushCalls(SessionCalls):
             the end PushFinished, or PushLeft where there was no `finish`.
 
         Raises:
-            LookbackError: what trying again does not help (MEDIA_CORRUPT, SESSION_FINISHED, ...),
-                or GAVE_UP, REPLAY_OVERRUN.
+            LookbackError: what trying again does not help (MEDIA_CORRUPT, SESSION_FINISHED,
+                SOURCE_MISMATCH, ...), or GAVE_UP, REPLAY_OVERRUN.
             svc.video.errors.VideoError: the source cannot be read.
         """
-        return self._push(
-            session_id,
-            source,
-            pacer=Pacer(speed),
-            finish=finish,
-            stop=stop or asyncio.Event(),
-            give_up_after_s=give_up_after_s,
-            replay_limit_bytes=replay_limit_bytes,
-        )
+        pacer = Pacer(speed)
 
-    async def _push(
-        self,
-        session_id: str,
-        source: AnySource,
-        *,
-        pacer: Pacer,
-        finish: bool,
-        stop: asyncio.Event,
-        give_up_after_s: float,
-        replay_limit_bytes: int,
-    ) -> AsyncGenerator[PushEvent, None]:
         async def final_progress() -> PushProgress:
             return progress_of(await self.get_session(session_id))
 
-        push = Push(
-            stub=self._ingest,
-            address=self._ingest_address,
-            session_id=session_id,
-            cursor=open_cursor(source, replay_limit_bytes),
-            pacer=pacer,
-            finish=finish,
-            stop=stop,
-            give_up_after_s=give_up_after_s,
-            final_progress=final_progress,
-        )
-        async with contextlib.aclosing(push.events()) as events:
-            async for event in events:
-                yield event
+        async def events() -> AsyncGenerator[PushEvent, None]:
+            cursor = open_cursor(source, replay_limit_bytes)  # begins to read what is live
+            plan = PushPlan(
+                stub=self._ingest,
+                address=self._ingest_address,
+                opening=open_request(session_id, cursor.media, label=label, join=join),
+                cursor=cursor,
+                pacer=pacer,
+                finish=finish,
+                stop=stop or asyncio.Event(),
+            )
+            push = Push(plan, give_up_after_s=give_up_after_s, final_progress=final_progress)
+            async with contextlib.aclosing(push.events()) as each:
+                async for event in each:
+                    yield event
+
+        return events()

@@ -22,6 +22,7 @@ from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import model_config, serving_defaults
+from svc.ingest.convert import Opening
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
@@ -100,16 +101,22 @@ class App:
         _warn_of_foreign(sessions, model)
         return cls(settings, model, sessions, encode_thread, media_threads)
 
-    async def open_push(self, session_id: str, media: Media) -> tuple[Push, Session]:
-        """Starts a push of media to a session, which is looked at once it is free.
+    async def open_push(self, opening: Opening) -> tuple[Push, Session]:
+        """Starts a push to a session, which is looked at once it is free.
 
         Raises:
-            RequestError: it is finished or does not fit the model, or no push is admitted.
+            RequestError: it is finished, does not fit the model or holds another video, or no
+                push is admitted.
             KVStoreError: there is no such session, or its record is damaged.
         """
+        session_id, source = opening.session_id, opening.source
         async with self.pushes.admission(session_id):
             session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
-            push = self._make_push(session, media)
+            if source is not None:
+                await asyncio.to_thread(
+                    self.sessions.admit_source, session, source, join=opening.join_source
+                )
+            push = self._make_push(session, opening.media)
             self.pushes.start(push)
         return push, session
 

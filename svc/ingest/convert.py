@@ -13,6 +13,7 @@ from google.protobuf import duration_pb2
 from lookback.v1 import ingest_pb2
 from svc.engine.ingest_session import StreamStatus
 from svc.ingest.events import Draining, Event, Finished, Progress
+from svc.ingest.sessions import SourceLabel
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import MAX_MESSAGE_BYTES
 from svc.video.frames import (
@@ -26,6 +27,9 @@ from svc.video.frames import (
     PacketItem,
     PacketMedia,
 )
+
+MAX_FINGERPRINT_CHARS = 200
+MAX_SOURCE_NAME_CHARS = 255
 
 _CODECS: dict[int, Codec] = {
     ingest_pb2.PacketMedia.CODEC_H264: "h264",
@@ -41,6 +45,9 @@ class Opening:
 
     session_id: str
     media: Media
+    source: SourceLabel | None
+    """None: the client cannot tell its source from another."""
+    join_source: bool
 
 
 def read_open(request: ingest_pb2.IngestRequest | None) -> Opening:
@@ -57,7 +64,32 @@ def read_open(request: ingest_pb2.IngestRequest | None) -> Opening:
             f"the first message must be `open`, got {given or 'none that is known'}",
             given=given,
         )
-    return Opening(session_id=request.open.session_id, media=_read_media(request.open))
+    return Opening(
+        session_id=request.open.session_id,
+        media=_read_media(request.open),
+        source=_read_source(request.open),
+        join_source=request.open.join_source,
+    )
+
+
+def _read_source(opening: ingest_pb2.Open) -> SourceLabel | None:
+    if not opening.HasField("source"):
+        return None
+    label = opening.source
+    if not 0 < len(label.fingerprint) <= MAX_FINGERPRINT_CHARS:
+        raise _bad_length("open.source.fingerprint", label.fingerprint, 1, MAX_FINGERPRINT_CHARS)
+    if len(label.name) > MAX_SOURCE_NAME_CHARS:
+        raise _bad_length("open.source.name", label.name, 0, MAX_SOURCE_NAME_CHARS)
+    return SourceLabel(fingerprint=label.fingerprint, name=label.name)
+
+
+def _bad_length(field: str, given: str, low: int, high: int) -> RequestError:
+    return RequestError(
+        Reason.INVALID_REQUEST,
+        f"{field} must have {low} to {high} characters, got {len(given)}",
+        field=field,
+        given=len(given),
+    )
 
 
 def _read_media(opening: ingest_pb2.Open) -> Media:

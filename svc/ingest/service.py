@@ -41,7 +41,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         requests = aiter(request_iterator)
         opening = read_open(await _first(requests))
         with log_fields(session=opening.session_id):
-            push, session = await app.open_push(opening.session_id, opening.media)
+            push, session = await app.open_push(opening)
             reader = _Reader(requests, push)
             try:
                 held = await push.opened()

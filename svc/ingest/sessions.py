@@ -42,6 +42,18 @@ class Session:
     """Name and digest of the model that encodes it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLabel:
+    """Tells one video from another, as the client made it."""
+
+    fingerprint: str
+    name: str
+    """For people; not compared."""
+
+    def __str__(self) -> str:
+        return f"{self.name!r} ({self.fingerprint})"
+
+
 class Sessions:
     """The sessions of one store, as this process may serve them. Thread-safe."""
 
@@ -119,6 +131,35 @@ class Sessions:
         if mismatch is not None:
             raise mismatch
         return _session(record)
+
+    def admit_source(self, session: Session, source: SourceLabel, *, join: bool) -> None:
+        """Keeps which video is pushed to a session that no push has open.
+
+        A session that holds nothing is nobody's yet: what was tried before it may have failed.
+
+        Raises:
+            RequestError: SOURCE_MISMATCH: it holds video of another source, and not to `join`.
+            KVStoreError: it is gone or damaged, or its record cannot be written.
+        """
+        with self._updating:
+            record = load_session(self._root, session.session_id)
+            kept = record.settings.get("source")
+            if kept is not None:
+                known = SourceLabel(**kept)
+                if known == source:
+                    return
+                others = known.fingerprint != source.fingerprint
+                if others and not join and self.stats(session).durable_unit_count:
+                    raise RequestError(
+                        Reason.SOURCE_MISMATCH,
+                        f"session {session.session_id!r} holds video of {known}, not of {source}; "
+                        "join_source adds it all the same",
+                        session_id=session.session_id,
+                        stored=known,
+                        given=source,
+                    )
+            settings = {**record.settings, "source": asdict(source)}
+            update_session(self._root, replace(record, settings=settings))
 
     def page(self, *, after: str, count: int) -> tuple[list[Session], bool]:
         """Returns up to `count` sessions with ids behind `after`, and whether there are more.

@@ -80,8 +80,14 @@ class Open(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     PACKETS_FIELD_NUMBER: _builtins.int
     CONTAINER_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    JOIN_SOURCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required. An existing session; one pusher at a time: ABORTED (SESSION_IN_USE) otherwise."""
+    join_source: _builtins.bool
+    """Push it although the session holds video of another source; its label takes the place of that
+    one's.
+    """
     @_builtins.property
     def images(self) -> Global___ImageMedia:
         """Every frame is an image of its own."""
@@ -94,6 +100,13 @@ class Open(_message.Message):
     def container(self) -> Global___ContainerMedia:
         """Bytes of a container come as they arrive."""
 
+    @_builtins.property
+    def source(self) -> Global___SourceLabel:
+        """Which video it is, where the client can tell: a session keeps the label of the first that is
+        pushed to it, and once something of it is stored refuses another (SOURCE_MISMATCH), for two
+        videos pushed one after the other become one. Absent: not checked, and nothing is kept.
+        """
+
     def __init__(
         self,
         *,
@@ -101,16 +114,46 @@ class Open(_message.Message):
         images: Global___ImageMedia | None = ...,
         packets: Global___PacketMedia | None = ...,
         container: Global___ContainerMedia | None = ...,
+        source: Global___SourceLabel | None = ...,
+        join_source: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "images", b"images", "media", b"media", "packets", b"packets"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "images", b"images", "media", b"media", "packets", b"packets", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "images", b"images", "media", b"media", "packets", b"packets", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "images", b"images", "join_source", b"join_source", "media", b"media", "packets", b"packets", "session_id", b"session_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_media: _TypeAlias = _typing.Literal["images", "packets", "container"]  # noqa: Y015
     _WhichOneofArgType_media: _TypeAlias = _typing.Literal["media", b"media"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_media) -> _WhichOneofReturnType_media | None: ...
 
 Global___Open: _TypeAlias = Open  # noqa: Y015
+
+@_typing.final
+class SourceLabel(_message.Message):
+    """Tells one video from another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    fingerprint: _builtins.str
+    """Required. Equal for the same video, whatever it is called and wherever it lies; made by the
+    client, and not read by the server. At most 200 characters.
+    """
+    name: _builtins.str
+    """What people call it; not compared. At most 255 characters."""
+    def __init__(
+        self,
+        *,
+        fingerprint: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourceLabel: _TypeAlias = SourceLabel  # noqa: Y015
 
 @_typing.final
 class ImageMedia(_message.Message):

@@ -58,6 +58,7 @@ class IngestServiceStub:
       NOT_FOUND           SESSION_NOT_FOUND.
       FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                           IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+                          SOURCE_MISMATCH: it holds video of another source; see Open.source.
       ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
       RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                           its reserve. Without a reason: a message beyond the limit.
@@ -96,6 +97,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
       NOT_FOUND           SESSION_NOT_FOUND.
       FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                           IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+                          SOURCE_MISMATCH: it holds video of another source; see Open.source.
       ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
       RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                           its reserve. Without a reason: a message beyond the limit.
@@ -137,6 +139,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND           SESSION_NOT_FOUND.
           FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                               IDENTITY_MISMATCH: it was encoded by another model, or in another way.
+                              SOURCE_MISMATCH: it holds video of another source; see Open.source.
           ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
           RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                               its reserve. Without a reason: a message beyond the limit.

@@ -220,6 +220,7 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
         ["push", "x.mp4"],
         ["push", "-", "--session", "s", "--speed", "1"],
         ["push", "x.mp4", "--session", "s", "--fps", "2", "--no-create"],
+        ["push", "-", "--session", "s", "--join"],
         ["serve", "--data", "d", "--qa-port", "70000"],
         ["serve", "--data", "d", "--log-level", "LOUD"],
         ["store", "verify", "no/such/folder"],

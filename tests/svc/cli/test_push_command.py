@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 from svc.rpc.errors import Reason, RequestError
@@ -52,6 +54,36 @@ def test_a_push_can_leave_the_session_live_and_be_gone_on_with(
     assert lookback.run(*arguments).err.endswith(
         "error: SESSION_FINISHED: the session is finished\n"
     )
+
+
+def test_another_file_is_not_added_to_a_session_unless_it_is_meant(
+    lookback: type[Lookback], service: Service, clip: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.mp4"
+    with av.open(str(other), "w") as container:
+        stream = container.add_stream("libx264", rate=1)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for level in range(0, 240, 5):
+            pixels = np.full((32, 32, 3), level, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    where = ["--session", "s", "--no-finish", *service.options]
+    assert lookback.run("push", str(clip), *where).status == 0
+    refused = lookback.run("push", str(other), *where)
+    assert refused.status == 1
+    last = refused.err.splitlines()[-1]
+    assert last.startswith("error: SOURCE_MISMATCH: ")
+    assert last.endswith("; --join adds it all the same")
+    for path in (clip, other):
+        assert f"{path.stat().st_size} bytes" in last
+    moved = clip.with_name("moved.mp4")
+    moved.write_bytes(clip.read_bytes())
+    assert lookback.run("push", str(moved), *where).status == 0
+    joined = lookback.run("push", str(other), "--join", *where)
+    assert joined.status == 0
+    assert len(service.server.sessions["s"].durable) > 40
+    assert lookback.run("push", str(other), *where).status == 0
 
 
 def test_a_session_that_is_not_to_be_created_must_be_there(

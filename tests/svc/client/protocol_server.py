@@ -36,6 +36,8 @@ class StoredSession:
 
     durable: list[float] = field(default_factory=list)
     finished: bool = False
+    fingerprint: str = ""
+    """Of the source that was pushed last."""
 
 
 class ProtocolServer(
@@ -183,6 +185,16 @@ class _Call:
         stored = server._stored(first.open.session_id)
         if stored.finished:
             raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
+        fingerprint = first.open.source.fingerprint
+        if fingerprint:
+            others = stored.fingerprint not in ("", fingerprint)
+            if others and stored.durable and not first.open.join_source:
+                raise RequestError(
+                    Reason.SOURCE_MISMATCH,
+                    f"the session holds video of {stored.fingerprint}, not of {fingerprint}; "
+                    "join_source adds it all the same",
+                )
+            stored.fingerprint = fingerprint
         opened = ingest_pb2.Opened(
             credit_item_count=self._credit, target_fps=1.0, max_message_bytes=4096
         )
