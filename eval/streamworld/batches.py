@@ -169,11 +169,10 @@ def _draw_clip(plan: BatchPlan, grid_px: int, rng: np.random.Generator) -> Clip:
         counted = entities.pop()
         expected = max(1, int(plan.frames / plan.pace.mean_frames))
         # the larger of two draws: a question often comes before the last appearance
-        times = min(int(rng.integers(1, MOST_COUNTED + 1, 2).max()), expected)
-        planned = {
-            int(place): (counted, int(rng.integers(len(COLOURS))))
-            for place in rng.permutation(expected)[:times]
-        }
+        times = min(int(rng.integers(1, MOST_COUNTED + 1, 2).max()), (expected + 1) // 2)
+        # one appearance right after another would look like one
+        places = np.sort(rng.permutation(expected + 1 - times)[:times]) + np.arange(times)
+        planned = {int(place): (counted, int(rng.integers(len(COLOURS)))) for place in places}
     pool = set(entities)
     kinds = [k for k in every_kind() if k[0] in pool]
     return make_clip(

@@ -169,7 +169,8 @@ def _plan(
 ) -> dict[int, Kind]:
     """Ordinals of the events that needles and counted entities take, needles first.
 
-    Where a short clip has no room, some of the counted appearances are left out.
+    Where a short clip has no room, some of the counted appearances are left out, and so are those
+    right after another of the same entity: they would look like one.
     """
     expected = frame_count / EXAM_PACE.mean_frames
     low = int(expected * _NEEDLE_SPAN[0])
@@ -177,8 +178,12 @@ def _plan(
     places = [int(i) for i in rng.permutation(np.arange(low, high))[: len(needles)]]
     free = [i for i in range(int(expected * 0.75)) if i not in places]
     kept = [counted[int(i)] for i in rng.permutation(len(counted))][: len(free)]
-    spread = [int(i) for i in rng.permutation(free)[: len(kept)]]
-    return dict(zip(places + spread, needles + kept, strict=True))
+    planned = dict(zip(places, needles, strict=True))
+    for place, kind in zip(rng.permutation(free).tolist(), kept, strict=False):
+        beside = (planned.get(place - 1), planned.get(place + 1))
+        if all(other is None or other[0] != kind[0] for other in beside):
+            planned[place] = kind
+    return planned
 
 
 def _ask(

@@ -230,10 +230,10 @@ class GeneralStage(_LanguageStage):
                 kinds={"now_what": 2, "now_object": 2, "now_colour": 1, "now_scene": 1},
             )  # fmt: skip
         if skill == 3:
-            frames = int(shared.integers(2, 11))
+            frames = int(shared.integers(2, 13))
             return BatchPlan(
                 clips=10, frames=frames, questions=6, pace=still, kinds={"count": 1, "order": 1},
-                late=0.3, picked=frames, pool=int(shared.integers(2, 7)), counted_fraction=0.9,
+                late=0.15, picked=frames, pool=int(shared.integers(2, 7)), counted_fraction=0.9,
             )  # fmt: skip
         frames = int(shared.integers(1, 5))
         return BatchPlan(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
+import threading
 from contextlib import closing
 
 import torch
@@ -29,7 +31,21 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, name="follow-parent", daemon=True).start()
+
+
 def _work(rank: int, processes: int, port: int, run: Run, resume: bool) -> None:
+    _end_with_parent()
     torch.set_num_threads(1)
     if processes > 1:
         dist.init_process_group(

@@ -202,7 +202,7 @@ def _ask_count(
         usable = sorted(n for n in counts if n <= MOST_COUNTED)
         if not usable:
             return None
-        weight = np.array(usable) / sum(usable)
+        weight = np.square(usable) / np.square(usable).sum()
         candidates = sorted(counts[usable[rng.choice(len(usable), p=weight)]])
         entity = candidates[int(rng.integers(len(candidates)))]
     events = [e for e in seen if e.entity == entity]

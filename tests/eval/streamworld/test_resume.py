@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +93,28 @@ def test_curves_hold_a_line_per_logged_step_and_stage(tmp_path: Path) -> None:
     Trainer(_run(tmp_path)).train()
     lines = [json.loads(x) for x in (tmp_path / CURVES_FILE).read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["vision"] * 3 + ["drill"] * 2 + ["general"] * 3
+
+
+def test_a_killed_trainer_leaves_no_process_that_trains_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "eval.streamworld", "train", "--processes", "2"]
+    trainer = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")], stdout=subprocess.DEVNULL
+    )
+    try:
+        children = Path(f"/proc/{trainer.pid}/task/{trainer.pid}/children")
+        workers: list[Path] = []
+        while len(workers) < 2:
+            assert trainer.poll() is None
+            workers = [
+                Path(f"/proc/{pid}")
+                for pid in children.read_text().split()
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            ]
+            time.sleep(0.05)
+    finally:
+        trainer.kill()
+        trainer.wait()
+    deadline = time.monotonic() + 60
+    while any(worker.exists() for worker in workers):
+        assert time.monotonic() < deadline, "the workers outlived the trainer"
+        time.sleep(0.05)
