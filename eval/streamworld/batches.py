@@ -162,7 +162,8 @@ def _visible(
     return question, visible
 
 
-def _draw_clip(plan: BatchPlan, grid_px: int, rng: np.random.Generator) -> Clip:
+def draw_clip(plan: BatchPlan, grid_px: int, rng: np.random.Generator) -> Clip:
+    """A random clip of the plan's length and pace."""
     entities = [int(e) for e in rng.permutation(len(ENTITIES))[: plan.pool]]
     planned: dict[int, tuple[int, int]] = {}
     if len(entities) > 2 and rng.random() < plan.counted_fraction:
@@ -186,7 +187,7 @@ def make_batch(
     """Draw a batch."""
     clips, questions, owner, visible = [], [], [], []
     for index in range(plan.clips):
-        clip = _draw_clip(plan, grid_px, rng)
+        clip = draw_clip(plan, grid_px, rng)
         clips.append(clip)
         for question in draw_questions(clip, plan, rng):
             seen_question, mask = _visible(clip, question, plan, rng)

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.streamworld import wording
+from eval.streamworld.batches import BatchPlan, draw_clip, draw_questions
 from eval.streamworld.exam import Question, make_exam
 from eval.streamworld.questions import FrameQuestion, ask
 from eval.streamworld.render import NOWHERE, FrameSpec
 from eval.streamworld.seeds import generator
 from eval.streamworld.vocabulary import (
     COLOURS,
+    COUNTS,
     DIGITS,
     DIRECTIONS,
     ENTITIES,
@@ -196,3 +198,29 @@ def test_what_an_exam_calls_not_seen_is_never_seen_but_parts_of_it_are(seed: int
         assert not any(entity in named and colour in colours for entity, colour in shown)
         if q.asked_as == "past_text":
             assert _look_alikes(q, shown)
+
+
+@pytest.mark.parametrize("duration_s", [120.0, 600.0])
+def test_what_an_exam_counts_can_be_counted_from_its_frames(duration_s: float) -> None:
+    for seed in range(8):
+        exam = make_exam(seed=seed, duration_s=duration_s, questions_per_kind=4)
+        for q in exam.questions:
+            if q.kind == "count":
+                runs = _appearances(exam.clip, int(q.asked_at_s))
+                (name,) = _named(q.text, ENTITIES)
+                assert q.answer == str(sum(ENTITIES[r[0].entity] == name for r in runs))
+
+
+def test_training_asks_for_every_count_and_never_one_that_frames_do_not_show() -> None:
+    plan = BatchPlan(
+        clips=1, frames=12, questions=8, pace=Pace(duration=(1, 1), gap=(0, 0)), picked=12,
+        kinds={"count": 1}, late=0.15, pool=6, counted_fraction=0.9,
+    )  # fmt: skip
+    answers: Counter[str] = Counter()
+    for seed in range(120):
+        rng = generator("tests", seed, 6)
+        clip = draw_clip(plan, 1, rng)
+        for question in draw_questions(clip, plan, rng):
+            assert _expected(clip, question) == {question.answer}
+            answers[question.answer] += 1
+    assert min(answers[count] for count in COUNTS) / answers.total() > 0.03, answers
