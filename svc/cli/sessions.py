@@ -24,7 +24,7 @@ from svc.cli.times import format_time
 if TYPE_CHECKING:
     from svc.client import Session
 
-app = typer.Typer(no_args_is_help=True, help="Lists, shows and deletes sessions.")
+app = typer.Typer(no_args_is_help=True, help="Lists, shows, finishes and deletes sessions.")
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SessionArgument = Annotated[str, typer.Argument(help="Name of the session.", metavar="SESSION")]
@@ -65,6 +65,30 @@ def show(
 
 
 @app.command()
+def finish(
+    context: typer.Context,
+    session: _SessionArgument,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Ends the video of a live session to which nobody pushes.
+
+    It takes no more then; questions are still answered.
+    """
+    found = asyncio.run(_finish(endpoints(context, server, ingest_address, qa_address), session))
+    if as_json:
+        _print_json(session_json(found))
+    else:
+        stats = found.stats
+        sys.stdout.write(
+            f"finished {session}: {_span(stats.first_pts_s, stats.last_durable_pts_s)}, "
+            f"{stats.durable_unit_count} units\n"
+        )
+
+
+@app.command()
 def delete(
     context: typer.Context,
     session: _SessionArgument,
@@ -97,6 +121,20 @@ async def _list(where: Endpoints) -> list[Session]:
 async def _get(where: Endpoints, session: str) -> Session:
     async with where.client() as client:
         return await client.get_session(session)
+
+
+async def _finish(where: Endpoints, session: str) -> Session:
+    from svc.client import LookbackError
+
+    async with where.client() as client:
+        try:
+            return await client.finish_session(session)
+        except LookbackError as error:
+            if error.reason != "SESSION_IN_USE":
+                raise
+            raise CommandError(
+                error.reason, f"{error.message}: end that push first, or let it finish the session"
+            ) from error
 
 
 async def _delete(where: Endpoints, session: str) -> None:

@@ -80,6 +80,8 @@ def test_a_push_interrupted_begun_twice_and_gone_on_with(shared_service: Service
 
     second = shared_service.lookback(*command, "--give-up-after", "0")
     assert_one_line(second, "SESSION_IN_USE", f"'{session}'")
+    finish = shared_service.lookback("sessions", "finish", session)
+    assert_one_line(finish, "SESSION_IN_USE", f"'{session}'", "end that push")
 
     first.send_signal(signal.SIGINT)
     out, err = first.communicate()
@@ -93,6 +95,16 @@ def test_a_push_interrupted_begun_twice_and_gone_on_with(shared_service: Service
     assert f"{session}: finished, 52 units" in third.out
     again = shared_service.lookback(*command)
     assert_one_line(again, "SESSION_FINISHED", f"'{session}'")
+
+
+def test_a_push_that_failed_is_finished_by_hand(shared_service: Service) -> None:
+    session = fresh_name("pipe")
+    assert shared_service.lookback("push", "-", "--session", session, stdin=b"hello").status == 1
+    finished = shared_service.lookback("sessions", "finish", session)
+    assert (finished.status, finished.out) == (0, f"finished {session}: nothing, 0 units\n")
+    again = shared_service.lookback("sessions", "finish", session)
+    assert_one_line(again, "SESSION_FINISHED", f"'{session}'")
+    assert_one_line(shared_service.lookback("ask", session, "What?"), "SESSION_EMPTY")
 
 
 def serve(tmp_path: Path, **changes: object) -> Outcome:

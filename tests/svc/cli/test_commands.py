@@ -27,6 +27,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions"],
     ["sessions", "list"],
     ["sessions", "show"],
+    ["sessions", "finish"],
     ["sessions", "delete"],
     ["store"],
     ["store", "verify"],
@@ -176,6 +177,33 @@ def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service
     assert gone.err == "error: SESSION_NOT_FOUND: no session 'b'\n"
 
 
+def test_a_session_that_was_left_live_is_finished_once(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions = {"a": StoredSession(durable=[0.0, 61.0]), "b": StoredSession()}
+    finished = lookback.run("sessions", "finish", "a", *service.options)
+    assert (finished.status, finished.err) == (0, "")
+    assert finished.out == "finished a: 0:00.0 - 1:01.0, 2 units\n"
+    as_json = json.loads(lookback.run("sessions", "finish", "b", "--json", *service.options).out)
+    assert (as_json["session"], as_json["state"]) == ("b", "finished")
+    again = lookback.run("sessions", "finish", "a", *service.options)
+    assert (again.status, again.out) == (1, "")
+    assert again.err == "error: SESSION_FINISHED: the session is finished\n"
+    unknown = lookback.run("sessions", "finish", "c", *service.options)
+    assert unknown.err == "error: SESSION_NOT_FOUND: no session 'c'\n"
+
+
+def test_a_session_is_not_finished_under_its_pusher(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["a"] = StoredSession()
+    service.server.refuse_opens = [RequestError(Reason.SESSION_IN_USE, "it has an open call")]
+    outcome = lookback.run("sessions", "finish", "a", *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: SESSION_IN_USE: it has an open call: end that push")
+    assert not service.server.sessions["a"].finished
+
+
 def test_a_delete_that_nobody_can_confirm_is_not_done(
     lookback: type[Lookback], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +219,7 @@ def test_a_delete_that_nobody_can_confirm_is_not_done(
         ["ask", "s", "q"],
         ["sessions", "list"],
         ["sessions", "show", "s"],
+        ["sessions", "finish", "s"],
         ["sessions", "delete", "s", "--yes"],
     ],
     ids=lambda arguments: " ".join(arguments),
