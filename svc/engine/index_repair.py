@@ -14,7 +14,7 @@ from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
-from retrieval.errors import IndexDamagedError
+from retrieval.errors import EpochChangedError, IndexDamagedError
 from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path, open_key_index
 
@@ -26,8 +26,9 @@ _HOT_TAIL_BYTES = 1 << 20  # nothing is appended
 def index_fault(root: Path, session_id: str) -> str | None:
     """Return why questions about a session cannot rely on its index; None when they can.
 
-    Reads two pages, however long the session is. Rows are not read: only a power loss under a
-    writer tears them, and that is told from the CTL page.
+    Reads all rows, since a bit that flipped on the disk shows nowhere else. They are a small part
+    of a store: a unit's row is as long as the keys and values of one of its tokens in half
+    precision.
 
     Raises:
         KVStoreError, OSError: the session cannot be looked at.
@@ -52,6 +53,11 @@ def index_fault(root: Path, session_id: str) -> str | None:
             return f"its rows are {index.layer_count} x {index.dim}"
         if index.count < known.durable_unit_count:
             return f"it has {index.count} rows for {known.durable_unit_count} units"
+        index.check(known.durable_unit_count)
+    except EpochChangedError:
+        return None  # a writer came meanwhile, and makes it whole
+    except IndexDamagedError as error:
+        return error.reason
     finally:
         index.close()
     return None

@@ -110,8 +110,32 @@ def put_another_shape(path: Path) -> None:
     other.close()
 
 
+def flip_a_bit_of_the_first_row(path: Path) -> None:
+    flip_a_bit(path, row=0)
+
+
+def flip_a_bit_of_the_last_row(path: Path) -> None:
+    flip_a_bit(path, row=-1)
+
+
+def flip_a_bit(path: Path, row: int) -> None:
+    file = IndexFile.open(path, writable=True)
+    [chunk] = file.map_chunks(1)
+    chunk.rows.view(np.uint32)[-1, : file.count][row, 0] ^= 1 << 20
+    file.close()
+
+
 @pytest.mark.parametrize(
-    "harm", [delete, cut_the_file, lose_rows, change_the_epoch, put_another_shape]
+    "harm",
+    [
+        delete,
+        cut_the_file,
+        lose_rows,
+        change_the_epoch,
+        put_another_shape,
+        flip_a_bit_of_the_first_row,
+        flip_a_bit_of_the_last_row,
+    ],
 )
 def test_a_harmed_index_is_found_and_made_whole(
     tmp_path: Path, model: LoadedModel, harm: Callable[[Path], None]
@@ -158,6 +182,22 @@ def test_a_session_that_was_closed_needs_no_repair_after_a_start_of_the_machine(
     monkeypatch.setattr(kvstore.control, "boot_hash", lambda: 12345)
     assert index_fault(tmp_path, SESSION) is None
     assert scores(tmp_path, model).shape == (model.layer_count, 9)
+
+
+def test_a_writer_that_comes_while_the_rows_are_looked_at_is_no_fault(
+    tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_session(tmp_path, model)
+    check = KeyIndexReader.check
+
+    def overtaken(index: KeyIndexReader, count: int) -> None:
+        open_stream(tmp_path, model).close()
+        check(index, count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyIndexReader, "check", overtaken)
+        assert index_fault(tmp_path, SESSION) is None
+    assert index_fault(tmp_path, SESSION) is None
 
 
 def test_a_session_without_units_needs_no_index(tmp_path: Path, model: LoadedModel) -> None:

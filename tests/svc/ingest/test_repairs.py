@@ -7,8 +7,11 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from retrieval.errors import IndexDamagedError
+from retrieval.index_file import IndexFile
 from svc.engine.key_rows import key_index_path
 from svc.ingest import server as server_module
 from svc.ingest.repairs import IndexRepairs
@@ -39,6 +42,23 @@ async def test_an_index_that_is_gone_is_back_after_a_start(
     client = await start()
     assert_same(read_stored(root, "cam"), before)
     assert (await client.sessions("GetSession", session_id="cam")).session.state == 1 + finish
+
+
+async def test_a_bit_that_flipped_in_the_index_of_a_finished_session_is_mended_by_a_start(
+    start: StartServer, values: dict[str, Any]
+) -> None:
+    root: Path = values["data_dir"]
+    client = await start()
+    await push(client, "cam", finish=True)
+    await client.close()
+    before = read_stored(root, "cam")
+    file = IndexFile.open(key_index_path(root, "cam"), writable=True)
+    file.map_chunks(1)[0].rows.view(np.uint32)[0, 3, 1] ^= 1
+    file.close()
+    with pytest.raises(IndexDamagedError, match="row 3"):
+        read_stored(root, "cam")
+    await start()
+    assert_same(read_stored(root, "cam"), before)
 
 
 async def test_a_session_that_cannot_be_repaired_keeps_no_other_from_it(

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from kvstore.limits import BlockLimits
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
 from retrieval import index_rows
-from retrieval.errors import EpochChangedError
+from retrieval.errors import EpochChangedError, IndexDamagedError
 from retrieval.index import KeyIndexWriter
+from retrieval.index_file import IndexFile
 from retrieval.index_rows import row_check
 from svc.engine import ingest_session
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerLimits, AnswerRequest
-from svc.engine.key_rows import open_key_index
+from svc.engine.index_repair import index_fault, repair_index
+from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, Question
@@ -257,6 +260,24 @@ async def test_a_question_without_a_deadline_gets_the_servers(
         go_on()
         assert (await stub.Ask(message, timeout=60).read()).WhichOneof("response")
     await server.stop(0)
+
+
+async def test_a_question_is_answered_once_the_index_is_made_whole_under_an_open_reader(
+    bench: Bench, session: LiveSession, tmp_path: Path
+) -> None:
+    session.finish()
+    before = await bench.answer("door")
+    file = IndexFile.open(key_index_path(tmp_path, "door"), writable=True)
+    file.map_chunks(1)[0].rows.view(np.uint32)[0, 2, 1] ^= 1
+    file.close()
+    bench.sessions.close()  # what is open has checked the row already
+    with pytest.raises(IndexDamagedError, match="row 2"):
+        await bench.answer("door")
+    assert index_fault(tmp_path, "door") is not None
+    repair_index(tmp_path, "door", limits=BlockLimits(min_free_bytes=0))
+    after = await bench.answer("door")
+    assert after.result.text == before.result.text
+    np.testing.assert_array_equal(after.result.unit_scores, before.result.unit_scores)
 
 
 async def test_the_model_thread_checks_no_rows(
