@@ -11,9 +11,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from svc.config import ENV_PREFIX, Settings
+from svc.refusal import UNDER_SUPERVISOR
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class Child:
         self.address: str | None = None
         """`host:port`, from the first ready line on; a restart listens there again."""
         self.pid: int | None = None
+        self.refusal: str | None = None
+        """Why it cannot start, in its own words."""
         self.restart_count = 0
         self.ready = asyncio.Event()
         """Set while the process that runs now has said that it serves."""
@@ -73,8 +76,9 @@ class Child:
                 pause_s = _FIRST_PAUSE_S
             how = _spoken(status)
             if status == EXIT_CONFIG:
+                why = how if self.refusal is None else self.refusal
                 raise ChildFailedError(
-                    self.name, f"cannot serve as configured ({how})", EXIT_CONFIG
+                    self.name, f"cannot serve as configured ({why})", EXIT_CONFIG
                 )
             if failed_starts == _MAX_FAILED_STARTS:
                 reason = f"ended {failed_starts} times before it was ready (last: {how})"
@@ -101,7 +105,7 @@ class Child:
         """Runs the process to its end; returns the exit status, and whether it was ever ready."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "svc.tether", str(os.getpid()), self._module),
+            *("-m", "svc.tether", str(os.getpid()), self._module, UNDER_SUPERVISOR),
             env=self._environment(),
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C reaches it through us, once
@@ -129,12 +133,15 @@ class Child:
         if process.stdout is None:
             raise RuntimeError("standard output was asked for as a pipe")
         async for line in process.stdout:
-            address = _ready_address(line)
-            if address is None:
-                logger.info("%s: %s", self.name, line.decode(errors="replace").rstrip())
-                continue
-            self.address = address
-            self.ready.set()
+            event = _event(line)
+            match event.get("event"):
+                case "ready":
+                    self.address = str(event["address"])
+                    self.ready.set()
+                case "refused":
+                    self.refusal = str(event["reason"])
+                case _:
+                    logger.info("%s: %s", self.name, line.decode(errors="replace").rstrip())
 
     async def _kill_when_late(self, process: asyncio.subprocess.Process) -> None:
         await self._stopping.wait()
@@ -160,15 +167,13 @@ class Child:
         return inherited | ours
 
 
-def _ready_address(line: bytes) -> str | None:
-    """Returns the address in a ready line, or None for any other line."""
+def _event(line: bytes) -> dict[str, Any]:
+    """Returns the event that a line tells; none is in a line that is something else."""
     try:
         event = json.loads(line)
     except ValueError:
-        return None
-    if not isinstance(event, dict) or event.get("event") != "ready":
-        return None
-    return str(event["address"])
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 def _spoken(status: int) -> str:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
 import psutil
 
 from svc.child import Child, ChildFailedError, ProcessName
-from svc.config import Settings
+from svc.config import ConfigError, Settings
 from svc.rpc.server import stop_event_on_signals
 
 logger = logging.getLogger(__name__)
 
 _MODULES: Mapping[ProcessName, str] = {"ingest": "svc.ingest", "qa": "svc.qa"}
+
+
+class StartError(Exception):
+    """The service cannot start; the message says every reason once."""
+
+    def __init__(self, reasons: Iterable[str], exit_status: int) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons)))
+        self.exit_status = exit_status
 
 
 class Supervisor:
@@ -31,10 +39,17 @@ class Supervisor:
     def __init__(
         self, settings: Settings, *, modules: Mapping[ProcessName, str] = _MODULES
     ) -> None:
-        """Nothing starts before the block is entered; `modules` are what the children run."""
+        """Nothing starts before the block is entered; `modules` are what the children run.
+
+        Raises:
+            ConfigError: both are to listen on one port.
+        """
+        if settings.ingest_port == settings.qa_port != 0:
+            raise ConfigError(f"ingest_port and qa_port must differ, both are {settings.qa_port}")
         self._children = {name: Child(name, module, settings) for name, module in modules.items()}
         self._running: asyncio.Task[None] | None = None
         self._failure: ChildFailedError | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Supervisor:
         """Starts both processes; returns when both serve, or when `stop` came first.
@@ -53,6 +68,7 @@ class Supervisor:
             raise
         finally:
             both_ready.cancel()
+        self._entered = True
         return self
 
     async def __aexit__(
@@ -83,6 +99,11 @@ class Supervisor:
     def restart_counts(self) -> dict[ProcessName, int]:
         """How often each child was started again."""
         return {name: child.restart_count for name, child in self._children.items()}
+
+    @property
+    def refusals(self) -> list[str]:
+        """Why processes cannot start, in their own words."""
+        return [child.refusal for child in self._children.values() if child.refusal is not None]
 
     async def wait_ready(self, name: ProcessName) -> None:
         """Returns when the child that runs now has said that it serves."""
@@ -122,7 +143,8 @@ class Supervisor:
                     await finished
                 except ChildFailedError as failure:
                     self._failure = self._failure or failure
-                    logger.error("%s; the service stops", failure)
+                    if self._entered:  # else it is raised, and told by who started us
+                        logger.error("%s; the service stops", failure)
                     for child in self._children.values():
                         child.stop()
         finally:
@@ -151,12 +173,16 @@ async def serve(
     on_ready: Callable[[Supervisor], None] = lambda service: None,
     modules: Mapping[ProcessName, str] = _MODULES,
 ) -> int:
-    """Runs the service until SIGTERM or SIGINT, or until it fails; returns the exit status.
+    """Runs the service until SIGTERM or SIGINT, or until it fails later; returns the exit status.
 
     Args:
         settings: of both processes.
         on_ready: called once, when both serve.
         modules: what the children run.
+
+    Raises:
+        StartError: it cannot start.
+        ConfigError: both processes are to listen on one port.
     """
     stopping = stop_event_on_signals()
     supervisor = Supervisor(settings, modules=modules)
@@ -172,6 +198,7 @@ async def serve(
                 on_ready(supervisor)
             return await supervisor.wait()
     except ChildFailedError as failure:
-        return failure.exit_status
+        reasons = supervisor.refusals or [str(failure)]
+        raise StartError(reasons, failure.exit_status) from failure
     finally:
         watching.cancel()

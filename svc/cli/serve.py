@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from svc.cli.failures import CommandError
+
 if TYPE_CHECKING:
     from svc.supervisor import Supervisor
 
@@ -91,6 +93,7 @@ def serve(
     """
     from svc.config import read_settings
     from svc.logs import configure_logs
+    from svc.supervisor import StartError
     from svc.supervisor import serve as serve_both
 
     settings = read_settings(
@@ -105,7 +108,11 @@ def serve(
     )
     configure_logs("supervisor", settings.log_level)
     announce = _announce_json if as_json else _announce
-    raise typer.Exit(asyncio.run(serve_both(settings, on_ready=announce)))
+    try:
+        status = asyncio.run(serve_both(settings, on_ready=announce))
+    except StartError as error:
+        raise CommandError("CANNOT_START", str(error), exit_status=error.exit_status) from error
+    raise typer.Exit(status)
 
 
 def _announce(service: Supervisor) -> None:

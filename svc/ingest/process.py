@@ -13,6 +13,7 @@ from typing import NoReturn
 from svc.config import ConfigError, Settings, read_settings
 from svc.engine.errors import EngineError
 from svc.logs import configure_logs
+from svc.refusal import tell_refusal
 from svc.rpc.server import Address, PortInUseError, stop_event_on_signals
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def main() -> int:
         configure_logs("ingest", settings.log_level)
         return asyncio.run(serve(settings))
     except (ConfigError, PortInUseError, EngineError) as error:
-        sys.stderr.write(f"lookback ingest cannot start: {error}\n")
+        tell_refusal("ingest", error)
         return EXIT_CONFIG
 
 

@@ -8,6 +8,7 @@ import sys
 from svc.config import ConfigError, read_settings
 from svc.engine.errors import EngineError
 from svc.logs import configure_logs
+from svc.refusal import tell_refusal
 from svc.rpc.server import PortInUseError
 
 EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
@@ -23,7 +24,7 @@ def main() -> int:
 
         return EXIT_CLEAN if asyncio.run(serve(settings)) else EXIT_CRASH
     except (ConfigError, PortInUseError, EngineError) as error:
-        sys.stderr.write(f"lookback qa cannot start: {error}\n")
+        tell_refusal("qa", error)
         return EXIT_CONFIG
 
 

@@ -1,8 +1,8 @@
 """A process that behaves like one of ours towards its supervisor, in milliseconds.
 
 STAND_IN names a folder; a file in it named after the process says how the process is to behave:
-"config": exits 2; "crash": exits 3 before it is ready; "deaf": ignores SIGTERM. Each start appends
-its process id and environment to `<process>.starts`.
+"config": exits 2; "refuse": says why, and exits 2; "crash": exits 3 before it is ready; "deaf":
+ignores SIGTERM. Each start appends its process id and environment to `<process>.starts`.
 """
 
 import json
@@ -13,6 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
+from svc.refusal import tell_refusal
+
 
 def main(process: str) -> int:
     folder = Path(os.environ["STAND_IN"])
@@ -22,6 +24,9 @@ def main(process: str) -> int:
     behaviour_file = folder / process
     behaviour = behaviour_file.read_text() if behaviour_file.exists() else ""
     if behaviour == "config":
+        return 2
+    if behaviour == "refuse":
+        tell_refusal(process, ValueError("'x' is not a model"))
         return 2
     if behaviour == "crash":
         return 3

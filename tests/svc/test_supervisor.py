@@ -15,8 +15,8 @@ import pytest
 
 from svc import child as child_module
 from svc.child import ChildFailedError
-from svc.config import Settings
-from svc.supervisor import Supervisor, serve
+from svc.config import ConfigError, Settings
+from svc.supervisor import StartError, Supervisor, serve
 
 MODULES = {"ingest": "tests.svc.stand_in_ingest", "qa": "tests.svc.stand_in_qa"}
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def starts(folder: Path, name: str) -> list[dict]:
-    return [json.loads(line) for line in (folder / f"{name}.starts").read_text().splitlines()]
+    """What is known of each start; a process that is stopped at once may not have got so far."""
+    file = folder / f"{name}.starts"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def reachable(address: str) -> bool:
@@ -181,4 +183,25 @@ async def test_serve_stops_on_sigterm_before_both_are_ready(
 
 async def test_serve_reports_a_misconfiguration(settings: Settings, stand_in: Path) -> None:
     (stand_in / "ingest").write_text("config")
-    assert await serve(settings, modules=MODULES) == 2
+    with pytest.raises(StartError, match="the ingest process cannot serve as configured") as caught:
+        await serve(settings, modules=MODULES)
+    assert caught.value.exit_status == 2
+
+
+async def test_a_reason_that_both_processes_have_is_told_once(
+    settings: Settings, stand_in: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ingest", "qa"):
+        (stand_in / name).write_text("refuse")
+    with pytest.raises(StartError, match=r"^'x' is not a model$"):
+        await serve(settings, modules=MODULES)
+    assert capfd.readouterr().err == ""
+
+
+async def test_one_port_for_both_is_refused_before_anything_starts(
+    settings: Settings, stand_in: Path
+) -> None:
+    clash = settings.model_copy(update={"ingest_port": 50999, "qa_port": 50999})
+    with pytest.raises(ConfigError, match="ingest_port and qa_port must differ, both are 50999"):
+        await serve(clash, modules=MODULES)
+    assert not (stand_in / "ingest.starts").exists()
