@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from svc.cli.flags import naming
 from svc.cli.history import append_turn, read_history
 from svc.cli.remote import (
     Endpoints,
@@ -33,6 +34,28 @@ class Retrieval(Enum):
     PER_LAYER = "per_layer"
     SHARED = "shared"
 
+
+_FLAGS = {
+    "asked_at_s": "--at",
+    "cut": "--before",
+    "choices": "--choice",
+    "characters of history": "--history: characters",
+    "timeout_s": "--timeout",
+    "mode": "--retrieval",
+    "unit_count": "--units",
+    "recent_unit_count": "--recent",
+    "token_count": "--tokens",
+    "unit_indices": "--unit-index",
+    "max_new_token_count": "--max-new-tokens",
+    "max_new_tokens": "--max-new-tokens",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
+    "top_k": "--top-k",
+    "repetition_penalty": "--repetition-penalty",
+    "seed": "--seed",
+    "stop": "--stop",
+}
+"""Options by the fields of a question that they set."""
 
 _RETRIEVAL = "Retrieval"
 _DECODING = "Decoding"
@@ -192,7 +215,8 @@ def ask(
         "timeout_s": timeout_s,
     }
     where = endpoints(context, server, ingest_address, qa_address)
-    answer = asyncio.run(_ask(where, session, question, options, stream=not as_json))
+    with naming(_FLAGS):
+        answer = asyncio.run(_ask(where, session, question, options, stream=not as_json))
     if as_json:
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:

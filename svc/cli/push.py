@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc.cli.failures import EXIT_INTERRUPTED, CommandError
+from svc.cli.flags import naming
 from svc.cli.remote import (
     Endpoints,
     IngestAddressOption,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from svc.video.sources import Source
 
 _STDIN = "-"
+_FLAGS = {"sample_fps": "--fps", "speed": "--speed", "give_up_after_s": "--give-up-after"}
+"""Options by the fields and arguments that they set."""
 
 
 def push(
@@ -104,21 +107,21 @@ def push(
         )
     where = endpoints(context, server, ingest_address, qa_address)
     opened, label = _open(source)
-    status = asyncio.run(
-        _push(
-            where,
-            opened,
-            label=label,
-            name=source,
-            session=session,
-            speed=speed,
-            fps=fps,
-            create=create,
-            join=join,
-            finish=finish,
-            give_up_after_s=give_up_after_s,
-        )
+    pushing = _push(
+        where,
+        opened,
+        label=label,
+        name=source,
+        session=session,
+        speed=speed,
+        fps=fps,
+        create=create,
+        join=join,
+        finish=finish,
+        give_up_after_s=give_up_after_s,
     )
+    with naming(_FLAGS):
+        status = asyncio.run(pushing)
     raise typer.Exit(status)
 
 

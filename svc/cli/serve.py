@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svc.cli.failures import CommandError
+from svc.cli.flags import naming
 
 if TYPE_CHECKING:
     from svc.supervisor import Supervisor
@@ -91,28 +93,38 @@ def serve(
 
     Every other setting is read from the environment (LOOKBACK_...). Ctrl-C stops both.
     """
+    from svc.cli.model_path import check_model
     from svc.config import read_settings
     from svc.logs import configure_logs
     from svc.supervisor import StartError
     from svc.supervisor import serve as serve_both
 
-    settings = read_settings(
-        data_dir=data,
-        model=model,
-        host=host,
-        ingest_port=ingest_port,
-        qa_port=qa_port,
-        device=device,
-        dtype=dtype,
-        log_level=log_level,
-    )
-    configure_logs("supervisor", settings.log_level)
+    given = {
+        "data_dir": data,
+        "model": model,
+        "host": host,
+        "ingest_port": ingest_port,
+        "qa_port": qa_port,
+        "device": device,
+        "dtype": dtype,
+        "log_level": log_level,
+    }
     announce = _announce_json if as_json else _announce
     try:
-        status = asyncio.run(serve_both(settings, on_ready=announce))
+        with naming(_flags(given)):
+            settings = read_settings(**given)
+            check_model(settings.model)
+            configure_logs("supervisor", settings.log_level)
+            status = asyncio.run(serve_both(settings, on_ready=announce))
     except StartError as error:
         raise CommandError("CANNOT_START", str(error), exit_status=error.exit_status) from error
     raise typer.Exit(status)
+
+
+def _flags(given: Mapping[str, object], **other: str) -> dict[str, str]:
+    """Returns the options by the settings they give; the rest comes from the environment."""
+    flags = {name: f"--{name.replace('_', '-')}" for name in given} | {"data_dir": "--data"} | other
+    return {name: flags[name] for name, value in given.items() if value is not None}
 
 
 def _announce(service: Supervisor) -> None:
@@ -179,9 +191,12 @@ def qa(
 
 def _become(module: str, **settings: object) -> None:
     """Replaces this process by one of the service: signals and exit status are then its own."""
+    from svc.cli.model_path import check_model
     from svc.config import ENV_PREFIX, read_settings
 
-    read_settings(**settings)  # a wrong one is said here, at once
+    ports = {"ingest_port": "--port", "qa_port": "--port"}
+    with naming(_flags(settings, **ports)):  # a wrong one is said here, at once
+        check_model(read_settings(**settings).model)
     given = {
         f"{ENV_PREFIX}{name.upper()}": str(value)
         for name, value in settings.items()

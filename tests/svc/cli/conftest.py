@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,8 +74,14 @@ class Lookback:
     @classmethod
     def run(cls, *arguments: str) -> Outcome:
         cls.capture.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(arguments)
+        root = logging.getLogger()
+        handlers, level = root.handlers, root.level
+        try:
+            with pytest.raises(SystemExit) as caught:
+                main(arguments)
+        finally:  # a command sends the logs of its process to an output that ends with the test
+            root.handlers, root.level = handlers, level
+            logging.captureWarnings(False)
         out, err = cls.capture.readouterr()
         assert isinstance(caught.value.code, int)
         own = [line for line in err.splitlines(keepends=True) if "chttp2_transport" not in line]

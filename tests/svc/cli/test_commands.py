@@ -252,6 +252,12 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
         ["push", "-", "--session", "s", "--join"],
         ["serve", "--data", "d", "--qa-port", "70000"],
         ["serve", "--data", "d", "--log-level", "LOUD"],
+        ["serve", "--data", "d", "--ingest-port", "50999", "--qa-port", "50999"],
+        ["qa", "--data", "d", "--log-level", "LOUD"],
+        ["serve", "--data", "d", "--model", "pyproject.toml"],
+        ["serve", "--data", "d", "--model", "weights/model.safetensors"],
+        ["ingest", "--data", "d", "--model", "./no-such-folder"],
+        ["qa", "--data", "d", "--model", "models/llava/7b"],
         ["store", "verify", "no/such/folder"],
     ],
     ids=lambda arguments: " ".join(arguments),
@@ -264,6 +270,62 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert outcome.out == ""
     assert outcome.err.count("\n") == 1
     assert outcome.err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--ingest-port", "5", "--qa-port", "5"], "--ingest-port and --qa-port must"),
+        (["serve", "--log-level", "LOUD"], "--log-level: Input should be"),
+        (["serve", "--model", "pyproject.toml"], "--model 'pyproject.toml' is a file; give the"),
+        (["ingest", "--dtype", "int3"], "--dtype: Input should be"),
+        (["qa", "--model", "./log_level"], "--model './log_level' is no folder"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_a_wrong_setting_is_named_as_it_was_given(
+    lookback: type[Lookback],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    outcome = lookback.run(*arguments, "--data", "d")
+    assert outcome.err.startswith(f"error: CONFIG: {said}")
+    monkeypatch.setenv("LOOKBACK_LOG_LEVEL", "LOUD")
+    outcome = lookback.run("serve", "--data", "d")
+    assert outcome.err.startswith("error: CONFIG: log_level: ")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("asked_at_s must be finite, got inf", "--at must be finite, got inf"),
+        ("choices must be at least 2, got 1", "--choice must be at least 2, got 1"),
+        ("choices[3] must be short, got 'top_k'", "--choice must be short, got 'top_k'"),
+        (
+            "the newest takes more than token_count allows",
+            "the newest takes more than --tokens allows",
+        ),
+        ("seed must be >= 0, got -1: stop", "--seed must be >= 0, got -1: stop"),
+        ("recent_unit_count must be <= unit_count", "--recent must be <= --units"),
+    ],
+)
+def test_a_refused_field_is_named_as_the_option_that_was_typed(
+    lookback: type[Lookback], service: Service, message: str, said: str
+) -> None:
+    service.server.refuse = RequestError(Reason.INVALID_REQUEST, message)
+    outcome = lookback.run("ask", "s", "q", *service.options)
+    assert outcome.err == f"error: INVALID_REQUEST: {said}\n"
+
+
+def test_a_rate_that_does_not_fit_is_named_as_the_option(
+    lookback: type[Lookback], service: Service, clip: Path
+) -> None:
+    service.server.refuse = RequestError(
+        Reason.SESSION_EXISTS, "session 's' exists with sample_fps 1.0, got 3.0"
+    )
+    outcome = lookback.run("push", str(clip), "--session", "s", "--fps", "3", *service.options)
+    assert outcome.err == "error: SESSION_EXISTS: session 's' exists with --fps 1.0, got 3.0\n"
 
 
 def test_a_refusal_that_may_pass_says_when_to_try_again(
