@@ -58,6 +58,7 @@ class PushView:
         """Shows one event."""
         if isinstance(event, PushOpened):
             self._away_for = None
+            self._recent.clear()  # a crash has set the server back: this is another count
         match event:
             case PushProgress():
                 self._progress = event

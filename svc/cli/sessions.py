@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Lists, shows, finishes and deletes sessions.")
 
+_LEAST_ID_CHARS = 20
+_OTHER_CHARS = 60
+"""What the other columns of a list take, a short name among them."""
+_PIPE_CHARS = 400
+"""No list is so wide: one that goes elsewhere than to a terminal is a line a session."""
+
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SessionArgument = Annotated[str, typer.Argument(help="Name of the session.", metavar="SESSION")]
 
@@ -43,7 +49,7 @@ def list_(
     if as_json:
         _print_json([session_json(session) for session in found])
     else:
-        _print_table(found)
+        print_table(found)
 
 
 @app.command()
@@ -181,7 +187,8 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
-def _print_table(sessions: list[Session]) -> None:
+def print_table(sessions: list[Session]) -> None:
+    """Prints a line for each session, to be read at 80 columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -189,20 +196,26 @@ def _print_table(sessions: list[Session]) -> None:
     if not sessions:
         sys.stdout.write("no sessions\n")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("session")
-    table.add_column("state")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    # Names go on in another line where there is no room: other commands take them whole.
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_CHARS)
+    longest = max(len("session"), *(len(session.session_id) for session in sessions))
+    room = max(_LEAST_ID_CHARS, console.width - _OTHER_CHARS)
+    table.add_column("session", overflow="fold", width=min(longest, room))
+    table.add_column("state", no_wrap=True)
     for heading in ("video", "units", "on disk"):
-        table.add_column(heading, justify="right")
-    table.add_column("name")
+        table.add_column(heading, justify="right", no_wrap=True)
+    if any(session.display_name for session in sessions):
+        table.add_column("name", overflow="fold")
     for session in sessions:
         stats = session.stats
-        table.add_row(
+        cells = [
             session.session_id,
             session.state.value,
             _span(stats.first_pts_s, stats.last_visible_pts_s),
             str(stats.visible_unit_count),
             f"{stats.disk_bytes / 2**20:,.1f} MiB",
             Text(printable(session.display_name)),
-        )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    console.print(table)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from svc.cli.main import app
+from svc.cli.sessions import print_table
 from svc.cli.times import format_time, parse_time_s
+from svc.client import Session, SessionSettings, SessionState, SessionStats
 from svc.rpc.errors import Reason, RequestError
 from tests.svc.cli.conftest import Lookback, Service
 from tests.svc.client.protocol_server import StoredSession
@@ -175,6 +179,44 @@ def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service
     gone = lookback.run("sessions", "show", "b", *service.options)
     assert gone.status == 1
     assert gone.err == "error: SESSION_NOT_FOUND: no session 'b'\n"
+
+
+def test_a_list_on_a_narrow_terminal_leaves_nothing_of_the_names_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    stats = SessionStats(
+        visible_unit_count=43_210,
+        durable_unit_count=43_210,
+        first_pts_s=0.0,
+        last_visible_pts_s=340_000.0,
+        last_durable_pts_s=340_000.0,
+        token_count=1,
+        disk_bytes=12_345_678_900,
+        gap_count=0,
+    )
+    ids, names = ["front-door", "x" * 31 + "y" * 32], ["Yard", "Front door of the old building"]
+    print_table(
+        [
+            Session(
+                session_id=session_id,
+                display_name=name,
+                state=SessionState.FINISHED,
+                create_time=datetime.datetime.now(datetime.UTC),
+                settings=SessionSettings(),
+                stats=stats,
+                model="tiny",
+            )
+            for session_id, name in zip(ids, names, strict=True)
+        ]
+    )
+    plain = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out)
+    assert max(map(len, plain.splitlines())) <= 80
+    rows = [(line[:20].strip(), line[68:].strip()) for line in plain.splitlines()[1:]]
+    assert "".join(row[0] for row in rows) == "".join(ids)
+    assert " ".join(row[1] for row in rows if row[1]) == " ".join(names)
+    assert plain.count("0:00.0 - 94:26:40.0") == 2
 
 
 def test_a_session_that_was_left_live_is_finished_once(
