@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from svc.child import ChildFailedError, ProcessName
@@ -211,27 +213,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def _print(outcomes: list[Outcome], figures: dict[str, Any], console: Console) -> None:
-    table = Table(title="Asked while the video ran")
-    for heading in ("put at", "as of", "question", "answer", "expected", "", "shown at", "cited"):
-        table.add_column(heading)
-    table.add_column("TTFT", justify="right")
-    for each in outcomes:
-        question, answer = each.question, each.answer
-        table.add_row(
-            format_time(question.put_at_s),
-            format_time(question.asked_at_s),
-            question.text,
-            answer.text.strip(),
-            question.expected,
-            "[green]right[/]" if each.right else "[red]wrong[/]",
-            " ".join(format_time(start) for start, _ in question.evidence_s[:2]),
-            " ".join(
-                f"{format_time(span.start_s)}-{format_time(span.end_s)}"
-                for span in answer.evidence[:3]
-            ),
-            f"{1000 * answer.ttft_s:.0f} ms",
-        )
-    console.print(table)
+    console.print(answers_table(outcomes))
     peaks = ", ".join(
         f"{name} {size / 2**20:.0f} MiB" for name, size in figures["peak_rss_bytes"].items()
     )
@@ -241,3 +223,37 @@ def _print(outcomes: list[Outcome], figures: dict[str, Any], console: Console) -
         f"{figures['video_s']} s of video in {figures['wall_s']} s; peak memory: {peaks}; "
         f"model {figures['model']}"
     )
+
+
+def answers_table(outcomes: list[Outcome]) -> Table:
+    """Returns what was asked and answered, to be read at 80 columns."""
+    title = "Asked while the video ran"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("asked at", no_wrap=True)
+    table.add_column("question")
+    table.add_column("answer")
+    table.add_column("", no_wrap=True)
+    for heading in ("shown at", "cited"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("TTFT", justify="right", no_wrap=True)
+    for each in outcomes:
+        question, answer = each.question, each.answer
+        as_of = f"\nas of {_clock(question.asked_at_s)}"
+        expected = f"\nexpected: {question.expected}"
+        table.add_row(
+            _clock(question.put_at_s) + (as_of if question.asked_at_s < question.put_at_s else ""),
+            question.text,
+            escape(answer.text.strip()) + ("" if each.right else expected),
+            "[green]right[/]" if each.right else "[red]wrong[/]",
+            "\n".join(_clock(start) for start, _ in question.evidence_s[:2]),
+            "\n".join(
+                f"{_clock(span.start_s)}-{_clock(span.end_s)}" for span in answer.evidence[:2]
+            ),
+            f"{1000 * answer.ttft_s:.0f} ms",
+        )
+    return table
+
+
+def _clock(time_s: float) -> str:
+    """A time without its tenths: frames of the demo are a second apart."""
+    return format_time(time_s).removesuffix(".0")
