@@ -25,7 +25,7 @@ from svc.cli.text import printable
 from svc.cli.times import format_time, parse_time_s
 
 if TYPE_CHECKING:
-    from svc.client import Answer, AskOptions
+    from svc.client import Answer, AskOptions, LookbackClient
 
 
 class Retrieval(Enum):
@@ -216,36 +216,71 @@ def ask(
     }
     where = endpoints(context, server, ingest_address, qa_address)
     with naming(_FLAGS):
-        answer = asyncio.run(_ask(where, session, question, options, stream=not as_json))
+        answer, note = asyncio.run(_ask(where, session, question, options, stream=not as_json))
     if as_json:
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:
         sys.stdout.write(_moments(answer, choice or []))
+    sys.stdout.flush()
+    if note:
+        sys.stderr.write(f"note: {note}\n")
     if history is not None:
         append_turn(history, question, answer.text)
 
 
 async def _ask(
     where: Endpoints, session: str, question: str, options: AskOptions, *, stream: bool
+) -> tuple[Answer, str]:
+    """Returns the answer, and what is to be said beside it, if anything is."""
+    async with where.client() as client:
+        if stream:
+            answer = await _streamed(client, session, question, options)
+        else:
+            answer = await client.answer(session, question, **options)
+        return answer, await _note(client, session, answer)
+
+
+async def _streamed(
+    client: LookbackClient, session: str, question: str, options: AskOptions
 ) -> Answer:
+    """Shows the text as it comes."""
     from svc.client import TextDelta
 
-    async with where.client() as client:
-        if not stream:
-            return await client.answer(session, question, **options)
-        begun = False
-        try:
-            async with contextlib.aclosing(client.ask(session, question, **options)) as parts:
-                async for part in parts:
-                    if not isinstance(part, TextDelta):
-                        return part
-                    begun = True
-                    sys.stdout.write(printable(part.text))
-                    sys.stdout.flush()
-        finally:
-            if begun:
-                sys.stdout.write("\n")
-        raise AssertionError("ask ends with an Answer or raises")
+    begun = False
+    try:
+        async with contextlib.aclosing(client.ask(session, question, **options)) as parts:
+            async for part in parts:
+                if not isinstance(part, TextDelta):
+                    return part
+                begun = True
+                sys.stdout.write(printable(part.text))
+                sys.stdout.flush()
+    finally:
+        if begun:
+            sys.stdout.write("\n")
+    raise AssertionError("ask ends with an Answer or raises")
+
+
+async def _note(client: LookbackClient, session: str, answer: Answer) -> str:
+    """Says so where the time that was asked about is one that the video never had."""
+    from svc.client import LookbackError, SessionState
+
+    seen_s, asked_s = answer.evidence_until_s, answer.asked_at_s
+    if asked_s <= seen_s:
+        return ""
+    try:
+        found = await client.get_session(session)
+    except LookbackError as error:  # the answer stands, whatever cannot be said about it
+        return f"nothing after {format_time(seen_s)} was seen ({error.message})"
+    end_s = found.stats.last_visible_pts_s
+    if found.state is not SessionState.FINISHED or end_s is None:
+        return ""
+    if asked_s <= end_s + 1 / found.settings.sample_fps:  # the last frame was still on screen
+        return ""
+    return (
+        f"the video ended at {format_time(end_s)}, before {format_time(asked_s)}: "
+        "this is the answer as of its end"
+    )
 
 
 def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:

@@ -103,6 +103,23 @@ def test_an_answer_for_people_is_its_text_and_the_moments(
     assert service.server.asked[-1].asked_at_s == 62.0
 
 
+def test_a_question_beyond_the_end_is_told_where_the_video_ended(
+    lookback: type[Lookback], service: Service
+) -> None:
+    stored = service.server.sessions["hall"] = StoredSession(durable=[0.0, 62.0], finished=True)
+    for more in ([], ["--json"]):
+        ask = ["ask", "hall", "What?", *more, *service.options]
+        outcome = lookback.run(*ask, "--at", "2:00")
+        assert outcome.status == 0
+        assert outcome.err == (
+            "note: the video ended at 1:02.0, before 2:00.0: this is the answer as of its end\n"
+        )
+        for when in ([], ["--at", "1:02"], ["--at", "1:02.4"]):  # a frame lasts half a second
+            assert lookback.run(*ask, *when).err == ""
+    stored.finished = False
+    assert lookback.run(*ask, "--at", "2:00").err == ""
+
+
 def test_options_before_and_after_the_command_lead_to_the_same_service(
     lookback: type[Lookback], service: Service
 ) -> None:
