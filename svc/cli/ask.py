@@ -8,10 +8,11 @@ import json
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from svc.cli.answer_view import answer_json, moments
 from svc.cli.flags import naming
 from svc.cli.history import append_turn, read_history
 from svc.cli.remote import (
@@ -220,7 +221,7 @@ def ask(
     if as_json:
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:
-        sys.stdout.write(_moments(answer, choice or []))
+        sys.stdout.write(moments(answer, choice or []))
     sys.stdout.flush()
     if note:
         sys.stderr.write(f"note: {note}\n")
@@ -281,53 +282,3 @@ async def _note(client: LookbackClient, session: str, answer: Answer) -> str:
         f"the video ended at {format_time(end_s)}, before {format_time(asked_s)}: "
         "this is the answer as of its end"
     )
-
-
-def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
-    """Returns the object that `--json` prints."""
-    fields: dict[str, Any] = {
-        "session": session,
-        "question": question,
-        "asked_at_s": answer.asked_at_s,
-        "answer": answer.text,
-        "evidence": [
-            {
-                "start_s": moment.start_s,
-                "end_s": moment.end_s,
-                "score": moment.score,
-                "tier": moment.tier.value,
-            }
-            for moment in answer.evidence
-        ],
-        "evidence_until_s": answer.evidence_until_s,
-        "retrieved_unit_count": answer.retrieved_unit_count,
-        "retrieved_token_count": answer.retrieved_token_count,
-        "prompt_token_count": answer.prompt_token_count,
-        "ttft_s": answer.ttft_s,
-        "total_s": answer.total_s,
-        "model": answer.model,
-    }
-    if answer.choice_index is not None:
-        fields["choice_index"] = answer.choice_index
-        fields["choice_log_likelihoods"] = list(answer.choice_log_likelihoods)
-    return fields
-
-
-def _moments(answer: Answer, choices: list[str]) -> str:
-    lines = [""]
-    if answer.choice_index is not None:
-        for index, choice in enumerate(choices):
-            mark = "*" if index == answer.choice_index else " "
-            likelihood = answer.choice_log_likelihoods[index]
-            lines.append(f" {mark} {choice}  (log-likelihood {likelihood:.3f})")
-        lines.append("")
-    lines.append("rests on" if answer.evidence else "rests on no moment in particular")
-    for moment in answer.evidence:
-        span = f"{format_time(moment.start_s)} - {format_time(moment.end_s)}"
-        lines.append(f"  {span:<21} score {moment.score:.3f}  {moment.tier.value}")
-    lines.append(
-        f"seen up to {format_time(answer.evidence_until_s)}; {answer.retrieved_unit_count} of "
-        f"{answer.snapshot_unit_count} units; first token after {answer.ttft_s:.2f} s, "
-        f"all after {answer.total_s:.2f} s"
-    )
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,61 @@
+"""What is shown of an answer beside its text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svc.cli.times import format_time
+
+if TYPE_CHECKING:
+    from svc.client import Answer
+
+
+def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
+    """Returns the object that `--json` prints."""
+    fields: dict[str, Any] = {
+        "session": session,
+        "question": question,
+        "asked_at_s": answer.asked_at_s,
+        "answer": answer.text,
+        "evidence": [
+            {
+                "start_s": moment.start_s,
+                "end_s": moment.end_s,
+                "score": moment.score,
+                "tier": moment.tier.value,
+            }
+            for moment in answer.evidence
+        ],
+        "evidence_until_s": answer.evidence_until_s,
+        "retrieved_unit_count": answer.retrieved_unit_count,
+        "retrieved_token_count": answer.retrieved_token_count,
+        "prompt_token_count": answer.prompt_token_count,
+        "ttft_s": answer.ttft_s,
+        "total_s": answer.total_s,
+        "model": answer.model,
+    }
+    if answer.choice_index is not None:
+        fields["choice_index"] = answer.choice_index
+        fields["choice_log_likelihoods"] = list(answer.choice_log_likelihoods)
+    return fields
+
+
+def moments(answer: Answer, choices: list[str]) -> str:
+    """Returns what follows the text for people: choices, moments, how much was seen."""
+    lines = [""]
+    if answer.choice_index is not None:
+        for index, choice in enumerate(choices):
+            mark = "*" if index == answer.choice_index else " "
+            likelihood = answer.choice_log_likelihoods[index]
+            lines.append(f" {mark} {choice}  (log-likelihood {likelihood:.3f})")
+        lines.append("")
+    lines.append("rests on" if answer.evidence else "rests on no moment in particular")
+    for moment in answer.evidence:
+        span = f"{format_time(moment.start_s)} - {format_time(moment.end_s)}"
+        lines.append(f"  {span:<21} score {moment.score:.3f}  {moment.tier.value}")
+    lines.append(
+        f"seen up to {format_time(answer.evidence_until_s)}; {answer.retrieved_unit_count} of "
+        f"{answer.snapshot_unit_count} units; first token after {answer.ttft_s:.2f} s, "
+        f"all after {answer.total_s:.2f} s"
+    )
+    return "\n".join(lines) + "\n"
