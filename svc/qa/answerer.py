@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 from kvstore.errors import SessionNotFoundError
@@ -64,7 +65,7 @@ class Answerer:
         started_over = False
         while True:
             given_out = False
-            lease = await self._lease(question.session_id)
+            lease = await deadline.keep(self._lease(question.session_id))
             try:
                 events = self._answer_once(lease, question, deadline, arrived_s=arrived_s)
                 async with aclosing(events):
@@ -94,6 +95,22 @@ class Answerer:
         except asyncio.CancelledError:
             leasing.add_done_callback(_release_unwanted)
             raise
+
+    async def _in_thread(self, session: OpenSession, work: Callable[[], T]) -> T:
+        """Returns what a thread does with a session, which stays open until that thread is done.
+
+        Whoever waits for it may be gone by then: a thread that waits for a disk cannot be stopped.
+        """
+        held = self._sessions.lease_again(session)
+
+        def done(working: asyncio.Future[T]) -> None:
+            held.release()
+            if not working.cancelled():
+                working.exception()  # looked at here: perhaps nobody else does any more
+
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        working.add_done_callback(done)
+        return await asyncio.shield(working)
 
     async def _answer_once(
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
@@ -137,7 +154,7 @@ class Answerer:
     ) -> tuple[SessionRecord, Snapshot, KeyIndexReader]:
         """Returns the session's record and what the question may see, when all of it is there."""
         while True:
-            look = await asyncio.to_thread(session.look)
+            look = await deadline.keep(self._in_thread(session, session.look))
             self._check_identity(look.record)
             seen = cut_snapshot(
                 look.snapshot,
@@ -147,7 +164,8 @@ class Answerer:
                 finished=look.record.state == "finished",
             )
             if not isinstance(seen, Wait):
-                index = await asyncio.to_thread(session.index_of, seen)
+                index_of = partial(session.index_of, seen)
+                index = await deadline.keep(self._in_thread(session, index_of))
                 if index is not None:
                     return look.record, seen, index
             await deadline.keep(asyncio.sleep(_LOOK_AGAIN_S))
@@ -212,7 +230,9 @@ class Deadline:
             RequestError: QUESTION_TIMED_OUT; the deadline passed first.
         """
         try:
-            return await asyncio.wait_for(waiting, self._at_s - time.perf_counter())
+            # Not wait_for: before Python 3.12 it forgets a cancellation that comes with the result.
+            async with asyncio.timeout(self._at_s - time.perf_counter()):
+                return await waiting
         except TimeoutError as error:
             raise RequestError(
                 Reason.QUESTION_TIMED_OUT, "the deadline passed before the answer was complete"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import overload
 
 from kvstore.control import Watermarks
-from kvstore.errors import SessionNotFoundError
+from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,10 @@ class SessionCache:
     def lease_again(self, session: OpenSession) -> Lease:
         """Returns one more lease on a session that is leased."""
         with self._lock:
-            session.lease_count += 1
+            return self._leased(session)
+
+    def _leased(self, session: OpenSession) -> Lease:
+        session.lease_count += 1
         return Lease(session, self._release)
 
     @overload
@@ -175,12 +181,21 @@ class SessionCache:
     def sweep(self) -> None:
         """Lets go of sessions that were deleted: open files would keep their disk space."""
         with self._lock:
-            candidates = [session for session in self._open.values() if not session.lease_count]
-        for session in candidates:
+            unused = [session for session in self._open.values() if not session.lease_count]
+            leases = [self._leased(session) for session in unused]  # or it is closed meanwhile
+        for lease in leases:
             try:
-                session.reader.snapshot()
+                lease.session.reader.snapshot()
             except SessionNotFoundError:
-                self.discard(session)
+                self.discard(lease.session)
+            except (KVStoreError, OSError) as error:
+                self.discard(lease.session)  # the next question opens it anew, and is told
+                logger.warning(
+                    "open session cannot be looked at",
+                    extra={"session": lease.session.session_id, "reason": str(error)},
+                )
+            finally:
+                lease.release()
 
     def close(self) -> None:
         """Closes everything that is not leased."""
