@@ -91,8 +91,9 @@ retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every fra
 - Anything outside its world and its few dozen ways of asking.
 - Several objects at once, reading words, dialogue, reasoning over more than a handful of events.
 - Counting and the order of events on long streams are unreliable (see the figures; naming one of
-  the two objects at random gives .50 for order): frames of one event crowd the others out of the
-  few that a layer may attend to. Counts beyond five were never trained.
+  the two objects at random gives .50 for order). Counts are mostly wrong by one, although every
+  appearance is found; for order, frames of one event crowd those of the other out of the
+few that a layer may attend to. Counts beyond five were never trained.
 """
 
 
