@@ -93,7 +93,7 @@ retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every fra
 - Counting and the order of events on long streams are unreliable (see the figures; naming one of
   the two objects at random gives .50 for order). Counts are mostly wrong by one, although every
   appearance is found; for order, frames of one event crowd those of the other out of the
-few that a layer may attend to. Counts beyond five were never trained.
+  few that a layer may attend to. Counts beyond five were never trained.
 """
 
 
