@@ -40,6 +40,9 @@ _KINDS = {
     "past_object": 2,
     "past_colour": 2,
     "past_scene": 2,
+    "motion": 1,
+    "order": 1,
+    "count": 1,
     "not_seen": 1,
 }
 
