@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kvstore.blockread import Block, TornBlockError, read_thumbnail
+from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.errors import (
     BlockCorruptError,
@@ -62,6 +62,11 @@ class SessionReader:
     def geometry(self) -> Geometry | None:
         """Shape of the keys and values; None until a writer was there."""
         return self._tracker.geometry
+
+    @property
+    def places(self) -> list[BlockPlace]:
+        """Where the durable blocks known to the last snapshot lie, in order."""
+        return [block.place for block in self._tracker.catalog.blocks]
 
     def snapshot(self) -> Snapshot:
         """The units that are visible now. Without news this costs a look at the CTL page.
