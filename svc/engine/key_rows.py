@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.geometry import Geometry
-from kvstore.paths import session_folder
+from kvstore.paths import INDEX_NAME, session_folder
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.errors import IndexDamagedError
@@ -23,7 +23,6 @@ from svc.engine.stored_kv import read_units
 
 logger = logging.getLogger(__name__)
 
-INDEX_NAME = "index.rows"
 _UNITS_PER_READ = 64
 
 

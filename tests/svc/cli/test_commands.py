@@ -29,6 +29,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions", "show"],
     ["sessions", "delete"],
     ["store"],
+    ["store", "stat"],
     ["store", "verify"],
 )
 
