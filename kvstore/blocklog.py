@@ -17,9 +17,9 @@ import numpy as np
 import xxhash
 
 from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
-from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
@@ -41,7 +41,7 @@ class BlockLog:
         folder: Path,
         session_id: str,
         *,
-        geometry: Geometry,
+        layout: Layout,
         limits: BlockLimits,
         epoch: int,
         scan: LogScan,
@@ -50,7 +50,7 @@ class BlockLog:
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
-        self._geometry = geometry
+        self._layout = layout
         self._limits = limits
         self._epoch = epoch
         self._io = io
@@ -73,7 +73,7 @@ class BlockLog:
             OSError: the disk failed; what it holds is unknown until recovery.
         """
         header, table = self._header(records, resume)
-        span = header.span_bytes(self._geometry)
+        span = header.span_bytes(self._layout)
         if self._fd < 0 or self._offset + span > self._limits.segment_bytes:
             self._start_segment(span, header.first_unit)
         elif self._offset + span > self._allocated:
@@ -94,7 +94,7 @@ class BlockLog:
         table = join_table([record.part for record in records])
         header = BlockHeader(
             session_hash=self._session_hash,
-            geometry_fingerprint=self._geometry.fingerprint,
+            layout_fingerprint=self._layout.fingerprint,
             sequence=self.block_count,
             epoch=self._epoch,
             durable_block_count=self.block_count,
@@ -112,8 +112,8 @@ class BlockLog:
         return header, table
 
     def _layer_buffers(self, records: Sequence[HotRecord], token_count: int) -> Iterator[Buffer]:
-        padding = _padding(self._geometry.extent_bytes(token_count))
-        for layer in range(self._geometry.layer_count):
+        padding = _padding(self._layout.extent_bytes(token_count, len(records)))
+        for layer in range(self._layout.geometry.layer_count):
             for record in records:
                 extent: np.ndarray[Any, Any] = record.extents[layer]
                 yield extent.data
@@ -155,7 +155,7 @@ class BlockLog:
                 session_id=self._session_id,
                 session_hash=self._session_hash,
                 epoch=self._epoch,
-                geometry=self._geometry,
+                layout=self._layout,
                 first_block=self.block_count,
                 first_unit=first_unit,
                 previous_hash=self._previous_hash,

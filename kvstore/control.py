@@ -19,6 +19,7 @@ from typing import NamedTuple
 import xxhash
 
 from kvstore.diskio import DiskIO, write_fully
+from kvstore.encoding import Layout, encoding_named
 from kvstore.errors import FormatVersionError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
 from kvstore.geometry import Geometry
@@ -78,7 +79,7 @@ class Watermarks(NamedTuple):
 class ControlText:
     """What the writer of an epoch wrote once."""
 
-    geometry: Geometry
+    layout: Layout
     hot_tail_path: Path
 
 
@@ -171,16 +172,17 @@ class ControlPage:
         data = self._map[start : start + length]
         if xxhash.xxh3_64_intdigest(data, seed=epoch) != check:
             return None
-        layers, heads, dim, element, path = data.decode().split("\n", 4)
+        layers, heads, dim, element, encoding, path = data.decode().split("\n", 5)
         geometry = Geometry(
             layer_count=int(layers), kv_head_count=int(heads), head_dim=int(dim), element=element
         )
-        return ControlText(geometry, Path(path))
+        return ControlText(Layout(geometry, encoding_named(encoding)), Path(path))
 
     def _write_text(self, epoch: int, text: ControlText) -> None:
-        shape = text.geometry
-        parts = [shape.layer_count, shape.kv_head_count, shape.head_dim, shape.element]
-        data = "\n".join([*map(str, parts), str(text.hot_tail_path)]).encode()
+        shape = text.layout.geometry
+        numbers = [shape.layer_count, shape.kv_head_count, shape.head_dim]
+        names = [shape.element, text.layout.encoding, str(text.hot_tail_path)]
+        data = "\n".join([*map(str, numbers), *names]).encode()
         if len(data) > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
             raise ValueError(f"the hot tail's path is too long: {text.hot_tail_path}")
         start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES

@@ -64,7 +64,7 @@ class FormatVersionError(KVStoreError):
 
 
 class GeometryMismatchError(KVStoreError):
-    """The session holds keys and values of another shape."""
+    """The session holds keys and values of another shape or encoding."""
 
     def __init__(self, session_id: str, stored: object, given: object) -> None:
         super().__init__(f"session {session_id!r} holds {stored}, got {given}")

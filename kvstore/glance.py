@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.control import ControlPage, WriterState
+from kvstore.encoding import Encoding
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, session_folder, session_hash
 
@@ -18,6 +19,7 @@ class Glance:
     visible_unit_count: int
     durable_unit_count: int
     geometry: Geometry
+    encoding: Encoding
 
 
 def has_blocks(root: Path, session_id: str) -> bool:
@@ -48,5 +50,6 @@ def glance(root: Path, session_id: str) -> Glance | None:
         epoch=state.epoch,
         visible_unit_count=state.visible_unit_count,
         durable_unit_count=state.durable_unit_count,
-        geometry=text.geometry,
+        geometry=text.layout.geometry,
+        encoding=text.layout.encoding,
     )

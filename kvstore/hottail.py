@@ -20,9 +20,9 @@ import numpy as np
 import xxhash
 
 from kvstore.diskio import DiskIO
+from kvstore.encoding import Layout
 from kvstore.errors import UnitTooLargeError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES, page_align
-from kvstore.geometry import Geometry
 from kvstore.hotfile import create_hot_file
 from kvstore.paths import session_hash
 from kvstore.table import TablePart, join_table, table_bytes
@@ -30,7 +30,7 @@ from kvstore.unit import Unit
 
 HOT_MAGIC = int.from_bytes(b"LBKVHOT\0", "little")
 MAGIC_WORD, VERSION_WORD, SESSION_WORD, EPOCH_WORD = 0, 1, 2, 3
-GEOMETRY_WORD, RING_WORD, SLOTS_WORD, FLOOR_WORD = 4, 5, 6, 7
+LAYOUT_WORD, RING_WORD, SLOTS_WORD, FLOOR_WORD = 4, 5, 6, 7
 SLOT_WORDS = 8
 SLOT_UNIT, SLOT_OFFSET, SLOT_TOKENS, SLOT_TABLE_HASH, SLOT_THUMBNAIL = 0, 1, 2, 3, 4
 FIRST_SLOT_WORD = PAGE_BYTES // 8
@@ -74,13 +74,13 @@ class HotTail:
     """The ring of one writer. Owns the file's descriptor, and with it the lock."""
 
     def __init__(
-        self, fd: int, path: Path, session_id: str, geometry: Geometry, ring_bytes: int
+        self, fd: int, path: Path, session_id: str, layout: Layout, ring_bytes: int
     ) -> None:
         """Internal: use `create`."""
         self._fd = fd
         self.path = path
         self._session_id = session_id
-        self._geometry = geometry
+        self._layout = layout
         self.ring_bytes = ring_bytes
         self._slot_count = slot_count_for(ring_bytes)
         mapping = mmap.mmap(fd, file_bytes(ring_bytes), flags=mmap.MAP_SHARED)
@@ -97,7 +97,7 @@ class HotTail:
         session_id: str,
         *,
         epoch: int,
-        geometry: Geometry,
+        layout: Layout,
         ring_bytes: int,
         first_unit: int,
         shm_dir: Path | None,
@@ -118,10 +118,10 @@ class HotTail:
             min_free_bytes=min_free_bytes,
             io=io,
         )
-        tail = cls(fd, path, session_id, geometry, ring_bytes)
+        tail = cls(fd, path, session_id, layout, ring_bytes)
         words = tail._words
         words[VERSION_WORD], words[SESSION_WORD] = FORMAT_VERSION, session_hash(session_id)
-        words[EPOCH_WORD], words[GEOMETRY_WORD] = epoch, geometry.fingerprint
+        words[EPOCH_WORD], words[LAYOUT_WORD] = epoch, layout.fingerprint
         words[RING_WORD], words[SLOTS_WORD] = ring_bytes, tail._slot_count
         words[FLOOR_WORD] = first_unit
         words[MAGIC_WORD] = HOT_MAGIC
@@ -133,9 +133,9 @@ class HotTail:
         Raises:
             UnitTooLargeError: more than the ring has.
         """
-        shape = self._geometry
-        kv_bytes = shape.layer_count * shape.extent_bytes(unit.token_count)
-        meta_bytes = table_bytes(1, unit.token_count, shape.layer_count)
+        layer_count = self._layout.geometry.layer_count
+        kv_bytes = layer_count * self._layout.extent_bytes(unit.token_count)
+        meta_bytes = table_bytes(1, unit.token_count, layer_count)
         total = kv_bytes + meta_bytes + len(unit.thumbnail_jpeg)
         aligned = -(-total // _ALIGN) * _ALIGN
         if aligned > self.ring_bytes:
@@ -172,8 +172,8 @@ class HotTail:
         self._words[FLOOR_WORD] = floor
         while self._placed and self._placed[0].unit_index < floor:
             self._placed.popleft()
-        shape = self._geometry
-        extent_bytes = shape.extent_bytes(unit.token_count)
+        shape = self._layout.geometry
+        extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
         extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
         typed = extents.view(shape.storage_dtype).reshape(

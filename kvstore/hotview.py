@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kvstore.encoding import Layout
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
-from kvstore.geometry import Geometry
 from kvstore.hottail import (
     EPOCH_WORD,
     FIRST_SLOT_WORD,
     FLOOR_WORD,
-    GEOMETRY_WORD,
     HOT_MAGIC,
+    LAYOUT_WORD,
     MAGIC_WORD,
     RING_WORD,
     SESSION_WORD,
@@ -63,8 +63,8 @@ def kv_checksum(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> int
 class HotTailView:
     """A read-only mapping of one writer's hot tail. Safe to use from many threads."""
 
-    def __init__(self, mapping: mmap.mmap, geometry: Geometry) -> None:
-        self._geometry = geometry
+    def __init__(self, mapping: mmap.mmap, layout: Layout) -> None:
+        self._layout = layout
         head = memoryview(mapping)[:PAGE_BYTES].cast("Q")
         self._slot_count = int(head[SLOTS_WORD])
         start = ring_offset(self._slot_count)
@@ -74,7 +74,7 @@ class HotTailView:
 
     @classmethod
     def open(
-        cls, path: Path, *, session_hash: int, epoch: int, geometry: Geometry
+        cls, path: Path, *, session_hash: int, epoch: int, layout: Layout
     ) -> HotTailView | None:
         """Map the hot tail of this session and epoch; None when it is not there."""
         try:
@@ -93,13 +93,13 @@ class HotTailView:
             VERSION_WORD: FORMAT_VERSION,
             SESSION_WORD: session_hash,
             EPOCH_WORD: epoch,
-            GEOMETRY_WORD: geometry.fingerprint,
+            LAYOUT_WORD: layout.fingerprint,
         }
         if any(words[word] != value for word, value in expected.items()):
             return None
         if ring_offset(words[SLOTS_WORD]) + words[RING_WORD] != len(mapping):
             return None
-        return cls(mapping, geometry)
+        return cls(mapping, layout)
 
     @property
     def floor(self) -> int:
@@ -121,10 +121,10 @@ class HotTailView:
         words = self._words[slot : slot + SLOT_WORDS].tolist()
         if words[SLOT_UNIT] != unit_index:
             return None
-        shape = self._geometry
+        layer_count = self._layout.geometry.layer_count
         token_count, start = words[SLOT_TOKENS], words[SLOT_OFFSET]
-        table_start = start + shape.layer_count * shape.extent_bytes(token_count)
-        table_stop = table_start + table_bytes(1, token_count, shape.layer_count)
+        table_start = start + layer_count * self._layout.extent_bytes(token_count)
+        table_stop = table_start + table_bytes(1, token_count, layer_count)
         if table_stop + words[SLOT_THUMBNAIL] > len(self._ring):
             return None
         data = self._ring[table_start:table_stop].tobytes()
@@ -132,7 +132,7 @@ class HotTailView:
             return None
         if xxhash.xxh3_64_intdigest(data) != words[SLOT_TABLE_HASH]:
             return None
-        table = UnitTable.parse(data, unit_count=1, layer_count=shape.layer_count)
+        table = UnitTable.parse(data, unit_count=1, layer_count=layer_count)
         if int(table.rows["index"][0]) != unit_index:
             return None
         if len(self._entries) >= _CACHED_ENTRIES:

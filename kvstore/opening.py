@@ -10,8 +10,8 @@ from pathlib import Path
 from kvstore.blocklog import BlockLog
 from kvstore.control import ControlPage, ControlText
 from kvstore.diskio import DiskIO, make_folders
+from kvstore.encoding import Layout
 from kvstore.errors import GeometryMismatchError, SessionNotFoundError
-from kvstore.geometry import Geometry
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
@@ -38,9 +38,9 @@ class WriterParts:
     recovery: Recovery
 
 
-def default_hot_tail_bytes(session_id: str, geometry: Geometry, limits: BlockLimits) -> int:
+def default_hot_tail_bytes(session_id: str, layout: Layout, limits: BlockLimits) -> int:
     """Room for about three full blocks: one pending and two to read from memory."""
-    wanted = 3 * geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
+    wanted = 3 * layout.geometry.layer_count * layout.extent_bytes(limits.block_tokens)
     if wanted > MAX_DEFAULT_RING_BYTES:
         logger.warning(
             "hot tail is smaller than three blocks; ask for a size, or for smaller blocks",
@@ -57,7 +57,7 @@ def open_parts(
     root: Path,
     session_id: str,
     *,
-    geometry: Geometry,
+    layout: Layout,
     limits: BlockLimits,
     shm_dir: Path | None,
     hot_tail_bytes: int | None,
@@ -75,8 +75,8 @@ def open_parts(
         control = ControlPage.open(folder, hash_, writable=True)
         acknowledged = control.proven_block_count() if control else 0
         scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
-        if scan.geometry is not None and scan.geometry != geometry:
-            raise GeometryMismatchError(session_id, scan.geometry, geometry)
+        if scan.layout is not None and scan.layout != layout:
+            raise GeometryMismatchError(session_id, scan.layout, layout)
         # Read before the new epoch is begun: what a clean close left is still true after it.
         settled_pts_s = control.settled_at_close() if control else None
         epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
@@ -91,8 +91,8 @@ def open_parts(
             root,
             session_id,
             epoch=epoch,
-            geometry=geometry,
-            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(session_id, geometry, limits),
+            layout=layout,
+            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(session_id, layout, limits),
             first_unit=recovery.durable_unit_count,
             shm_dir=shm_dir,
             min_free_bytes=limits.min_free_bytes,
@@ -100,12 +100,12 @@ def open_parts(
         )
         undo.callback(hot.close)
         log = BlockLog(
-            folder, session_id, geometry=geometry, limits=limits, epoch=epoch, scan=scan, io=io
+            folder, session_id, layout=layout, limits=limits, epoch=epoch, scan=scan, io=io
         )
         undo.callback(log.abandon)
         control.begin_epoch(
             epoch,
-            ControlText(geometry, hot.path),
+            ControlText(layout, hot.path),
             units=recovery.durable_unit_count,
             blocks=recovery.durable_block_count,
             settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,

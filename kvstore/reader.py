@@ -12,6 +12,7 @@ import numpy as np
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
+from kvstore.encoding import Encoding
 from kvstore.errors import (
     BlockCorruptError,
     SessionNotFoundError,
@@ -61,7 +62,14 @@ class SessionReader:
     @property
     def geometry(self) -> Geometry | None:
         """Shape of the keys and values; None until a writer was there."""
-        return self._tracker.geometry
+        layout = self._tracker.layout
+        return layout.geometry if layout else None
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How they are stored; None until a writer was there."""
+        layout = self._tracker.layout
+        return layout.encoding if layout else None
 
     @property
     def places(self) -> list[BlockPlace]:
@@ -123,9 +131,7 @@ class SessionReader:
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        extents = check_outputs(
-            snapshot, self._tracker.geometry, layer, unit_indices, keys_out, values_out
-        )
+        extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
         tiers = [Tier.HOT] * len(extents)
         missing = []
         for extent in extents:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from kvstore.blockread import BlockPlace, verify_block
+from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, GeometryMismatchError
 from kvstore.format import BLOCK_MAGIC, PAGE_BYTES, BlockHeader, SegmentHeader
-from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path
 
 _CHUNK_BYTES = 1 << 20
@@ -28,7 +28,7 @@ _MAGIC_WORD = int.from_bytes(BLOCK_MAGIC, "little")
 class LogScan:
     """What a walk found."""
 
-    geometry: Geometry | None
+    layout: Layout | None
     blocks: list[BlockPlace]
     torn_bytes: int
     """Bytes of an unproven tail behind the end."""
@@ -67,7 +67,7 @@ def follows(header: BlockHeader, previous: BlockHeader | None) -> bool:
 
 
 def expected_next(
-    header: BlockHeader | None, previous: BlockHeader | None, session_hash: int, geometry: Geometry
+    header: BlockHeader | None, previous: BlockHeader | None, session_hash: int, layout: Layout
 ) -> bool:
     """Whether `header` is the intact next block of this session behind `previous`."""
     if header is None or header.session_hash != session_hash:
@@ -77,7 +77,7 @@ def expected_next(
     return (
         header.sequence == sequence
         and header.first_unit == first_unit
-        and header.geometry_fingerprint == geometry.fingerprint
+        and header.layout_fingerprint == layout.fingerprint
         and follows(header, previous)
     )
 
@@ -89,7 +89,7 @@ class _Walk:
         self.folder = folder
         self.session_id = session_id
         self.session_hash = session_hash
-        self.geometry: Geometry | None = None
+        self.layout: Layout | None = None
         self.blocks: list[BlockPlace] = []
         self.highest_epoch = 0
         self.proven = 0
@@ -106,30 +106,30 @@ class _Walk:
             raise BlockCorruptError(self.session_id, len(self.blocks), reason)
         return header
 
-    def enter_segment(self, fd: int, path: Path) -> Geometry | None:
+    def enter_segment(self, fd: int, path: Path) -> Layout | None:
         """Check the segment's header; None when the log does not go on in it."""
         header = self.segment_header(fd, path)
         if header is None or header.first_block != len(self.blocks):
             return None
         if header.previous_hash != (self.last.hash if self.last else 0):
             return None
-        if self.geometry is None:
-            self.geometry = header.geometry
-        if header.geometry != self.geometry:
-            raise GeometryMismatchError(self.session_id, self.geometry, header.geometry)
+        if self.layout is None:
+            self.layout = header.layout
+        if header.layout != self.layout:
+            raise GeometryMismatchError(self.session_id, self.layout, header.layout)
         self.highest_epoch = max(self.highest_epoch, header.epoch)
         self.proven = max(self.proven, header.first_block)
-        return header.geometry
+        return header.layout
 
-    def walk_segment(self, fd: int, path: Path, number: int, geometry: Geometry) -> int:
+    def walk_segment(self, fd: int, path: Path, number: int, layout: Layout) -> int:
         """Take the good blocks of a segment and return where they end."""
         offset = PAGE_BYTES
         size = os.fstat(fd).st_size
         while True:
             header = BlockHeader.unpack(read_page(fd, offset), path)
-            if header is None or not expected_next(header, self.last, self.session_hash, geometry):
+            if header is None or not expected_next(header, self.last, self.session_hash, layout):
                 return offset
-            place = BlockPlace(header, geometry, number, offset)
+            place = BlockPlace(header, layout, number, offset)
             if place.stop > size:
                 return offset
             self.blocks.append(place)
@@ -195,18 +195,18 @@ def scan_log(
     for number in itertools.takewhile(numbers.__contains__, itertools.count()):
         path = segment_path(folder, number)
         with open(path, "rb") as file:
-            geometry = walk.enter_segment(file.fileno(), path)
-            if geometry is None:
+            layout = walk.enter_segment(file.fileno(), path)
+            if layout is None:
                 break
             end_segment = number
-            end_offset = walk.walk_segment(file.fileno(), path, number, geometry)
+            end_offset = walk.walk_segment(file.fileno(), path, number, layout)
     torn_bytes = walk.weigh_rest(numbers, end_segment, end_offset)
     proven = max(walk.proven, acknowledged_block_count)
     if proven > len(walk.blocks):
         reason = f"{proven} blocks were acknowledged, the log ends before"
         raise BlockCorruptError(session_id, len(walk.blocks), reason)
     scan = LogScan(
-        geometry=walk.geometry,
+        layout=walk.layout,
         blocks=walk.blocks,
         torn_bytes=torn_bytes,
         highest_epoch=walk.highest_epoch,

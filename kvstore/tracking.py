@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kvstore.blockread import TornBlockError, read_block
 from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
+from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
 from kvstore.follow import LogFollower
-from kvstore.geometry import Geometry
 from kvstore.hotview import HotTailView
 from kvstore.paths import session_hash
 from kvstore.scan import LogScan, scan_log
@@ -36,7 +36,7 @@ class SessionTracker:
         self._hot: HotTailView | None = None
         self._latest: tuple[ControlState | None, Snapshot] | None = None
         self.catalog = UnitCatalog()
-        self.geometry: Geometry | None = None
+        self.layout: Layout | None = None
 
     def unchanged(self) -> Snapshot | None:
         """The last snapshot, when the CTL page has not changed since."""
@@ -111,7 +111,7 @@ class SessionTracker:
         catalog = self.catalog
         if state.durable_block_count > len(catalog.blocks):
             try:
-                self._follower.follow(catalog, text.geometry, state.durable_block_count)
+                self._follower.follow(catalog, text.layout, state.durable_block_count)
             except FileNotFoundError as error:
                 self._check_exists()
                 raise BlockCorruptError(
@@ -128,7 +128,7 @@ class SessionTracker:
             text.hot_tail_path,
             session_hash=self._session_hash,
             epoch=state.epoch,
-            geometry=text.geometry,
+            layout=text.layout,
         )
         if hot is None and state.writer_state == WriterState.OPEN:
             if control.state() != state:
@@ -141,7 +141,7 @@ class SessionTracker:
         self.catalog = self.catalog.cut(kept)
         last = self.catalog.blocks[-1].place.segment_number if kept else -1
         self._files.forget(last + 1)
-        self.geometry = text.geometry
+        self.layout = text.layout
         self._hot = hot
         self._epoch = state.epoch
         return True
@@ -192,7 +192,7 @@ class SessionTracker:
                         self._session_id, place.header.sequence, str(error)
                     ) from error
         self.catalog = catalog
-        self.geometry = scan.geometry
+        self.layout = scan.layout
         self._epoch = 0
 
     def _check_exists(self) -> None:

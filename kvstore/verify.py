@@ -20,9 +20,9 @@ from kvstore.blockread import (
     read_thumbnail,
 )
 from kvstore.control import ControlPage
+from kvstore.encoding import Layout
 from kvstore.errors import KVStoreError
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader
-from kvstore.geometry import Geometry
 from kvstore.paths import (
     RECORD_NAME,
     TOMBSTONE_NAME,
@@ -133,7 +133,7 @@ class _SessionCheck:
             page = read_page(fd, offset)
             header = BlockHeader.unpack(page, path)
             if header is not None and header.session_hash == self._session_hash:
-                stop = self._check_block(fd, header, segment.geometry, number, offset)
+                stop = self._check_block(fd, header, segment.layout, number, offset)
                 damaged_here = False
             else:
                 if any(page) and not damaged_here:
@@ -144,10 +144,10 @@ class _SessionCheck:
             offset = stop
 
     def _check_block(
-        self, fd: int, header: BlockHeader, geometry: Geometry, number: int, offset: int
+        self, fd: int, header: BlockHeader, layout: Layout, number: int, offset: int
     ) -> int:
         """Verify a block with an intact header and return where it stops."""
-        place = BlockPlace(header, geometry, number, offset)
+        place = BlockPlace(header, layout, number, offset)
         self._proven = max(self._proven, header.durable_block_count)
         expected = header.sequence == self._next_index
         if self._previous is not None and not (expected and follows(header, self._previous)):

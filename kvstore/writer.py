@@ -11,6 +11,7 @@ import numpy as np
 
 from kvstore.control import WriterState
 from kvstore.diskio import DiskIO, lies_in_memory
+from kvstore.encoding import Encoding, Layout
 from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
 from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
@@ -31,11 +32,12 @@ class SessionWriter:
     """
 
     def __init__(
-        self, session_id: str, geometry: Geometry, limits: BlockLimits, parts: WriterParts
+        self, session_id: str, layout: Layout, limits: BlockLimits, parts: WriterParts
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
-        self.geometry = geometry
+        self.geometry = layout.geometry
+        self.encoding = layout.encoding
         self._limits = limits
         self._lock_fd = parts.lock_fd
         self._control = parts.control
@@ -60,6 +62,7 @@ class SessionWriter:
         session_id: str,
         *,
         geometry: Geometry,
+        encoding: Encoding = "model",
         limits: BlockLimits,
         shm_dir: Path | None = None,
         hot_tail_bytes: int | None = None,
@@ -71,6 +74,7 @@ class SessionWriter:
         that were visible but not durable are gone.
 
         Args:
+            encoding: how keys and values are stored; a session keeps the one it was begun with.
             shm_dir: folder of the hot tail; without it /dev/shm, or the root when that is full.
             hot_tail_bytes: size of the hot tail's ring; without it, three full blocks, 1 GiB at
                 most.
@@ -81,14 +85,15 @@ class SessionWriter:
             SessionLockedError: another writer holds the session.
             SessionNotFoundError: the session is being deleted.
             BlockCorruptError: an acknowledged block is damaged or missing.
-            GeometryMismatchError: the session holds keys and values of another shape.
+            GeometryMismatchError: the session holds keys and values of another shape or encoding.
             StoreFullError: there is no room for the hot tail.
             FormatVersionError: a file of another version of the format.
         """
+        layout = Layout(geometry, encoding)
         parts = open_parts(
             root,
             session_id,
-            geometry=geometry,
+            layout=layout,
             limits=limits,
             shm_dir=shm_dir,
             hot_tail_bytes=hot_tail_bytes,
@@ -108,7 +113,7 @@ class SessionWriter:
                 "torn_bytes": parts.recovery.torn_bytes,
             },
         )
-        return cls(session_id, geometry, limits, parts)
+        return cls(session_id, layout, limits, parts)
 
     def append(
         self,
