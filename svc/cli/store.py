@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from svc.cli import store_stat
+from svc.cli import store_archive, store_stat
 from svc.cli.failures import CommandError
 from svc.cli.store_folder import FolderArgument, JsonOption, byte_progress, mib, require_store
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Looks after the folder in which memory is kept.")
 
 app.command()(store_stat.stat)
+app.command()(store_archive.export)
+app.command("import")(store_archive.import_)
 
 
 @app.command()

@@ -29,6 +29,8 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions", "show"],
     ["sessions", "delete"],
     ["store"],
+    ["store", "export"],
+    ["store", "import"],
     ["store", "stat"],
     ["store", "verify"],
 )

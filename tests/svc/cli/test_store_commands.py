@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvstore.paths import segment_path, session_folder
 from kvstore.session import SessionRecord, create_session
-from tests.kvstore.samples import SESSION, append, open_writer
+from svc.engine.index_repair import index_fault, repair_index
+from tests.kvstore.samples import LIMITS, SESSION, SMALL, open_writer, sample
 from tests.svc.cli.conftest import Lookback
+from tests.svc.ingest.stored import read_stored
 
 UNIT_COUNT = 20
 
@@ -22,9 +25,15 @@ def store(tmp_path: Path) -> Path:
         tmp_path, SessionRecord(session_id=SESSION, created_unix_s=1.0, unit_period_s=1.0)
     )
     writer = open_writer(tmp_path)
-    append(writer, UNIT_COUNT)
+    for index in range(UNIT_COUNT):
+        unit = sample(index)[0]
+        shape = (SMALL.layer_count, unit.token_count, SMALL.kv_head_count, SMALL.head_dim)
+        numbers = np.random.default_rng(index).standard_normal((2, *shape), np.float32)
+        writer.append(unit, *numbers, resume=b"")
+        writer.publish()
     writer.flush()
     writer.close()
+    repair_index(tmp_path, SESSION, limits=LIMITS)
     return tmp_path
 
 
@@ -68,3 +77,61 @@ def test_a_folder_that_is_no_store_is_refused(
     outcome = lookback.run("store", command, str(tmp_path))
     assert outcome.status == 1
     assert outcome.err.startswith("error: STORE_NOT_FOUND: ")
+
+
+def test_a_session_comes_back_from_its_archive_under_both_names(
+    lookback: type[Lookback], store: Path, tmp_path: Path
+) -> None:
+    archive, other = tmp_path / "cam.tar", tmp_path / "other"
+    outcome = lookback.run("store", "export", str(store), SESSION, str(archive))
+    assert (outcome.status, outcome.out) == (0, "")
+    assert outcome.err.startswith(f"exported {SESSION}: {UNIT_COUNT} units")
+    assert [path.name for path in tmp_path.glob("cam*")] == ["cam.tar"]
+    for more in ([], ["--as", "cam-2"]):
+        outcome = lookback.run("store", "import", str(archive), str(other), *more)
+        assert (outcome.status, outcome.out) == (0, ""), outcome.err
+    before, first, second = (
+        read_stored(*place) for place in ((store, SESSION), (other, SESSION), (other, "cam-2"))
+    )
+    assert first.row_count == second.row_count == UNIT_COUNT
+    for after in (first, second):
+        assert after.keys.tobytes() == before.keys.tobytes()
+        assert after.values.tobytes() == before.values.tobytes()
+        assert after.thumbnails == before.thumbnails
+    assert index_fault(other, "cam-2") is None
+    outcome = lookback.run("store", "import", str(archive), str(other))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: SESSION_EXISTS: ")
+
+
+def test_what_is_no_archive_is_one_line_and_leaves_nothing(
+    lookback: type[Lookback], store: Path, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "wrong.tar"
+    wrong.write_bytes(b"not a tar" * 1000)
+    outcome = lookback.run("store", "import", str(wrong), str(tmp_path / "new"))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: BAD_ARCHIVE: ")
+    assert outcome.err.count("\n") == 1
+    assert list((tmp_path / "new" / "sessions").iterdir()) == []
+
+
+def test_a_damaged_session_is_not_exported_and_no_file_stays(
+    lookback: type[Lookback], store: Path, tmp_path: Path
+) -> None:
+    damage(store)
+    archive = tmp_path / "cam.tar"
+    outcome = lookback.run("store", "export", str(store), SESSION, str(archive))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: BLOCK_CORRUPT: block 0 ")
+    assert list(tmp_path.glob("cam.tar*")) == []
+
+
+def test_an_export_never_writes_over_a_file(
+    lookback: type[Lookback], store: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "cam.tar"
+    archive.write_bytes(b"mine")
+    outcome = lookback.run("store", "export", str(store), SESSION, str(archive))
+    assert outcome.err.startswith("error: FILE_EXISTS: ")
+    assert archive.read_bytes() == b"mine"
