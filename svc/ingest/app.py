@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from kvstore.deletion import sweep_tombstones
 from kvstore.errors import StoreFullError
 from kvstore.hotfile import clean_stale_hot_tails
+from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
@@ -90,6 +91,7 @@ class App:
         transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
         sweep_tombstones(root)
+        sweep_incoming(root)
         _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
