@@ -162,6 +162,16 @@ class WriterFailedError(KVStoreError):
         self.cause = cause
 
 
+class WriterFencedError(KVStoreError):
+    """The writer may not write any more: another process may be writing the session by now."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"the writer of session {session_id!r} may not write any more; open a new one"
+        )
+        self.session_id = session_id
+
+
 class WriterClosedError(KVStoreError):
     """The writer was closed by its owner."""
 

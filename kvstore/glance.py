@@ -27,6 +27,17 @@ def has_blocks(root: Path, session_id: str) -> bool:
     return bool(segment_numbers(session_folder(root, session_id)))
 
 
+def last_epoch(root: Path, session_id: str) -> int:
+    """Return the last epoch that a writer began, as far as the CTL page says for certain; or 0."""
+    page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+    if page is None:
+        return 0
+    try:
+        return page.last_epoch()
+    finally:
+        page.close()
+
+
 def glance(root: Path, session_id: str) -> Glance | None:
     """Return what the CTL page says for certain; None when only the log can tell.
 

@@ -62,6 +62,7 @@ def open_parts(
     shm_dir: Path | None,
     hot_tail_bytes: int | None,
     io: DiskIO,
+    min_epoch: int,
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""
     folder = session_folder(root, session_id)
@@ -80,6 +81,7 @@ def open_parts(
         # Read before the new epoch is begun: what a clean close left is still true after it.
         settled_pts_s = control.settled_at_close() if control else None
         epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
+        epoch = max(epoch, min_epoch)
         repair_log(folder, scan, io)
         recovery = describe_log(folder, session_id, scan, epoch)
         if control is None:

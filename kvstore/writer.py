@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,7 +13,12 @@ import numpy as np
 from kvstore.control import WriterState
 from kvstore.diskio import DiskIO, lies_in_memory
 from kvstore.encoding import Encoding, Layout
-from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
+from kvstore.errors import (
+    StoreFullError,
+    WriterClosedError,
+    WriterFailedError,
+    WriterFencedError,
+)
 from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
@@ -32,7 +38,12 @@ class SessionWriter:
     """
 
     def __init__(
-        self, session_id: str, layout: Layout, limits: BlockLimits, parts: WriterParts
+        self,
+        session_id: str,
+        layout: Layout,
+        limits: BlockLimits,
+        parts: WriterParts,
+        may_commit: Callable[[], bool],
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
@@ -53,6 +64,8 @@ class SessionWriter:
         self._pending_tokens = 0
         self._resume = b""
         self._failure: str | None = None
+        self._may_commit = may_commit
+        self._fenced = False
         self._closed = False
 
     @classmethod
@@ -67,6 +80,8 @@ class SessionWriter:
         shm_dir: Path | None = None,
         hot_tail_bytes: int | None = None,
         io: DiskIO | None = None,
+        may_commit: Callable[[], bool] = lambda: True,
+        min_epoch: int = 0,
     ) -> SessionWriter:
         """Take the session's lock, recover its log and begin a new epoch.
 
@@ -79,6 +94,11 @@ class SessionWriter:
             hot_tail_bytes: size of the hot tail's ring; without it, three full blocks, 1 GiB at
                 most.
             io: the system calls (a seam for fault injection).
+            may_commit: whether this process still owns the session, beyond what the lock says;
+                asked from any thread, before each change that readers see, and again between a
+                commit and its acknowledgement. Once it says no, the writer is fenced: it touches
+                nothing of the session any more.
+            min_epoch: the epoch that begins is at least this one.
 
         Raises:
             InvalidSessionIdError: the id cannot name a session.
@@ -98,6 +118,7 @@ class SessionWriter:
             shm_dir=shm_dir,
             hot_tail_bytes=hot_tail_bytes,
             io=io or DiskIO(),
+            min_epoch=min_epoch,
         )
         if lies_in_memory(root):
             logger.warning(
@@ -113,7 +134,7 @@ class SessionWriter:
                 "torn_bytes": parts.recovery.torn_bytes,
             },
         )
-        return cls(session_id, layout, limits, parts)
+        return cls(session_id, layout, limits, parts, may_commit)
 
     def append(
         self,
@@ -140,6 +161,7 @@ class SessionWriter:
                 again once there is room is safe, unless the disk filled in the middle of a
                 write: then the writer is dead, and says so on the next call.
             WriterFailedError: the writer is dead.
+            WriterFencedError: `may_commit` said no. So do all methods but `close`.
         """
         self._check_alive()
         self._check_unit(unit, keys, values)
@@ -167,6 +189,7 @@ class SessionWriter:
             received_pts_s: media time of the last frame that was received.
             settled_pts_s: every unit with a last frame at or before it is visible.
         """
+        self._check_owned()
         self._control.set_watermarks(received_pts_s=received_pts_s, settled_pts_s=settled_pts_s)
 
     def flush(self) -> None:
@@ -184,6 +207,9 @@ class SessionWriter:
         if self._closed:
             return
         self._closed = True
+        if self._fenced or not self._may_commit():
+            self._leave_alone()
+            return
         try:
             # What is not durable is lost, and what was on its way will not come any more.
             settled_pts_s = self._control.watermarks().settled_pts_s
@@ -203,15 +229,29 @@ class SessionWriter:
             self._control.close()
             release_session(self._lock_fd)
 
+    def _leave_alone(self) -> None:
+        """Let go without a word: the log and the CTL page may be another writer's."""
+        self._pending.clear()
+        try:
+            self._log.abandon()
+            self._hot.close()
+            self._control.close()
+        finally:
+            release_session(self._lock_fd)
+
     def _commit(self) -> None:
         if not self._pending:
             return
+        self._check_owned()
         try:
             self._log.append(self._pending, self._resume)
         except StoreFullError:
             raise
         except OSError as error:
+            self._check_owned()
             self._fail(error)
+        # Paused since? Then the block may lie where no reader looks: it is not acknowledged.
+        self._check_owned()
         last = self._pending[-1].unit
         self.durable_unit_count = last.index + 1
         self.durable_pts_s = last.last_pts_s
@@ -240,6 +280,14 @@ class SessionWriter:
             raise WriterFailedError(self.session_id, self._failure)
         if self._closed:
             raise WriterClosedError(self.session_id)
+        self._check_owned()
+
+    def _check_owned(self) -> None:
+        if not self._fenced and not self._may_commit():
+            self._fenced = True
+            logger.warning("session writer fenced", extra={"session": self.session_id})
+        if self._fenced:
+            raise WriterFencedError(self.session_id)
 
     def _check_unit(
         self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]

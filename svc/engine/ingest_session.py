@@ -7,7 +7,7 @@ it durable a block at a time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,9 @@ class StoreOptions:
     limits: BlockLimits
     shm_dir: Path | None = None
     hot_tail_bytes: int | None = None
+    may_commit: Callable[[], bool] = lambda: True
+    """Whether this process still owns the session; see SessionWriter.open."""
+    min_epoch: int = 0
 
 
 class StreamIngest:
@@ -114,6 +117,8 @@ class StreamIngest:
             limits=store.limits,
             shm_dir=store.shm_dir,
             hot_tail_bytes=store.hot_tail_bytes,
+            may_commit=store.may_commit,
+            min_epoch=store.min_epoch,
         )
         with ExitStack() as undo:
             undo.callback(writer.close)

@@ -86,6 +86,13 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
                 free_bytes=error.free_bytes,
                 reserve_bytes=error.reserve_bytes,
             )
+        case store.WriterFencedError():
+            return RequestError(
+                Reason.LEASE_LOST,
+                f"session {error.session_id!r} may belong to another process by now; what was "
+                "acknowledged is safe",
+                session_id=error.session_id,
+            )
         case store.WriterFailedError() | store.WriterClosedError():
             return RequestError(
                 Reason.INTERNAL,
