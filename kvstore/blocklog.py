@@ -24,6 +24,7 @@ from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
 from kvstore.scan import LogScan
+from kvstore.space import Space
 from kvstore.table import join_table
 
 _ZEROS = bytes(PAGE_BYTES)
@@ -45,6 +46,7 @@ class BlockLog:
         limits: BlockLimits,
         epoch: int,
         scan: LogScan,
+        space: Space,
         io: DiskIO,
     ) -> None:
         self._folder = folder
@@ -53,6 +55,7 @@ class BlockLog:
         self._layout = layout
         self._limits = limits
         self._epoch = epoch
+        self._space = space
         self._io = io
         self.block_count = len(scan.blocks)
         self.unit_count = scan.unit_count
@@ -74,7 +77,7 @@ class BlockLog:
         """
         header, table = self._header(records, resume)
         span = header.span_bytes(self._layout)
-        if self._fd < 0 or self._offset + span > self._limits.segment_bytes:
+        if self._fd < 0 or self._offset + span > self._limits.segment_stop_bytes:
             self._start_segment(span, header.first_unit)
         elif self._offset + span > self._allocated:
             self._grow(span)
@@ -122,24 +125,21 @@ class BlockLog:
     def _reserve(self, fd: int, allocated: int, stop: int) -> int:
         """Allocate the file up to `stop`, in steps, and return the new size."""
         step = self._limits.preallocate_bytes
-        size = max(stop, min(-(-stop // step) * step, self._limits.segment_bytes))
-        free_bytes = self._io.free_bytes(self._folder)
+        size = max(stop, min(-(-stop // step) * step, self._limits.segment_stop_bytes))
         needed = size - allocated
-        reserve_bytes = self._limits.min_free_bytes
-        if free_bytes - needed < reserve_bytes:
-            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes)
         try:
-            self._io.fallocate(fd, allocated, needed)
+            with self._space.claim(needed):
+                self._io.fallocate(fd, allocated, needed)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes) from error
+            raise self.full_error(needed) from error
         return size
 
-    def full_error(self) -> StoreFullError:
+    def full_error(self, needed_bytes: int = 0) -> StoreFullError:
         """The error for a disk that filled up in the middle of a write."""
         free_bytes = self._io.free_bytes(self._folder)
-        return StoreFullError(self._folder, 0, free_bytes, self._limits.min_free_bytes)
+        return StoreFullError(self._folder, needed_bytes, free_bytes, self._limits.min_free_bytes)
 
     def _grow(self, span: int) -> None:
         self._allocated = self._reserve(self._fd, self._allocated, self._offset + span)

@@ -138,6 +138,32 @@ class StoreFullError(KVStoreError):
         self.reserve_bytes = reserve_bytes
 
 
+class BudgetExceededError(StoreFullError):
+    """A budget in bytes of disk does not allow it; nothing acknowledged is lost."""
+
+    def __init__(
+        self,
+        path: Path,
+        budget: str,
+        budget_bytes: int,
+        line_bytes: int,
+        used_bytes: int,
+        needed_bytes: int,
+    ) -> None:
+        """`line_bytes`: up to where the budget may be filled by what was asked for."""
+        super().__init__(
+            path, needed_bytes, max(budget_bytes - used_bytes, 0), budget_bytes - line_bytes
+        )
+        text = (
+            f"{path} takes {used_bytes} bytes and {needed_bytes} more are asked, {budget} is "
+            f"{budget_bytes}, of which this may fill {line_bytes}"
+        )
+        self.args = (text,)
+        self.budget = budget
+        self.budget_bytes = budget_bytes
+        self.used_bytes = used_bytes
+
+
 class UnitTooLargeError(KVStoreError):
     """One unit does not fit in the hot tail."""
 

@@ -19,6 +19,7 @@ from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
+from kvstore.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class WriterParts:
     control: ControlPage
     hot: HotTail
     log: BlockLog
+    space: Space
     recovery: Recovery
 
 
@@ -101,8 +103,18 @@ def open_parts(
             io=io,
         )
         undo.callback(hot.close)
+        space = Space(
+            root, folder, budget=limits.budget, min_free_bytes=limits.min_free_bytes, io=io
+        )
         log = BlockLog(
-            folder, session_id, layout=layout, limits=limits, epoch=epoch, scan=scan, io=io
+            folder,
+            session_id,
+            layout=layout,
+            limits=limits,
+            epoch=epoch,
+            scan=scan,
+            space=space,
+            io=io,
         )
         undo.callback(log.abandon)
         control.begin_epoch(
@@ -113,4 +125,6 @@ def open_parts(
             settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,
         )
         undo.pop_all()
-    return WriterParts(lock_fd=lock_fd, control=control, hot=hot, log=log, recovery=recovery)
+    return WriterParts(
+        lock_fd=lock_fd, control=control, hot=hot, log=log, space=space, recovery=recovery
+    )

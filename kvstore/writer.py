@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,6 +55,7 @@ class SessionWriter:
         self._control = parts.control
         self._hot = parts.hot
         self._log = parts.log
+        self._space = parts.space
         self.recovery = recovery = parts.recovery
         self.visible_unit_count = recovery.durable_unit_count
         self.durable_unit_count = recovery.durable_unit_count
@@ -201,6 +203,17 @@ class SessionWriter:
         """
         self._check_alive()
         self._commit()
+
+    def room(self, byte_count: int) -> AbstractContextManager[None]:
+        """Hold room for what grows beside the blocks, such as a key index, inside a `with`.
+
+        Derived data is recovery's too, and may take the budgets' reserve.
+
+        Raises (on entering):
+            StoreFullError: a budget or the disk does not allow it.
+        """
+        self._check_alive()
+        return self._space.claim(byte_count, use_reserve=True)
 
     def close(self) -> None:
         """End the writer: release the lock and the hot tail. Units not flushed are gone."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LOOKBACK_"
@@ -70,6 +70,17 @@ class Settings(BaseSettings):
     most 1 GiB. With less than a block, blocks close early."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
+    session_budget_bytes: int = Field(default=0, ge=0)
+    """Disk that one session may take, its index included; 0: no limit."""
+    disk_budget_bytes: int = Field(default=0, ge=0)
+    """Disk that everything in `data_dir` may take; 0: no limit."""
+    on_full: Literal["refuse", "drop_oldest"] = "refuse"
+    """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
+    drop_oldest: the oldest video is forgotten."""
+    budget_high_fraction: float = Field(default=0.95, gt=0, le=1)
+    """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
+    budget_low_fraction: float = Field(default=0.85, gt=0, le=1)
+    """Share of a budget that stays filled when something is forgotten."""
 
     max_live_pushes: int = Field(default=64, ge=1)
     """Ingest calls open at the same time."""
@@ -77,6 +88,9 @@ class Settings(BaseSettings):
     """Questions waiting or being answered at the same time."""
     packed_questions: int = Field(default=16, ge=1)
     """Of those, questions that are decoded together; the others wait, sessions in turn."""
+    max_lost_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the units a layer chose that an answer may go on without when they are damaged; 0:
+    none."""
     credit_items: int = Field(default=64, ge=1, le=4096)
     """Images, packets or chunks that a client may be ahead of the server."""
     units_per_pass: int = Field(default=8, ge=1, le=256)
@@ -94,6 +108,15 @@ class Settings(BaseSettings):
         if 0 < size_bytes < 2**20:
             raise ValueError("must be 0 or at least 1048576")
         return size_bytes
+
+    @model_validator(mode="after")
+    def _low_is_not_above_high(self) -> Self:
+        if self.budget_low_fraction > self.budget_high_fraction:
+            raise ValueError(
+                f"budget_low_fraction {self.budget_low_fraction} must not be above "
+                f"budget_high_fraction {self.budget_high_fraction}"
+            )
+        return self
 
     def threads_of(self, process: Literal["ingest", "qa"]) -> int:
         """Returns the torch threads of a process: as set, else its half of the cores."""

@@ -84,7 +84,12 @@ def repair_index(
         )
         stack.callback(writer.close)
         index = open_key_index(
-            root, reader, reader.snapshot(), geometry, min_free_bytes=limits.min_free_bytes
+            root,
+            reader,
+            reader.snapshot(),
+            geometry,
+            min_free_bytes=limits.min_free_bytes,
+            room=writer.room,
         )
         stack.callback(index.close)
         return index.count

@@ -132,6 +132,7 @@ class StreamIngest:
                     snapshot,
                     geometry,
                     min_free_bytes=store.limits.min_free_bytes,
+                    room=writer.room,
                 )
                 undo.callback(index.close)
                 encoder.restore(_window_units(model, window, reader, snapshot, geometry))

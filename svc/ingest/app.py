@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -15,14 +14,15 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from kvstore.deletion import sweep_tombstones
-from kvstore.errors import StoreFullError
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
+from kvstore.space import check_room
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import model_config, serving_defaults
+from svc.ingest.budget import disk_budget
 from svc.ingest.convert import Opening
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
@@ -64,7 +64,9 @@ class App:
         self.pushes = Pushes(max_pushes=settings.max_live_pushes)
         self.index_repairs = IndexRepairs(
             settings.data_dir,
-            limits=BlockLimits(min_free_bytes=settings.min_free_bytes),
+            limits=BlockLimits(
+                min_free_bytes=settings.min_free_bytes, budget=disk_budget(settings)
+            ),
             shm_dir=settings.shm_dir,
             pushes=self.pushes,
         )
@@ -135,12 +137,12 @@ class App:
 
     def _open_stream(self, session: Session) -> StreamIngest:
         settings = self.settings
-        free_bytes = shutil.disk_usage(settings.data_dir).free
-        if free_bytes < settings.min_free_bytes:  # now, rather than when the first block is full
-            raise StoreFullError(settings.data_dir, 0, free_bytes, settings.min_free_bytes)
+        limits = session.settings.block_limits(settings)
+        if settings.on_full == "refuse":  # now, rather than when the first block is full
+            check_room(settings.data_dir, session.session_id, limits)
         store = StoreOptions(
             root=settings.data_dir,
-            limits=session.settings.block_limits(settings),
+            limits=limits,
             shm_dir=settings.shm_dir,
             hot_tail_bytes=settings.hot_tail_bytes or None,
         )

@@ -10,6 +10,7 @@ from svc.config import ConfigError, Settings
 from svc.engine.model import LoadedModel
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
+from svc.ingest.budget import disk_budget
 from svc.rpc.errors import Reason, RequestError
 from svc.video.sampler import SamplerConfig
 
@@ -51,6 +52,8 @@ class SessionSettings:
             block_tokens=self.block_tokens,
             block_span_s=self.block_span_s,
             min_free_bytes=settings.min_free_bytes,
+            budget=disk_budget(settings),
+            keep_tokens=self.window_tokens,
         )
 
 

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvstore.diskuse import used_bytes
 from kvstore.errors import SessionNotFoundError
 from kvstore.glance import Glance, glance
 from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
 
-_DISK_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system's own blocks are
 _KEPT_COUNT = 4096
 
 
@@ -87,14 +87,8 @@ class StatsReader:
         )
 
     def _disk_bytes(self, session_id: str) -> int:
-        total = 0
-        try:
-            paths = list(session_folder(self._root, session_id).iterdir())
-        except FileNotFoundError as error:
-            raise SessionNotFoundError(session_id) from error
-        for path in paths:
-            try:
-                total += path.stat().st_blocks * _DISK_BLOCK_BYTES
-            except FileNotFoundError:
-                continue  # a temporary file that was moved into place meanwhile
+        folder = session_folder(self._root, session_id)
+        total = used_bytes(folder)
+        if not folder.is_dir():
+            raise SessionNotFoundError(session_id)
         return total

@@ -78,6 +78,15 @@ def _of_damage(error: store.KVStoreError) -> RequestError | None:
 def _of_writer(error: store.KVStoreError) -> RequestError | None:
     text = str(error)
     match error:
+        case store.BudgetExceededError():
+            return RequestError(
+                Reason.STORE_FULL,
+                text,
+                budget=error.budget,
+                budget_bytes=error.budget_bytes,
+                used_bytes=error.used_bytes,
+                needed_bytes=error.needed_bytes,
+            )
         case store.StoreFullError():
             return RequestError(
                 Reason.STORE_FULL,
