@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -84,20 +85,36 @@ class BlockCorruptError(KVStoreError):
 
 
 class SliceCorruptError(KVStoreError):
-    """Keys and values of one unit in one layer differ from those written."""
+    """Keys and values of one unit in one layer differ from those written, or cannot be read."""
 
     def __init__(
-        self, session_id: str, block_index: int | None, unit_index: int, layer_index: int
+        self,
+        session_id: str,
+        block_index: int | None,
+        unit_index: int,
+        layer_index: int,
+        *,
+        unreadable: bool = False,
     ) -> None:
         place = "the hot tail" if block_index is None else f"block {block_index}"
+        fault = "cannot be read" if unreadable else "does not match its checksum"
         super().__init__(
-            f"unit {unit_index}, layer {layer_index} of session {session_id!r} "
-            f"in {place} does not match its checksum"
+            f"unit {unit_index}, layer {layer_index} of session {session_id!r} in {place} {fault}"
         )
         self.session_id = session_id
         self.block_index = block_index
         self.unit_index = unit_index
         self.layer_index = layer_index
+        self.unreadable = unreadable
+        """Whether the disk refused; otherwise it gave other bytes than were written."""
+        self.damaged: tuple[SliceCorruptError, ...] = (self,)
+        """Everything that one read could not give; this is the first."""
+
+
+def joined(errors: Sequence[SliceCorruptError]) -> SliceCorruptError:
+    """The first of several errors of one read, holding all of them."""
+    errors[0].damaged = tuple(errors)
+    return errors[0]
 
 
 class HotTailCorruptError(KVStoreError):

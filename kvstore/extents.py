@@ -109,7 +109,7 @@ def read_runs(
                 read_bytes = os.preadv(fd, buffers, offset)
             except OSError as error:
                 raise SliceCorruptError(
-                    session_id, block.header.sequence, first.unit_index, layer
+                    session_id, block.header.sequence, first.unit_index, layer, unreadable=True
                 ) from error
         for extent, (_, unit_position) in run:
             read_bytes -= extent.keys.nbytes + extent.values.nbytes

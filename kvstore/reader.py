@@ -12,16 +12,19 @@ import numpy as np
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
+from kvstore.diskread import DiskReads
 from kvstore.encoding import Encoding
 from kvstore.errors import (
     BlockCorruptError,
     SessionNotFoundError,
     SliceCorruptError,
     SnapshotExpiredError,
+    joined,
 )
-from kvstore.extents import Extent, check_outputs, read_runs
+from kvstore.extents import Extent, Located, check_outputs
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
+from kvstore.quarantine import Quarantine
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tracking import SessionTracker
@@ -32,16 +35,26 @@ logger = logging.getLogger(__name__)
 class SessionReader:
     """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
 
-    def __init__(self, session_id: str, tracker: SessionTracker, files: SegmentFiles) -> None:
+    def __init__(
+        self, session_id: str, tracker: SessionTracker, files: SegmentFiles, disk: DiskReads
+    ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
+        self._disk = disk
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, root: Path, session_id: str) -> SessionReader:
+    def open(
+        cls, root: Path, session_id: str, *, quarantine: Quarantine | None = None
+    ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
+
+        Args:
+            root: of the store.
+            session_id: the session.
+            quarantine: of this session: where damage that is found is remembered. None: nowhere.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -51,7 +64,8 @@ class SessionReader:
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
         files = SegmentFiles(folder)
-        reader = cls(session_id, SessionTracker(folder, session_id, files), files)
+        disk = DiskReads(session_id, folder, files, quarantine)
+        reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk)
         try:
             reader.snapshot()
         except BaseException:
@@ -127,22 +141,29 @@ class SessionReader:
 
         Raises:
             ValueError: an index or a shape is outside what the snapshot has.
-            SliceCorruptError: the bytes are not those that were written.
+            SliceCorruptError: bytes are not those that were written, or the disk failed; its
+                `damaged` holds every unit of which that is true, and what is in the arrays counts
+                for nothing.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
         extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
         tiers = [Tier.HOT] * len(extents)
-        missing = []
+        damaged: list[SliceCorruptError] = []
+        missing: list[Located] = []
         for extent in extents:
-            if not self._copy_hot(snapshot, layer, extent):
-                tiers[extent.place] = Tier.DISK
-                missing.append((extent, self._locate(snapshot, extent.unit_index, layer)))
-        if missing:
+            if self._copy_hot(snapshot, layer, extent):
+                continue
+            tiers[extent.place] = Tier.DISK
             try:
-                read_runs(self.session_id, self._files, layer, missing)
-            except FileNotFoundError as error:
-                raise SessionNotFoundError(self.session_id) from error
+                located = self._locate(snapshot, extent.unit_index, layer)
+            except SliceCorruptError as error:
+                damaged.append(error)
+            else:
+                missing.append((extent, located))
+        damaged += self._disk.read(layer, missing)
+        if damaged:
+            raise joined(damaged)
         return tiers
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:

@@ -36,6 +36,7 @@ class Retrieval(Enum):
 
 _RETRIEVAL = "Retrieval"
 _DECODING = "Decoding"
+_SHOWN_LOSSES = 5
 
 
 def ask(
@@ -197,6 +198,7 @@ def ask(
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:
         sys.stdout.write(_moments(answer, choice or []))
+        sys.stderr.write(_warning(answer))
     if history is not None:
         append_turn(history, question, answer.text)
 
@@ -240,6 +242,17 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
             }
             for moment in answer.evidence
         ],
+        "evidence_lost": [
+            {
+                "start_s": lost.start_s,
+                "end_s": lost.end_s,
+                "first_unit_index": lost.first_unit_index,
+                "unit_count": lost.unit_count,
+                "reason": lost.reason.value,
+                "first_layer_index": lost.first_layer_index,
+            }
+            for lost in answer.evidence_lost
+        ],
         "evidence_until_s": answer.evidence_until_s,
         "retrieved_unit_count": answer.retrieved_unit_count,
         "retrieved_token_count": answer.retrieved_token_count,
@@ -252,6 +265,20 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
         fields["choice_index"] = answer.choice_index
         fields["choice_log_likelihoods"] = list(answer.choice_log_likelihoods)
     return fields
+
+
+def _warning(answer: Answer) -> str:
+    """Returns the line that says what the answer had to do without; empty where nothing."""
+    if not answer.evidence_lost:
+        return ""
+    units = sum(lost.unit_count for lost in answer.evidence_lost)
+    spans = ", ".join(
+        f"{format_time(lost.start_s)} - {format_time(lost.end_s)} ({lost.reason.value})"
+        for lost in answer.evidence_lost[:_SHOWN_LOSSES]
+    )
+    more = len(answer.evidence_lost) - _SHOWN_LOSSES
+    rest = f" and {more} more" if more > 0 else ""
+    return f"warning: {units} damaged units were left out of this answer: {spans}{rest}\n"
 
 
 def _moments(answer: Answer, choices: list[str]) -> str:

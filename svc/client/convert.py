@@ -13,6 +13,8 @@ from svc.client.types import (
     DecodingOptions,
     Evidence,
     FinishReason,
+    LossReason,
+    LostEvidence,
     RetrievalMode,
     RetrievalOptions,
     Session,
@@ -37,6 +39,10 @@ _FINISH_REASONS: Mapping[int, FinishReason] = {
 _TIERS: Mapping[int, Tier] = {
     question_pb2.Evidence.TIER_HOT: Tier.HOT,
     question_pb2.Evidence.TIER_DISK: Tier.DISK,
+}
+_LOSS_REASONS: Mapping[int, LossReason] = {
+    question_pb2.LostEvidence.REASON_CHECKSUM: LossReason.CHECKSUM,
+    question_pb2.LostEvidence.REASON_UNREADABLE: LossReason.UNREADABLE,
 }
 _MODES = {
     RetrievalMode.PER_LAYER: question_pb2.RETRIEVAL_MODE_PER_LAYER,
@@ -150,6 +156,17 @@ def answer_from(message: question_pb2.Answer) -> Answer:
         total_s=message.total_s,
         model=message.model,
         snapshot_unit_count=message.snapshot_unit_count,
+        evidence_lost=tuple(
+            LostEvidence(
+                start_s=each.start_s,
+                end_s=each.end_s,
+                first_unit_index=each.first_unit_index,
+                unit_count=each.unit_count,
+                reason=_known(_LOSS_REASONS, each.reason, "LostEvidence.reason"),
+                first_layer_index=each.first_layer_index,
+            )
+            for each in message.evidence_lost
+        ),
     )
 
 

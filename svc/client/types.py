@@ -163,6 +163,30 @@ class Evidence:
     """The slowest tier it was read from."""
 
 
+class LossReason(Enum):
+    """Why a moment could not be read."""
+
+    CHECKSUM = "checksum"
+    """Its bytes are not those that were written."""
+    UNREADABLE = "unreadable"
+    """The disk could not read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostEvidence:
+    """One moment that was chosen to answer from, and was left out because it is damaged."""
+
+    start_s: float
+    """Inclusive."""
+    end_s: float
+    """Exclusive."""
+    first_unit_index: int
+    unit_count: int
+    reason: LossReason
+    first_layer_index: int
+    """The first layer of the model that did without it; those before it had read theirs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A whole answer and what it rests on."""
@@ -187,3 +211,5 @@ class Answer:
     model: str
     snapshot_unit_count: int
     """Units the question could choose from."""
+    evidence_lost: tuple[LostEvidence, ...]
+    """What was chosen and could not be read, in order of time; mostly empty."""

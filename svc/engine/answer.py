@@ -19,7 +19,9 @@ from svc.engine.answer_request import (
     RequestError,
 )
 from svc.engine.answering import Answering, Plan
-from svc.engine.context import BestScored, Chooser, Context, FixedUnits, Grounds
+from svc.engine.choice import BestScored, Chooser, FixedUnits
+from svc.engine.context import Context, Grounds
+from svc.engine.losses import Losses
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.engine.packed import PackedSession, Segment
@@ -60,6 +62,7 @@ class AnswerEngine:
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)
         tail_count = prompt.position_count + answer_count
         chooser = self._chooser(request, memory, tail_count)
+        losses = Losses(memory.unit_count, max_fraction=self.limits.max_lost_fraction)
         sampling = Sampling.of(request, model.generation_config)
         said = (*model.prompt.prefix_ids, model.adapter.video_token_id, *prompt.token_ids)
 
@@ -68,6 +71,7 @@ class AnswerEngine:
                 self._grounds,
                 memory,
                 chooser,
+                losses,
                 text_positions=prompt.text_positions,
                 tail_capacity=tail_count,
             )
@@ -77,6 +81,7 @@ class AnswerEngine:
                 request=request,
                 memory=memory,
                 chooser=chooser,
+                losses=losses,
                 question_embeds=model.adapter.question_embeds(prompt.token_ids),
                 choice_ids=choice_ids,
                 eos_token_ids=sampling.eos_token_ids,

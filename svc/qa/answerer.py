@@ -20,7 +20,7 @@ from svc.engine.store_memory import StoreMemory
 from svc.qa.as_of import Wait, cut_snapshot
 from svc.qa.convert import Answered, Question
 from svc.qa.errors import SNAPSHOT_LOST_ERRORS
-from svc.qa.evidence import evidence_spans
+from svc.qa.evidence import evidence_spans, lost_spans
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.sessions import Lease, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
@@ -185,6 +185,7 @@ class Answerer:
         return Answered(
             result=result,
             evidence=evidence_spans(result, snapshot, frame_period_s=period_s),
+            lost=lost_spans(result.lost, snapshot, frame_period_s=period_s),
             evidence_until_s=until_s,
             asked_at_s=asked_at_s,
             ttft_s=started_s - arrived_s + ttft_s,

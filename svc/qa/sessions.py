@@ -11,6 +11,7 @@ from typing import overload
 
 from kvstore.control import Watermarks
 from kvstore.errors import SessionNotFoundError
+from kvstore.quarantine import Quarantine, sweep_quarantine
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
 from kvstore.snapshot import Snapshot
@@ -38,7 +39,9 @@ class OpenSession:
         """
         self.session_id = record.session_id
         self.version = _version(record)
-        self.reader = SessionReader.open(root, record.session_id)
+        self.reader = SessionReader.open(
+            root, record.session_id, quarantine=Quarantine(root, record.session_id)
+        )
         self.lease_count = 0
         self.discarded = False
         self._root = root
@@ -173,7 +176,10 @@ class SessionCache:
             self._discard(session)
 
     def sweep(self) -> None:
-        """Lets go of sessions that were deleted: open files would keep their disk space."""
+        """Lets go of sessions that were deleted: open files would keep their disk space.
+
+        What was remembered of their damage goes too.
+        """
         with self._lock:
             candidates = [session for session in self._open.values() if not session.lease_count]
         for session in candidates:
@@ -181,6 +187,7 @@ class SessionCache:
                 session.reader.snapshot()
             except SessionNotFoundError:
                 self.discard(session)
+        sweep_quarantine(self._root)
 
     def close(self) -> None:
         """Closes everything that is not leased."""

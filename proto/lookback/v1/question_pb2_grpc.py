@@ -64,7 +64,8 @@ class QuestionServiceServicer:
         FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
         ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
         RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-        DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+        DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+        more of it than an answer may go on without
         DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
         default of 120 s, passed before the end
         UNAVAILABLE          NOT_READY +            the server is loading its model

@@ -51,7 +51,8 @@ class QuestionServiceStub:
       FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
       ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
       RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                  more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
       UNAVAILABLE          NOT_READY +            the server is loading its model
@@ -84,7 +85,8 @@ class QuestionServiceAsyncStub(QuestionServiceStub):
       FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
       ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
       RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                  more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
       UNAVAILABLE          NOT_READY +            the server is loading its model
@@ -120,7 +122,8 @@ class QuestionServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
           ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
           RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-          DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+          DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                      more of it than an answer may go on without
           DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                       default of 120 s, passed before the end
           UNAVAILABLE          NOT_READY +            the server is loading its model

@@ -34,8 +34,9 @@ def every_kind(base: type[KVStoreError] = KVStoreError) -> Iterator[type[KVStore
 def example(kind: type[KVStoreError]) -> KVStoreError:
     """An error of this class; what it says does not matter here."""
     values: dict[str, Any] = {"path": Path("seg"), "session_id": "cam", "reason": "torn"}
-    parameters = list(inspect.signature(kind.__init__).parameters)[1:]
-    return kind(*(values.get(name, 7) for name in parameters))
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    required = [each.name for each in parameters if each.default is each.empty]
+    return kind(*(values.get(name, 7) for name in required))
 
 
 @pytest.mark.parametrize("translate", [translate_store_error, of_ingest, of_qa])
