@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import xxhash
@@ -99,20 +100,36 @@ def read_resume(fd: int, place: BlockPlace) -> bytes:
     return data
 
 
-def damaged_extents(fd: int, block: Block) -> list[tuple[int, int]]:
-    """The (position in the block, layer) of every extent that does not match its checksum."""
+def faults_by_layer(fd: int, block: Block) -> Iterator[tuple[int, int, list[int]]]:
+    """Read a block's keys and values, layer after layer.
+
+    Yields:
+        (layer, bytes read, positions in the block whose extent does not match its checksum).
+    """
     layout, header = block.place.layout, block.header
     starts = block.table.token_starts.tolist()
     bounds = [layout.extent_bytes(start, position) for position, start in enumerate(starts)]
-    damaged = []
     for layer in range(layout.geometry.layer_count):
         data = memoryview(os.pread(fd, bounds[-1], block.extent_offset(layer, 0)))
-        for position in range(header.unit_count):
-            checksum = int(block.table.checksums[position, layer])
-            extent = data[bounds[position] : bounds[position + 1]]
-            if xxhash.xxh3_64_intdigest(extent) != checksum:
-                damaged.append((position, layer))
-    return damaged
+        checksums = block.table.checksums[:, layer].tolist()
+        extents = [
+            data[bounds[position] : bounds[position + 1]] for position in range(header.unit_count)
+        ]
+        faults = [
+            position
+            for position, extent in enumerate(extents)
+            if xxhash.xxh3_64_intdigest(extent) != checksums[position]
+        ]
+        yield layer, bounds[-1], faults
+
+
+def damaged_extents(fd: int, block: Block) -> list[tuple[int, int]]:
+    """The (position in the block, layer) of every extent that does not match its checksum."""
+    return [
+        (position, layer)
+        for layer, _, positions in faults_by_layer(fd, block)
+        for position in positions
+    ]
 
 
 def verify_block(fd: int, place: BlockPlace) -> str | None:

@@ -47,10 +47,19 @@ class Settings(BaseSettings):
     qa_port: int = Field(default=50552, ge=0, le=65535)
     """Port of QuestionService; 0 takes a free one."""
 
+    redis_url: str | None = None
+    """Redis that says which process owns a session (redis://, rediss://, unix://), for more than
+    one process group; absent: this service owns every session of its `data_dir`."""
+    advertised_host: str = ""
+    """Name or address under which clients of other machines reach this one; empty: `host`."""
+
     ingest_threads: int = Field(default=0, ge=0, le=256)
     """Torch threads of the ingest process; 0: half of the cores."""
     qa_threads: int = Field(default=0, ge=0, le=256)
     """Torch threads of the QA process; 0: the other half of the cores."""
+
+    reader_threads: int = Field(default=0, ge=0, le=64)
+    """Threads of the QA process that read stored units; 0: two a core, at most 8."""
 
     sample_fps: float = Field(default=1.0, gt=0, le=30)
     """Frames kept per second of stream time, where a session does not say."""
@@ -81,6 +90,8 @@ class Settings(BaseSettings):
     """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
     budget_low_fraction: float = Field(default=0.85, gt=0, le=1)
     """Share of a budget that stays filled when something is forgotten."""
+    scrub_bytes_per_s: int = Field(default=4 * 2**20, ge=0)
+    """How fast the ingest process reads the store through in the background for damage; 0: not."""
 
     max_live_pushes: int = Field(default=64, ge=1)
     """Ingest calls open at the same time."""
@@ -102,6 +113,13 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_one(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
     @field_validator("hot_tail_bytes")
     @classmethod
     def _hot_tail_is_no_trifle(cls, size_bytes: int) -> int:
@@ -118,6 +136,10 @@ class Settings(BaseSettings):
             )
         return self
 
+    def advertised(self, host: str, port: int) -> str:
+        """Returns the `host:port` at which others find a server of ours."""
+        return f"{self.advertised_host or host}:{port}"
+
     def threads_of(self, process: Literal["ingest", "qa"]) -> int:
         """Returns the torch threads of a process: as set, else its half of the cores."""
         set_value = self.ingest_threads if process == "ingest" else self.qa_threads
@@ -125,6 +147,11 @@ class Settings(BaseSettings):
             return set_value
         cores = len(os.sched_getaffinity(0))
         return max(1, cores - cores // 2 if process == "ingest" else cores // 2)
+
+
+    def reader_thread_count(self) -> int:
+        """Returns the threads that read stored units: as set, else what keeps a disk busy."""
+        return self.reader_threads or min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 def read_settings(**overrides: object) -> Settings:

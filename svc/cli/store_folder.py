@@ -46,7 +46,8 @@ def byte_progress(label: str) -> Iterator[Progress]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=console, transient=True) as bar:
+    # Standard output stays what it is: what a command finds may be going to a file.
+    with Bar(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kvstore.paths import segment_path, session_folder
+from kvstore.scrub import Pace
 from kvstore.session import SessionRecord, create_session
 from svc.engine.index_repair import index_fault, repair_index
 from tests.kvstore.samples import LIMITS, SESSION, SMALL, open_writer, sample
@@ -70,7 +71,7 @@ def test_stat_for_people_names_every_session_in_one_line(
     assert outcome.status == 0
 
 
-@pytest.mark.parametrize("command", ["stat"])
+@pytest.mark.parametrize("command", ["stat", "scrub", "repair"])
 def test_a_folder_that_is_no_store_is_refused(
     lookback: type[Lookback], tmp_path: Path, command: str
 ) -> None:
@@ -135,3 +136,74 @@ def test_an_export_never_writes_over_a_file(
     outcome = lookback.run("store", "export", str(store), SESSION, str(archive))
     assert outcome.err.startswith("error: FILE_EXISTS: ")
     assert archive.read_bytes() == b"mine"
+
+
+def test_a_scrub_says_what_is_damaged_as_verify_does(lookback: type[Lookback], store: Path) -> None:
+    assert (
+        lookback.run("store", "scrub", str(store), "--rate-bytes-per-s", "1000000000").status == 0
+    )
+    damage(store)
+    verified = lookback.run("store", "verify", str(store))
+    scrubbed = lookback.run("store", "scrub", str(store), "--rate-bytes-per-s", "1000000000")
+    assert (scrubbed.status, scrubbed.out, scrubbed.err) == (1, verified.out, verified.err)
+    assert scrubbed.out.startswith(f"{SESSION}, block 0, unit ")
+
+
+def test_an_interrupted_scrub_says_where_it_was(
+    lookback: type[Lookback], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def interrupt(pace: Pace, done_bytes: int, total_bytes: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pace, "__call__", interrupt)
+    outcome = lookback.run("store", "scrub", str(store))
+    assert (outcome.status, outcome.out) == (130, "")
+    assert outcome.err.startswith(f"stopped at session {SESSION}, block 2: ")
+
+
+def test_a_repair_mends_the_index_and_the_tail_once(lookback: type[Lookback], store: Path) -> None:
+    (session_folder(store, SESSION) / "index.rows").unlink()
+    last = sorted(session_folder(store, SESSION).glob("seg-*.kvs"))[-1]
+    with open(last, "ab") as file:
+        file.write(b"half a block" * 1000)
+    outcome = lookback.run("store", "repair", str(store))
+    assert (outcome.status, outcome.err) == (0, "")
+    tail, index, summary = outcome.out.splitlines()
+    assert "12,000 bytes of a torn, never acknowledged tail cut" in tail
+    assert f"key index made whole, {UNIT_COUNT} rows" in index
+    again = lookback.run("store", "repair", str(store), SESSION)
+    assert again.out.splitlines() == [summary]
+    assert read_stored(store, SESSION).row_count == UNIT_COUNT
+
+
+def test_a_repair_drops_no_acknowledged_block(lookback: type[Lookback], store: Path) -> None:
+    path = segment_path(session_folder(store, SESSION), 0)
+    data = bytearray(path.read_bytes())
+    data[4096 + 100] ^= 1  # the header of block 0
+    path.write_bytes(data)
+    outcome = lookback.run("store", "repair", str(store))
+    assert outcome.status == 1
+    assert outcome.out.splitlines()[0] == f"{SESSION}, block 0: its header is damaged"
+    assert outcome.err.startswith("error: STORE_DAMAGED: 1 of 1 sessions ")
+    assert path.read_bytes() == data
+
+
+def test_a_repair_leaves_a_session_to_its_writer(lookback: type[Lookback], store: Path) -> None:
+    (session_folder(store, SESSION) / "index.rows").unlink()
+    writer = open_writer(store)
+    outcome = lookback.run("store", "repair", str(store))
+    assert outcome.status == 0
+    assert outcome.out.startswith(f"{SESSION}: is being written, and left to its writer\n")
+    writer.close()
+
+
+def test_a_repair_of_a_session_that_is_not_there_says_so(
+    lookback: type[Lookback], store: Path
+) -> None:
+    outcome = lookback.run("store", "repair", str(store), "nobody")
+    assert outcome.err == "error: SESSION_NOT_FOUND: session 'nobody' does not exist\n"
