@@ -117,6 +117,21 @@ def joined(errors: Sequence[SliceCorruptError]) -> SliceCorruptError:
     return errors[0]
 
 
+class NotFiniteError(KVStoreError, ValueError):
+    """Keys or values of a unit have no range that codes could divide: NaN or infinity is in it."""
+
+    def __init__(
+        self, session_id: str, unit_index: int, layer_index: int, encoding: str, reason: str
+    ) -> None:
+        super().__init__(
+            f"unit {unit_index}, layer {layer_index} of session {session_id!r} cannot be stored as "
+            f"{encoding}: {reason}"
+        )
+        self.session_id = session_id
+        self.unit_index = unit_index
+        self.layer_index = layer_index
+
+
 class HotTailCorruptError(KVStoreError):
     """A visible unit cannot be read from shared memory; it can be once it is durable."""
 

@@ -1,9 +1,9 @@
 """The writer's side of the hot tail: a ring of the newest units in shared memory.
 
 Layout: a header page of 8-byte words, a table of slots (unit index modulo slot count), the ring.
-A record is [per layer: keys | values][unit table][thumbnail], in one piece. Units leave in order:
-before a record is overwritten, the header's floor is raised past its unit. Readers copy, then look
-at the floor again (a seqlock whose counter never turns back), and check the unit's XXH3.
+A record is [per layer: keys | values, encoded][unit table][thumbnail], in one piece. Units leave in
+order: before a record is overwritten, the header's floor is raised past its unit. Readers copy,
+then look at the floor again (a seqlock whose counter never turns back), and check the unit's XXH3.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import xxhash
 
 from kvstore.diskio import DiskIO
 from kvstore.encoding import Layout
-from kvstore.errors import UnitTooLargeError
+from kvstore.encoding_codec import UnencodableError, encode_extent
+from kvstore.errors import NotFiniteError, UnitTooLargeError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES, page_align
 from kvstore.hotfile import create_hot_file
 from kvstore.paths import session_hash
@@ -167,7 +168,12 @@ class HotTail:
     def append(
         self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
     ) -> HotRecord:
-        """Copy a unit into the ring. The caller made sure that what leaves is durable."""
+        """Encode a unit into the ring. The caller made sure that what leaves is durable.
+
+        Raises:
+            NotFiniteError: NaN or infinity, where the encoding has no place for it; the unit was
+                not taken.
+        """
         start, stop, floor = self._place(unit)
         self._words[FLOOR_WORD] = floor
         while self._placed and self._placed[0].unit_index < floor:
@@ -176,11 +182,7 @@ class HotTail:
         extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
         extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
-        typed = extents.view(shape.storage_dtype).reshape(
-            shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
-        )
-        typed[:, 0] = keys
-        typed[:, 1] = values
+        self._encode(unit, keys, values, extents)
         checksums = [xxhash.xxh3_64_intdigest(extent.data) for extent in extents]
         part = TablePart.pack(unit, np.array(checksums, dtype=np.uint64))
         table = join_table([part])
@@ -190,6 +192,30 @@ class HotTail:
         self._placed.append(_Placed(unit.index, start, stop))
         self._next = stop
         return HotRecord(unit, part, extents)
+
+    def _encode(
+        self,
+        unit: Unit,
+        keys: np.ndarray[Any, Any],
+        values: np.ndarray[Any, Any],
+        extents: np.ndarray[Any, Any],
+    ) -> None:
+        """Fill (layers, extent bytes) uint8."""
+        layout, shape = self._layout, self._layout.geometry
+        if not layout.quantised:
+            typed = extents.view(shape.storage_dtype).reshape(
+                shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
+            )
+            typed[:, 0] = keys
+            typed[:, 1] = values
+            return
+        for layer, extent in enumerate(extents):
+            try:
+                encode_extent(layout, keys[layer], values[layer], extent)
+            except UnencodableError as error:
+                raise NotFiniteError(
+                    self._session_id, unit.index, layer, layout.encoding, str(error)
+                ) from error
 
     def _write_slot(self, unit: Unit, start: int, table_hash: int) -> None:
         slot = FIRST_SLOT_WORD + unit.index % self._slot_count * SLOT_WORDS

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from kvstore.encoding import Layout
+from kvstore.encoding_codec import decode_extent, scratch_bytes
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
 from kvstore.hottail import (
     EPOCH_WORD,
@@ -46,17 +47,16 @@ class HotEntry:
     """Where its record starts in the ring."""
     thumbnail_start: int
 
-    def checksum_matches(
-        self, layer: int, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
-    ) -> bool:
-        """Whether these are the unit's keys and values of that layer."""
-        return kv_checksum(keys, values) == int(self.table.checksums[0, layer])
+    def checksum_matches(self, layer: int, *parts: np.ndarray[Any, Any]) -> bool:
+        """Whether these make up what is stored of the unit's keys and values of that layer."""
+        return kv_checksum(*parts) == int(self.table.checksums[0, layer])
 
 
-def kv_checksum(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> int:
-    """XXH3-64 of [keys | values], both C-contiguous."""
-    digest = xxhash.xxh3_64(keys.data)
-    digest.update(values.data)
+def kv_checksum(*parts: np.ndarray[Any, Any]) -> int:
+    """XXH3-64 of [keys | values] as they are stored: C-contiguous parts, one after the other."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part.data)
     return digest.intdigest()
 
 
@@ -152,6 +152,8 @@ class HotTailView:
         entry = self.entry(unit_index)
         if entry is None:
             return False
+        if self._layout.quantised:
+            return self._decode(entry, unit_index, layer, keys_out, values_out)
         half = keys_out.nbytes
         start = entry.start + layer * 2 * half
         keys_out.view(np.uint8).reshape(-1)[:] = self._ring[start : start + half]
@@ -159,6 +161,24 @@ class HotTailView:
         if not self.still_holds(unit_index):
             return False
         return entry.checksum_matches(layer, keys_out, values_out)
+
+    def _decode(
+        self,
+        entry: HotEntry,
+        unit_index: int,
+        layer: int,
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+    ) -> bool:
+        extent_bytes = self._layout.extent_bytes(len(keys_out))
+        start = entry.start + layer * extent_bytes
+        # Copied before it is checked: the ring may be written at any time.
+        data = scratch_bytes(extent_bytes)
+        data[:] = self._ring[start : start + extent_bytes]
+        if not (self.still_holds(unit_index) and entry.checksum_matches(layer, data)):
+            return False
+        decode_extent(self._layout, data, keys_out, values_out)
+        return True
 
     def thumbnail(self, unit_index: int) -> bytes | None:
         """Copy a unit's JPEG; None when it left or does not match."""

@@ -153,7 +153,8 @@ class SessionWriter:
 
         Args:
             keys, values: (layer_count, token_count, kv_head_count, head_dim) of the geometry's
-                storage dtype; keys before RoPE. Copied.
+                storage dtype; keys before RoPE. Copied; in a quantised encoding what is read back
+                lies within half a step of them.
             resume: what a restart needs once this unit is the last durable one.
 
         Raises:
@@ -162,6 +163,8 @@ class SessionWriter:
             StoreFullError: the pending block found no room; the unit was not taken. Appending it
                 again once there is room is safe, unless the disk filled in the middle of a
                 write: then the writer is dead, and says so on the next call.
+            NotFiniteError: NaN or infinity, which the encoding has no place for; the unit was not
+                taken.
             WriterFailedError: the writer is dead.
             WriterFencedError: `may_commit` said no. So do all methods but `close`.
         """

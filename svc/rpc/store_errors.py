@@ -118,4 +118,13 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
                 given_bytes=error.unit_bytes,
                 allowed_bytes=error.hot_tail_bytes,
             )
+        case store.NotFiniteError():
+            # The model made them so: nothing that the client sends differently helps.
+            return RequestError(
+                Reason.INTERNAL,
+                text,
+                session_id=error.session_id,
+                unit=error.unit_index,
+                layer=error.layer_index,
+            )
     return None

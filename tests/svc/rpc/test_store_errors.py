@@ -11,6 +11,7 @@ import pytest
 
 from kvstore.errors import (
     KVStoreError,
+    NotFiniteError,
     SliceCorruptError,
     UnitTooLargeError,
     WriterClosedError,
@@ -22,7 +23,7 @@ from svc.rpc.errors import Reason
 from svc.rpc.store_errors import translate_store_error
 
 # What the server's operator must mend, nobody else can.
-FAULTS_OF_OURS = {WriterFailedError, WriterClosedError, UnitTooLargeError}
+FAULTS_OF_OURS = {WriterFailedError, WriterClosedError, UnitTooLargeError, NotFiniteError}
 
 
 def every_kind(base: type[KVStoreError] = KVStoreError) -> Iterator[type[KVStoreError]]:
