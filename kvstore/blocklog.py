@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ import numpy as np
 import xxhash
 
 from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.dropping import SegmentQueue, drop_below, enough_to_free
 from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
+from kvstore.floor import Floor
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
 from kvstore.scan import LogScan
-from kvstore.space import Space
+from kvstore.space import Shortage, Space
 from kvstore.table import join_table
 
 _ZEROS = bytes(PAGE_BYTES)
@@ -47,8 +49,10 @@ class BlockLog:
         epoch: int,
         scan: LogScan,
         space: Space,
+        announce_floor: Callable[[int], None],
         io: DiskIO,
     ) -> None:
+        """`announce_floor` tells readers the first unit that is left."""
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -57,9 +61,15 @@ class BlockLog:
         self._epoch = epoch
         self._space = space
         self._io = io
-        self.block_count = len(scan.blocks)
+        self._announce_floor = announce_floor
+        self._segments = SegmentQueue(scan.blocks)
+        self.block_count = scan.block_count
         self.unit_count = scan.unit_count
-        self._previous_hash = scan.blocks[-1].header.hash if scan.blocks else 0
+        self._previous_hash = scan.floor.previous_hash
+        if scan.blocks:
+            self._previous_hash = scan.blocks[-1].header.hash
+        if limits.budget.on_full == "drop_oldest":
+            space.free = self._drop_oldest
         self._number = scan.kept_segment
         self._fd = -1
         self._offset = self._allocated = 0
@@ -89,6 +99,7 @@ class BlockLog:
         write_fully(self._io, self._fd, [part for part in buffers if len(part)], self._offset)
         self._io.fdatasync(self._fd)
         self._offset += span
+        self._segments.add(header.token_count)
         self._previous_hash = packed_hash
         self.block_count += 1
         self.unit_count += len(records)
@@ -171,6 +182,14 @@ class BlockLog:
         except BaseException:
             os.close(fd)
             raise
+        self._segments.begin(
+            Floor(
+                first_segment=number,
+                first_block=self.block_count,
+                first_unit=first_unit,
+                previous_hash=self._previous_hash,
+            )
+        )
         old_fd, old_offset, old_allocated = self._fd, self._offset, self._allocated
         self._fd, self._number = fd, number
         self._offset, self._allocated = PAGE_BYTES, allocated
@@ -185,6 +204,16 @@ class BlockLog:
                 self._io.truncate(fd, offset)
         finally:
             os.close(fd)
+
+    def _drop_oldest(self, shortage: Shortage) -> bool:
+        """Drop segments until there is room again; False when none may go."""
+        candidates = self._segments.droppable(self._limits.keep_tokens)
+        if not candidates:
+            return False
+        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
+        floor = self._segments.drop(enough_to_free(self._folder, candidates, wanted_bytes))
+        drop_below(self._folder, self._session_hash, floor, self._io, self._announce_floor)
+        return True
 
     def close(self) -> None:
         """Close the last segment; reserved space behind the last block is given back."""

@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvstore.errors import SessionNotFoundError, SliceCorruptError
+from kvstore.errors import SliceCorruptError
 from kvstore.extents import Located, read_runs
+from kvstore.floor import why_gone
 from kvstore.paths import segment_path
 from kvstore.quarantine import DamagedSlice, Quarantine, damaged_now
 from kvstore.segmentfiles import SegmentFiles
@@ -30,7 +31,8 @@ class DiskReads:
         """Fill every extent that can be read; return what cannot.
 
         Raises:
-            SessionNotFoundError: a segment is gone.
+            UnitDroppedError: a segment was dropped.
+            SessionNotFoundError: it is gone with its session.
             OSError: of this process, such as too many open files: no fault of the data.
         """
         try:
@@ -44,7 +46,8 @@ class DiskReads:
                     raise
                 return damaged + self._examine(layer, wanted)
         except FileNotFoundError as error:
-            raise SessionNotFoundError(self._session_id) from error
+            unit_index = min(extent.unit_index for extent, _ in located)
+            raise why_gone(self._folder, self._session_id, unit_index) from error
         if self._quarantine is not None:
             for each in retried:
                 self._quarantine.lift(each)

@@ -156,6 +156,19 @@ class SnapshotExpiredError(KVStoreError):
         self.epoch = epoch
 
 
+class UnitDroppedError(KVStoreError):
+    """The unit was dropped on purpose, to make room or for its age: it will not come back."""
+
+    def __init__(self, session_id: str, unit_index: int, first_unit: int) -> None:
+        super().__init__(
+            f"unit {unit_index} of session {session_id!r} was dropped: "
+            f"the session remembers from unit {first_unit} on"
+        )
+        self.session_id = session_id
+        self.unit_index = unit_index
+        self.first_unit = first_unit
+
+
 class StoreFullError(KVStoreError):
     """There is no room under the disk's reserve; nothing acknowledged is lost."""
 

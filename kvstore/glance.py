@@ -18,6 +18,7 @@ class Glance:
     epoch: int
     visible_unit_count: int
     durable_unit_count: int
+    first_unit: int
     geometry: Geometry
     encoding: Encoding
 
@@ -61,6 +62,7 @@ def glance(root: Path, session_id: str) -> Glance | None:
         epoch=state.epoch,
         visible_unit_count=state.visible_unit_count,
         durable_unit_count=state.durable_unit_count,
+        first_unit=state.first_unit,
         geometry=text.layout.geometry,
         encoding=text.layout.encoding,
     )

@@ -114,6 +114,7 @@ def open_parts(
             epoch=epoch,
             scan=scan,
             space=space,
+            announce_floor=control.set_first_unit,
             io=io,
         )
         undo.callback(log.abandon)
@@ -122,6 +123,7 @@ def open_parts(
             ControlText(layout, hot.path),
             units=recovery.durable_unit_count,
             blocks=recovery.durable_block_count,
+            first_unit=recovery.first_unit,
             settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,
         )
         undo.pop_all()

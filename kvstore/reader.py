@@ -19,9 +19,11 @@ from kvstore.errors import (
     SessionNotFoundError,
     SliceCorruptError,
     SnapshotExpiredError,
+    UnitDroppedError,
     joined,
 )
 from kvstore.extents import Extent, Located, check_outputs
+from kvstore.floor import why_gone
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
@@ -145,9 +147,12 @@ class SessionReader:
                 `damaged` holds every unit of which that is true, and what is in the arrays counts
                 for nothing.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
+            UnitDroppedError: a unit was dropped, before the snapshot or since.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
         extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
+        if extents:
+            self._check_index(snapshot, min(extent.unit_index for extent in extents))
         tiers = [Tier.HOT] * len(extents)
         damaged: list[SliceCorruptError] = []
         missing: list[Located] = []
@@ -170,7 +175,8 @@ class SessionReader:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
 
         Raises:
-            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+            ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
+            SessionNotFoundError: too.
         """
         self._check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
@@ -185,7 +191,8 @@ class SessionReader:
 
         Raises:
             BlockCorruptError: it is damaged.
-            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+            ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
+            SessionNotFoundError: too.
         """
         self._check_index(snapshot, unit_index)
         data = snapshot.hot_tail.thumbnail(unit_index) if snapshot.hot_tail else None
@@ -198,7 +205,7 @@ class SessionReader:
         except TornBlockError as error:
             raise BlockCorruptError(self.session_id, block.header.sequence, str(error)) from error
         except FileNotFoundError as error:
-            raise SessionNotFoundError(self.session_id) from error
+            raise why_gone(self._tracker.folder, self.session_id, unit_index) from error
 
     def close(self) -> None:
         """Close the files and mappings. No other call may be running or follow."""
@@ -208,6 +215,8 @@ class SessionReader:
     def _check_index(self, snapshot: Snapshot, unit_index: int) -> None:
         if not 0 <= unit_index < snapshot.unit_count:
             raise ValueError(f"unit must be in [0, {snapshot.unit_count}), got {unit_index}")
+        if unit_index < snapshot.first_unit:
+            raise UnitDroppedError(self.session_id, unit_index, snapshot.first_unit)
 
     def _copy_hot(self, snapshot: Snapshot, layer: int, extent: Extent) -> bool:
         hot = snapshot.hot_tail
@@ -229,6 +238,9 @@ class SessionReader:
             with self._lock:
                 self._tracker.refresh()
             found = self._tracker.catalog.find(unit_index)
+        floor = self._tracker.catalog.floor
+        if found is None and unit_index < floor.first_unit:
+            raise UnitDroppedError(self.session_id, unit_index, floor.first_unit)
         if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
             raise SliceCorruptError(self.session_id, None, unit_index, layer)
         # A later epoch's block holds another unit: the one of this snapshot was never durable.

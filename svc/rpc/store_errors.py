@@ -30,6 +30,14 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
                 f"the ingest process was restarted meanwhile: {text}",
                 session_id=error.session_id,
             )
+        case store.UnitDroppedError():
+            return RequestError(
+                Reason.SNAPSHOT_LOST,
+                text,
+                session_id=error.session_id,
+                unit=error.unit_index,
+                first_unit=error.first_unit,
+            )
         case store.GeometryMismatchError():
             return RequestError(
                 Reason.IDENTITY_MISMATCH,
