@@ -143,6 +143,14 @@ class HotTailCorruptError(KVStoreError):
         self.unit_index = unit_index
 
 
+class ReadGivenUpError(KVStoreError):
+    """The read was given up before its end: nobody waits for it, or its deadline passed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the read was given up: {reason}")
+        self.reason = reason
+
+
 class SnapshotExpiredError(KVStoreError):
     """The unit was visible but never durable, and its writer is gone: take a new snapshot."""
 

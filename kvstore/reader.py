@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,15 @@ from kvstore.floor import why_gone
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
+from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tracking import SessionTracker
 
 logger = logging.getLogger(__name__)
+
+_UNITS_PER_BATCH = 16
+"""Read between two looks at whether the read is still wanted."""
 
 
 class SessionReader:
@@ -129,6 +134,9 @@ class SessionReader:
         unit_indices: Iterable[int],
         keys_out: np.ndarray[Any, Any],
         values_out: np.ndarray[Any, Any],
+        *,
+        pool: ReadPool | None = None,
+        reading: Reading | None = None,
     ) -> list[Tier]:
         """Fill `keys_out` and `values_out` with units of one layer, in the order given.
 
@@ -137,6 +145,8 @@ class SessionReader:
         Args:
             keys_out, values_out: C-contiguous (sum of the units' token counts, kv_head_count,
                 head_dim) of the geometry's storage dtype.
+            pool: threads to share the work; None: the calling one does it.
+            reading: says whether it is still wanted; None: to the end.
 
         Returns:
             Where each unit's bytes came from.
@@ -149,27 +159,42 @@ class SessionReader:
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             UnitDroppedError: a unit was dropped, before the snapshot or since.
             SessionNotFoundError: the session was deleted and its files are not open here.
+            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
         """
         extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
         if extents:
             self._check_index(snapshot, min(extent.unit_index for extent in extents))
-        tiers = [Tier.HOT] * len(extents)
-        damaged: list[SliceCorruptError] = []
-        missing: list[Located] = []
-        for extent in extents:
-            if self._copy_hot(snapshot, layer, extent):
-                continue
-            tiers[extent.place] = Tier.DISK
-            try:
-                located = self._locate(snapshot, extent.unit_index, layer)
-            except SliceCorruptError as error:
-                damaged.append(error)
-            else:
-                missing.append((extent, located))
-        damaged += self._disk.read(layer, missing)
+        parts = [extents] if pool is None else pool.split(extents)
+        tasks = [partial(self._read_part, snapshot, layer, part, reading) for part in parts]
+        done = [task() for task in tasks] if pool is None else pool.run(tasks)
+        damaged = [error for _, errors in done for error in errors]
         if damaged:
             raise joined(damaged)
-        return tiers
+        return [tier for tiers, _ in done for tier in tiers]
+
+    def _read_part(
+        self, snapshot: Snapshot, layer: int, extents: Sequence[Extent], reading: Reading | None
+    ) -> tuple[list[Tier], list[SliceCorruptError]]:
+        """Fill extents; return their tiers, and what is damaged."""
+        tiers: list[Tier] = []
+        damaged: list[SliceCorruptError] = []
+        for start in range(0, len(extents), _UNITS_PER_BATCH):
+            if reading is not None:
+                reading.check()
+            missing: list[Located] = []
+            for extent in extents[start : start + _UNITS_PER_BATCH]:
+                hot = self._copy_hot(snapshot, layer, extent)
+                tiers.append(Tier.HOT if hot else Tier.DISK)
+                if hot:
+                    continue
+                try:
+                    located = self._locate(snapshot, extent.unit_index, layer)
+                except SliceCorruptError as error:
+                    damaged.append(error)
+                else:
+                    missing.append((extent, located))
+            damaged += self._disk.read(layer, missing)
+        return tiers, damaged
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.

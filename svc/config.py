@@ -148,7 +148,6 @@ class Settings(BaseSettings):
         cores = len(os.sched_getaffinity(0))
         return max(1, cores - cores // 2 if process == "ingest" else cores // 2)
 
-
     def reader_thread_count(self) -> int:
         """Returns the threads that read stored units: as set, else what keeps a disk busy."""
         return self.reader_threads or min(8, 2 * len(os.sched_getaffinity(0)))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.geometry import Geometry, Tier
+from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -26,7 +27,7 @@ class StoreMemory:
     def __init__(
         self,
         model: LoadedModel,
-        reader: SessionReader,
+        reader: SessionReader | GuardedReader,
         index: KeyIndexReader,
         snapshot: Snapshot,
     ) -> None:

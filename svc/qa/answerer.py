@@ -10,6 +10,8 @@ from contextlib import aclosing
 from typing import TypeVar
 
 from kvstore.errors import SessionNotFoundError
+from kvstore.guarded import GuardedReader
+from kvstore.readpool import Reading, ReadPool
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -36,12 +38,20 @@ T = TypeVar("T")
 class Answerer:
     """Answers questions with one model and one store. Used on the event loop."""
 
-    def __init__(self, *, model: LoadedModel, sessions: SessionCache, runner: Runner) -> None:
-        """The runner's thread must be running for answers to come."""
+    def __init__(
+        self,
+        *,
+        model: LoadedModel,
+        sessions: SessionCache,
+        runner: Runner,
+        pool: ReadPool | None = None,
+    ) -> None:
+        """The runner's thread must be running for answers to come; it reads with the pool."""
         self._model = model
         self._identity = model_identity(model)
         self._sessions = sessions
         self._runner = runner
+        self._pool = pool
 
     async def answer(
         self, question: Question, *, arrived_s: float, deadline_s: float
@@ -100,7 +110,9 @@ class Answerer:
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
         record, snapshot, index = await self._look(session, question, deadline)
-        memory = StoreMemory(self._model, session.reader, index, snapshot)
+        reading = Reading(deadline_s=deadline.at_s)
+        reader = GuardedReader(session.reader, self._pool, reading)
+        memory = StoreMemory(self._model, reader, index, snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -131,6 +143,7 @@ class Answerer:
                 yield event
         finally:
             self._runner.cancel(job)
+            reading.give_up()
 
     async def _look(
         self, session: OpenSession, question: Question, deadline: Deadline
@@ -204,7 +217,7 @@ class Deadline:
 
     def __init__(self, at_s: float) -> None:
         """`at_s` is by time.perf_counter."""
-        self._at_s = at_s
+        self.at_s = at_s
 
     async def keep(self, waiting: Awaitable[T]) -> T:
         """Returns what is waited for.
@@ -213,7 +226,7 @@ class Deadline:
             RequestError: QUESTION_TIMED_OUT; the deadline passed first.
         """
         try:
-            return await asyncio.wait_for(waiting, self._at_s - time.perf_counter())
+            return await asyncio.wait_for(waiting, self.at_s - time.perf_counter())
         except TimeoutError as error:
             raise RequestError(
                 Reason.QUESTION_TIMED_OUT, "the deadline passed before the answer was complete"

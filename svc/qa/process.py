@@ -9,6 +9,7 @@ import logging
 import sys
 from typing import Any
 
+from kvstore.readpool import ReadPool
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
 from svc.qa.answerer import Answerer
@@ -50,6 +51,7 @@ async def serve(settings: Settings) -> bool:
     address = await server.start()
     runner = Runner(packed_count=settings.packed_questions)
     model_thread = ModelThread(settings, runner)
+    pool = ReadPool(settings.reader_thread_count())
     sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
@@ -58,7 +60,7 @@ async def serve(settings: Settings) -> bool:
         await _first_of(stop_asked, model_thread.loaded)
         if model_thread.loaded.done():
             loaded = model_thread.loaded.result()
-            _begin(service, loaded, sessions, runner)
+            _begin(service, loaded, sessions, runner, pool)
             await server.set_serving()
             _announce(address)
             await _first_of(stop_asked, model_thread.ended)
@@ -73,13 +75,18 @@ async def serve(settings: Settings) -> bool:
         stop_asked.cancel()
         await server.stop(_STOP_CALLS_S)
         await model_thread.stop(_STOP_STEP_S)
+        pool.close()
         sessions.close()
 
 
 def _begin(
-    service: QuestionService, loaded: Loaded, sessions: SessionCache, runner: Runner
+    service: QuestionService,
+    loaded: Loaded,
+    sessions: SessionCache,
+    runner: Runner,
+    pool: ReadPool,
 ) -> None:
-    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner)
+    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner, pool=pool)
     service.begin(
         answerer,
         limits=loaded.engine.limits,

@@ -30,6 +30,8 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
                 f"the ingest process was restarted meanwhile: {text}",
                 session_id=error.session_id,
             )
+        case store.ReadGivenUpError():
+            return RequestError(Reason.QUESTION_TIMED_OUT, text)
         case store.UnitDroppedError():
             return RequestError(
                 Reason.SNAPSHOT_LOST,
