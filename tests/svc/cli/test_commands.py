@@ -31,6 +31,7 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions", "list"],
     ["sessions", "show"],
     ["sessions", "delete"],
+    ["bench", "store"],
     ["store"],
     ["store", "export"],
     ["store", "import"],
