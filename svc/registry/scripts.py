@@ -127,7 +127,9 @@ CREATED = (
     + """
 local s = read()
 if s.root == ARGV[1] and s.owner == '' then
-  redis.call('HSET', KEYS[1], 'server', server_id(), 'unsure', '', 'expires_ms', 0)
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'server', server_id(), 'unsure', '', 'expires_ms', 0,
+             'state', 'live', 'next', 0, 'pts_s', '')
 end
 return {'noted'}
 """
