@@ -88,8 +88,7 @@ class SessionCheck:
         self._guarded(self._take_floor)
         for number in segment_numbers(self._folder):
             self._guarded(lambda number=number: self._check_file(number))  # type: ignore[misc]
-        if self._proven > self.block_index:
-            self._suspect("acknowledged, but not there")
+        self._guarded(self._check_end)
         self._tell_proven()
 
     def _guarded(self, step: Callable[[], None]) -> None:
@@ -111,6 +110,12 @@ class SessionCheck:
         floor = read_floor(self._folder, self._session_id, self._session_hash)
         self.block_index = floor.first_block
         self._chain = (floor.previous_hash, 0)
+
+    def _check_end(self) -> None:
+        """See that no acknowledged block is missing, unless it was dropped since the start."""
+        floor = read_floor(self._folder, self._session_id, self._session_hash)
+        if self._proven > max(self.block_index, floor.first_block):
+            self._suspect("acknowledged, but not there")
 
     def _suspect(self, reason: str, unit: int | None = None, layer: int | None = None) -> None:
         found = Damage(

@@ -18,6 +18,7 @@ from kvstore.paths import (
     session_hash,
     stored_session_names,
 )
+from kvstore.quarantine import quarantined
 from kvstore.reader import SessionReader
 from kvstore.session import load_session
 
@@ -36,11 +37,16 @@ class SessionStat:
     writer: WriterMark
     """What the last writer left in the CTL page; open also when it was killed."""
     visible_unit_count: int | None
+    """Units of the session's history, the dropped ones included."""
     durable_unit_count: int | None
+    """Of those, the ones on the disk (or dropped from it)."""
+    dropped_unit_count: int | None
+    """Of those, the oldest, which were dropped on purpose."""
     token_count: int | None
     block_count: int | None
     segment_count: int | None
     first_pts_s: float | None
+    """Of the first unit that is left."""
     last_pts_s: float | None
     logical_bytes: int | None
     """Keys and values of the durable units as readers get them."""
@@ -50,8 +56,11 @@ class SessionStat:
     """Of those, the key index."""
     encoding: str | None
     """How keys and values lie in the blocks; None also before the first block."""
+    damaged_slice_count: int
+    """Slices that answers have met as damaged, and do without."""
     damage: tuple[str, ...]
-    """What opening the session found. Keys and values were not read: `verify_store` does."""
+    """What is known: from opening the session, and from answers. Keys and values were not read:
+    `verify_store` does."""
 
     @property
     def covered_s(self) -> float:
@@ -98,6 +107,10 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
     except KVStoreError as error:
         writer = "none"
         damage.append(str(error))
+    known = quarantined(root, session_id)
+    if known:
+        units = len({each.unit_index for each in known})
+        damage.append(f"{session_id}: {len(known)} slices of {units} units, met by answers")
     try:
         reader = SessionReader.open(root, session_id)
     except SessionNotFoundError:
@@ -111,6 +124,7 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
             writer=writer,
             visible_unit_count=None,
             durable_unit_count=None,
+            dropped_unit_count=None,
             token_count=None,
             block_count=None,
             segment_count=None,
@@ -120,6 +134,7 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
             physical_bytes=physical_bytes,
             index_bytes=index_bytes,
             encoding=None,
+            damaged_slice_count=len(known),
             damage=tuple(damage),
         )
     try:
@@ -127,6 +142,7 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
         geometry = reader.geometry
     finally:
         reader.close()
+    first, left = snapshot.first_unit, snapshot.unit_count > snapshot.first_unit
     durable_tokens = sum(place.header.token_count for place in places)
     kv_bytes = 2 * geometry.layer_count * geometry.token_bytes if geometry else 0
     return SessionStat(
@@ -135,15 +151,17 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
         writer=writer,
         visible_unit_count=snapshot.unit_count,
         durable_unit_count=snapshot.durable_unit_count,
-        token_count=int(snapshot.token_counts.sum()),
+        dropped_unit_count=first,
+        token_count=int(snapshot.token_counts[first:].sum()),
         block_count=len(places),
         segment_count=len({place.segment_number for place in places}),
-        first_pts_s=float(snapshot.first_pts_s[0]) if snapshot.unit_count else None,
-        last_pts_s=float(snapshot.last_pts_s[-1]) if snapshot.unit_count else None,
+        first_pts_s=float(snapshot.first_pts_s[first]) if left else None,
+        last_pts_s=float(snapshot.last_pts_s[-1]) if left else None,
         logical_bytes=durable_tokens * kv_bytes,
         physical_bytes=physical_bytes,
         index_bytes=index_bytes,
         encoding=places[0].layout.encoding if places else None,
+        damaged_slice_count=len(known),
         damage=tuple(damage),
     )
 

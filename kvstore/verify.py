@@ -93,6 +93,8 @@ class StoreCheck:
             self._progress(self.read_bytes, max(self.read_bytes, self._total_bytes))
 
     def _found(self, damage: Damage) -> None:
+        if damage in self._damage:
+            return  # two steps of a check met the same
         self._damage.append(damage)
         if self._on_damage is not None:
             self._on_damage(damage)

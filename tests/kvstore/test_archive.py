@@ -8,9 +8,11 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kvstore.archive import HEAD_NAME, MANIFEST_NAME, BadArchiveError
+from kvstore.encoding import Encoding
 from kvstore.errors import BlockCorruptError, SessionExistsError, StoreFullError
 from kvstore.export import export_session
 from kvstore.importing import import_session
@@ -20,6 +22,7 @@ from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session, load_session, session_ids
 from kvstore.verify import verify_store
 from kvstore.writer import SessionWriter
+from tests.kvstore.dropped import dropping_writer
 from tests.kvstore.samples import (
     LIMITS,
     SESSION,
@@ -27,7 +30,9 @@ from tests.kvstore.samples import (
     append,
     kill,
     open_writer,
+    read_units,
     resume_blob,
+    sample,
     unit_is,
 )
 
@@ -135,6 +140,74 @@ def test_a_killed_writers_torn_tail_stays_behind(root: Path) -> None:
         file.write(b"half a block" * 1000)
     taken_in(root / "b", exported(root))
     assert holds(root / "b", SESSION, 12)
+
+
+@pytest.mark.parametrize("name", [None, "cam-2"])
+def test_of_a_session_that_dropped_what_is_left_travels(root: Path, name: str | None) -> None:
+    create_session(root, RECORD)
+    writer = dropping_writer(root)
+    append(writer, 200)
+    writer.flush()
+    archive = exported(root)
+    append(writer, 20)
+    writer.close()
+    there = root / "b"
+    taken_in(there, archive, name)
+    reader = SessionReader.open(there, name or SESSION)
+    snapshot = reader.snapshot()
+    assert snapshot.unit_count == 200
+    assert snapshot.first_unit > 50
+    assert all(unit_is(reader, snapshot, index) for index in range(snapshot.first_unit, 200))
+    reader.close()
+    assert verify_store(there).damage == ()
+    again = SessionWriter.open(there, name or SESSION, geometry=SMALL, limits=LIMITS)
+    append(again, 5)
+    again.flush()
+    again.close()
+    assert verify_store(there).damage == ()
+
+
+def test_what_is_dropped_while_it_leaves_still_leaves(root: Path) -> None:
+    create_session(root, RECORD)
+    writer = dropping_writer(root)
+    append(writer, 30)
+    writer.flush()
+    durable = writer.durable_unit_count
+    out = io.BytesIO()
+
+    def go_on(done: int, total: int) -> None:
+        if writer.visible_unit_count < 400:
+            append(writer, 20)
+
+    export_session(root, SESSION, out, go_on)
+    writer.close()
+    taken_in(root / "b", out.getvalue())
+    assert holds(root / "b", SESSION, durable)
+
+
+@pytest.mark.parametrize("encoding", ["int8", "int4"])
+def test_a_quantised_session_travels_as_it_is(root: Path, encoding: Encoding) -> None:
+    create_session(root, RECORD)
+    writer = open_writer(root, encoding=encoding)
+    for index in range(20):
+        unit = sample(index)[0]
+        shape = (SMALL.layer_count, unit.token_count, SMALL.kv_head_count, SMALL.head_dim)
+        numbers = np.random.default_rng(index).standard_normal((2, *shape), np.float32)
+        writer.append(unit, *numbers, resume=b"")
+        writer.publish()
+    writer.flush()
+    writer.close()
+    archive = exported(root)
+    taken_in(root, archive, "cam-2")
+    units = range(20)
+    readers = [SessionReader.open(root, name) for name in (SESSION, "cam-2")]
+    for layer in range(SMALL.layer_count):
+        ours, theirs = (read_units(each, each.snapshot(), units, layer) for each in readers)
+        assert ours[0].tobytes() == theirs[0].tobytes()
+        assert ours[1].tobytes() == theirs[1].tobytes()
+    for reader in readers:
+        assert reader.places[0].layout.encoding == encoding
+        reader.close()
 
 
 def test_a_session_without_blocks_travels_too(root: Path) -> None:

@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 
 from kvstore.checking import Damage
+from kvstore.floor import read_floor
 from kvstore.incoming import incoming_folder
 from kvstore.leftovers import Cleared, clear_leftovers
 from kvstore.locking import lock_session, release_session
-from kvstore.paths import TOMBSTONE_NAME, segment_path, session_folder, trash_folder
+from kvstore.paths import (
+    TOMBSTONE_NAME,
+    segment_path,
+    session_folder,
+    session_hash,
+    trash_folder,
+)
 from kvstore.scrub import Pace
 from kvstore.verify import StoreCheck, verify_store
+from tests.kvstore.dropped import dropping_writer
 from tests.kvstore.samples import LIMITS, SESSION, SMALL, append, kill, open_writer, sample
 from tests.kvstore.test_damage import build, places
 
@@ -98,6 +106,26 @@ def test_a_sector_that_cannot_be_read_is_damage_and_the_rest_is_read(
         (2, "it cannot be read: Input/output error")
     ]
     assert report.block_count == len(blocks)
+
+
+def test_what_is_dropped_while_it_is_read_is_no_damage(root: Path) -> None:
+    writer = dropping_writer(root)
+    append(writer, 60)
+    writer.flush()
+
+    def go_on(done: int, total: int) -> None:
+        if writer.visible_unit_count < 400:
+            append(writer, 20)
+
+    report = StoreCheck(root, progress=go_on).run()
+    assert writer.recovery.first_unit == 0
+    dropped = read_floor(session_folder(root, SESSION), SESSION, session_hash(SESSION))
+    assert dropped.first_segment > 3
+    assert report.damage == ()
+    writer.close()
+    assert verify_store(root).damage == ()
+    segment_path(session_folder(root, SESSION), dropped.first_segment).unlink()
+    assert verify_store(root).damage[0].reason.startswith("missing before seg-")
 
 
 def test_a_stopped_reading_knows_its_place(root: Path) -> None:

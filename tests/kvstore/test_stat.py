@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from kvstore.paths import session_folder
+from kvstore.quarantine import DamagedSlice, Quarantine
+from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session, update_session
 from kvstore.stat import stat_session, stat_store
+from tests.kvstore.dropped import dropping_writer
 from tests.kvstore.samples import SESSION, SMALL, append, open_writer, sample
 
 RECORD = SessionRecord(session_id=SESSION, created_unix_s=1.0, unit_period_s=1.0)
@@ -85,3 +88,46 @@ def test_a_damaged_record_is_told_beside_what_the_blocks_hold(root: Path) -> Non
     assert stat.state is None
     assert stat.visible_unit_count == 5
     assert "session.json" in stat.damage[0]
+
+
+def test_what_was_dropped_is_not_what_is_there(root: Path) -> None:
+    create_session(root, RECORD)
+    writer = dropping_writer(root)
+    append(writer, 200)
+    writer.flush()
+    stat = stat_session(root, SESSION)
+    writer.close()
+    first = stat.dropped_unit_count
+    assert first is not None
+    assert first > 50
+    assert (stat.visible_unit_count, stat.first_pts_s) == (200, float(first))
+    counts = [sample(index)[0].token_count for index in range(first, 200)]
+    assert stat.token_count == sum(counts)
+    assert stat.logical_bytes == sum(counts) * 2 * SMALL.layer_count * SMALL.token_bytes
+    assert stat.covered_s == 199.5 - first
+
+
+def test_damage_that_answers_have_met_is_known(root: Path) -> None:
+    create_session(root, RECORD)
+    writer = open_writer(root)
+    append(writer, 5)
+    writer.flush()
+    writer.close()
+    reader = SessionReader.open(root, SESSION)
+    block_hash = reader.places[0].header.hash
+    reader.close()
+    found = DamagedSlice(
+        block_hash=block_hash,
+        block_index=0,
+        unit_index=1,
+        layer_index=0,
+        unreadable=False,
+        inode=1,
+        changed_ns=1,
+        found_unix_s=1.0,
+    )
+    Quarantine(root, SESSION).add([found])
+    stat = stat_session(root, SESSION)
+    assert stat.damaged_slice_count == 1
+    assert stat.damage == (f"{SESSION}: 1 slices of 1 units, met by answers",)
+    assert stat.visible_unit_count == 5
