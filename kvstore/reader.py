@@ -134,9 +134,6 @@ class SessionReader:
         unit_indices: Iterable[int],
         keys_out: np.ndarray[Any, Any],
         values_out: np.ndarray[Any, Any],
-        *,
-        pool: ReadPool | None = None,
-        reading: Reading | None = None,
     ) -> list[Tier]:
         """Fill `keys_out` and `values_out` with units of one layer, in the order given.
 
@@ -145,8 +142,6 @@ class SessionReader:
         Args:
             keys_out, values_out: C-contiguous (sum of the units' token counts, kv_head_count,
                 head_dim) of the geometry's storage dtype.
-            pool: threads to share the work; None: the calling one does it.
-            reading: says whether it is still wanted; None: to the end.
 
         Returns:
             Where each unit's bytes came from.
@@ -159,9 +154,29 @@ class SessionReader:
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             UnitDroppedError: a unit was dropped, before the snapshot or since.
             SessionNotFoundError: the session was deleted and its files are not open here.
-            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
         """
         extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
+        return self.fill(snapshot, layer, extents)
+
+    def fill(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        extents: Sequence[Extent],
+        *,
+        pool: ReadPool | None = None,
+        reading: Reading | None = None,
+    ) -> list[Tier]:
+        """Read units as `read` does, into extents of `kvstore.extents.check_outputs`.
+
+        Args:
+            pool: threads to share the work; None: the calling one does it.
+            reading: says whether it is still wanted; None: to the end.
+
+        Raises:
+            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
+            KVStoreError: as for `read`.
+        """
         if extents:
             self._check_index(snapshot, min(extent.unit_index for extent in extents))
         parts = [extents] if pool is None else pool.split(extents)

@@ -49,11 +49,18 @@ class Reading:
 class ReadPool:
     """Threads that read beside the one that asked. Shared by all readers of a process."""
 
-    def __init__(self, thread_count: int, *, least_part_bytes: int = _LEAST_PART_BYTES) -> None:
+    def __init__(
+        self,
+        thread_count: int,
+        *,
+        ahead_thread_count: int = 0,
+        least_part_bytes: int = _LEAST_PART_BYTES,
+    ) -> None:
         """Start no thread yet.
 
         Args:
             thread_count: that read at the same time, the asking one included; at least 1.
+            ahead_thread_count: that read what may be wanted next; 0: nothing is read ahead.
             least_part_bytes: what a thread is given at least.
         """
         if thread_count < 1:
@@ -61,6 +68,9 @@ class ReadPool:
         self._thread_count = thread_count
         self._least_part_bytes = least_part_bytes
         self._threads = ThreadPoolExecutor(max(1, thread_count - 1), thread_name_prefix="read")
+        # Of their own: what is wanted now does not wait behind a guess.
+        self._ahead = ThreadPoolExecutor(max(1, ahead_thread_count), thread_name_prefix="ahead")
+        self.reads_ahead = ahead_thread_count > 0
 
     def split(self, extents: Sequence[Extent]) -> list[list[Extent]]:
         """Cut a list into parts of about the same size, in order, one a thread at most."""
@@ -93,8 +103,13 @@ class ReadPool:
         finally:
             _end(futures)
 
+    def submit_ahead(self, task: Callable[[], T]) -> Future[T]:
+        """Run a task when one of the threads that read ahead is free."""
+        return self._ahead.submit(task)
+
     def close(self) -> None:
         """Let the threads go; reads that run come to their end."""
+        self._ahead.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -120,12 +120,17 @@ class Answerer:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         held = self._sessions.lease_again(session)
+
+        def let_go() -> None:
+            reader.end()
+            held.release()
+
         job = Job(
             session_id=question.session_id,
             request=question.request,
             memory=memory,
             deliver=deliver,
-            let_go=held.release,
+            let_go=let_go,
         )
         try:
             self._runner.submit(job)

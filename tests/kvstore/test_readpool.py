@@ -243,3 +243,28 @@ def test_a_read_that_fails_returns_when_no_thread_fills_its_arrays(
             snapshot, LAYER, units, *arrays(reader, snapshot, units)
         )
     assert running == 0
+
+
+def test_what_was_read_ahead_in_vain_is_not_running_after_the_end(
+    reader: SessionReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = ReadPool(1, ahead_thread_count=2)
+    snapshot = reader.snapshot()
+    guarded = GuardedReader(reader, pool, Reading())
+    first = [0, 1, 2, 3, 4, 5]
+    guarded.read(snapshot, 0, first, *arrays(reader, snapshot, first))
+    assert guarded.ahead is not None
+    guarded.end()
+    gate = Gate(monkeypatch)
+    guarded.read(snapshot, 1, [], *arrays(reader, snapshot, []))  # none of them is wanted
+    guarded.ahead.begin(snapshot, 1, first)
+    for _ in range(2):
+        assert gate.begun.acquire(timeout=JOIN_S)
+    ending = threading.Thread(target=guarded.end)
+    ending.start()
+    assert gate.ended_count == 0
+    assert ending.is_alive()
+    gate.open.set()
+    ending.join(JOIN_S)
+    assert (gate.begun_count, gate.ended_count) == (2, 2)  # the other four never began
+    pool.close()
