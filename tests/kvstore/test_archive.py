@@ -320,6 +320,9 @@ def rebuilt(archive: bytes, change: str) -> bytes:
     return out.getvalue()
 
 
+MEMBERS = ("climbs", "absolute", "link", "hard link", "device")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -339,7 +342,8 @@ def test_a_foreign_archive_writes_nowhere(root: Path, change: str) -> None:
     build(root / "a")
     archive = exported(root / "a")
     taken_in(root / "control", rebuilt(archive, "nothing"))
-    with pytest.raises(BadArchiveError):
+    said = "where seg-000000.kvs belongs" if change in MEMBERS else ""
+    with pytest.raises(BadArchiveError, match=said):
         taken_in(root / "b", rebuilt(archive, change))
     assert nothing_came(root / "b")
     assert list(root.rglob("climbed*")) == []
