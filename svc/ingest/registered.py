@@ -20,6 +20,7 @@ from svc.registry.errors import (
     SessionDeletedError,
     SessionElsewhereError,
 )
+from svc.registry.finder import Finder, Place
 from svc.registry.kept import KeptLease
 from svc.registry.leases import Leases
 from svc.registry.presence import Presence
@@ -88,8 +89,8 @@ class RegisteredOwner:
         self._lease_s = lease_s
         self._leases = Leases(connection, process, lease_s=lease_s)
         self._directory = SessionDirectory(connection)
-        self._processes = ProcessDirectory(connection)
-        self._presence = Presence(self._processes, process, on_unknown=self._restore)
+        self._finder = Finder(connection, process.kind)
+        self._presence = Presence(ProcessDirectory(connection), process, on_unknown=self._restore)
 
     async def start(self) -> None:
         """Begins to beat, and tells the registry what the files say; Redis may be away."""
@@ -154,26 +155,17 @@ class RegisteredOwner:
     async def elsewhere(self, session_id: str) -> RequestError | None:
         """Asks the registry for another root that has the session."""
         try:
-            entry = await self._directory.find(session_id)
+            place = await self._finder.elsewhere(session_id, self._process.root_id)
         except RegistryUnavailableError as error:
             return _unavailable(error)
-        if entry is None or entry.state == "deleted" or entry.root_id == self._process.root_id:
-            return None
-        return await self._of_root(SessionElsewhereError(session_id, entry.root_id))
+        return None if place is None else _elsewhere(session_id, place)
 
     async def _of_root(self, error: SessionElsewhereError) -> RequestError:
         try:
-            serving = await self._processes.serving(error.root_id, self._process.kind)
+            place = await self._finder.serving(error.root_id)
         except RegistryUnavailableError as unavailable:
             return _unavailable(unavailable)
-        where = f"; the process at {serving[0].address} serves it" if serving else ""
-        return RequestError(
-            Reason.SESSION_ELSEWHERE,
-            f"{error}{where}",
-            session_id=error.session_id,
-            root=error.root_id,
-            **({"address": serving[0].address} if serving else {}),
-        )
+        return _elsewhere(error.session_id, place)
 
     async def _restore(self) -> None:
         """Tells a registry that does not know us what our files say."""
@@ -204,6 +196,17 @@ class RegisteredOwner:
                             "durable_unit_count": session.durable_unit_count,
                         },
                     )
+
+
+def _elsewhere(session_id: str, place: Place) -> RequestError:
+    where = f"; the process at {place.address} serves it" if place.address else ""
+    return RequestError(
+        Reason.SESSION_ELSEWHERE,
+        f"session {session_id!r} lies in root {place.root_id}{where}",
+        session_id=session_id,
+        root=place.root_id,
+        **({"address": place.address} if place.address else {}),
+    )
 
 
 def _held(error: LeaseHeldError, *, known: bool) -> RequestError:

@@ -13,6 +13,7 @@ from kvstore.readpool import ReadPool
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
 from svc.qa.answerer import Answerer
+from svc.qa.directory import open_directory
 from svc.qa.errors import translate
 from svc.qa.model_thread import Loaded, ModelThread
 from svc.qa.runner import Runner
@@ -38,9 +39,11 @@ async def serve(settings: Settings) -> bool:
         EngineError: the model cannot be served, or there is none.
     """
     stopping = stop_event_on_signals()
+    directory = open_directory(settings)
     service = QuestionService(
         max_open_questions=settings.max_open_questions,
         default_timeout_s=settings.question_timeout_s,
+        directory=directory,
     )
     server = RpcServer(
         address=Address(host=settings.host, port=settings.qa_port),
@@ -62,6 +65,7 @@ async def serve(settings: Settings) -> bool:
             loaded = model_thread.loaded.result()
             _begin(service, loaded, sessions, runner, pool)
             await server.set_serving()
+            directory.start(address)
             _announce(address)
             await _first_of(stop_asked, model_thread.ended)
         if model_thread.ended.done():
@@ -73,6 +77,7 @@ async def serve(settings: Settings) -> bool:
     finally:
         sweeping.cancel()
         stop_asked.cancel()
+        await directory.stop()
         await server.stop(_STOP_CALLS_S)
         await model_thread.stop(_STOP_STEP_S)
         pool.close()
