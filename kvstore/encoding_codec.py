@@ -107,7 +107,8 @@ def _step(low: Array, high: Array, level_count: int) -> Array:
     kind = np.finfo(low.dtype)
     wide = (high.astype(np.float64) - low.astype(np.float64)) / level_count
     # Never 0: a range of one number has a step too, and only the code 0.
-    return (wide * (1 + 4 * float(kind.eps))).astype(low.dtype) + kind.smallest_subnormal
+    step: Array = (wide * (1 + 4 * float(kind.eps))).astype(low.dtype) + kind.smallest_subnormal
+    return step
 
 
 def _pack_codes(codes: Array, out: Array) -> None:
@@ -199,3 +200,11 @@ def decode_extent(layout: Layout, data: Array, keys_out: Array, values_out: Arra
     keys, values = _halves(layout, data, len(keys_out))
     _decode_half(layout, keys, keys_out)
     _decode_half(layout, values, values_out)
+
+
+def decode_keys(layout: Layout, data: Array, keys_out: Array) -> None:
+    """Decode the keys alone; as `decode_extent`, but of any layout."""
+    if layout.quantised:
+        _decode_half(layout, _halves(layout, data, len(keys_out))[0], keys_out)
+    else:
+        keys_out.view(np.uint8).reshape(-1)[:] = data[: keys_out.nbytes]

@@ -14,6 +14,7 @@ import numpy as np
 from kvstore.control import WriterState
 from kvstore.diskio import DiskIO, lies_in_memory
 from kvstore.encoding import Encoding, Layout
+from kvstore.encoding_codec import decode_keys
 from kvstore.errors import (
     StoreFullError,
     WriterClosedError,
@@ -180,6 +181,27 @@ class SessionWriter:
         self._resume = bytes(resume)
         self._appended += 1
         self._last_pts_s = unit.last_pts_s
+
+    def last_keys(self) -> np.ndarray[Any, Any]:
+        """Keys of the unit that was appended last as readers get them: what is derived from keys
+        is to follow from what is kept of them.
+
+        Returns:
+            (layer_count, token_count, kv_head_count, head_dim) of the storage dtype; a copy.
+
+        Raises:
+            ValueError: nothing was appended yet.
+        """
+        if not self._pending:
+            raise ValueError("no unit was appended")
+        record, shape = self._pending[-1], self.geometry
+        keys = np.empty(
+            (shape.layer_count, record.unit.token_count, shape.kv_head_count, shape.head_dim),
+            shape.storage_dtype,
+        )
+        for extent, layer_keys in zip(record.extents, keys, strict=True):
+            decode_keys(Layout(shape, self.encoding), extent, layer_keys)
+        return keys
 
     def publish(self) -> None:
         """Make every appended unit visible to readers of all processes."""

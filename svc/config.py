@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     gap_max_s: float = Field(default=5.0, gt=0)
     """A hole in the stream longer than this is recorded as a gap; kept by sessions made so."""
 
+    kv_encoding: Literal["model", "int8", "int4"] = "model"
+    """How new sessions store keys and values: as the model makes them, or in so many bits."""
     block_tokens: int = Field(default=4096, ge=1)
     """Kept tokens at which a block is closed."""
     block_span_s: float = Field(default=16.0, gt=0)

@@ -130,6 +130,7 @@ def _facts(session: Session) -> dict[str, str]:
         "sampled at": f"{settings.sample_fps:g} frames/s",
         "window": f"{settings.window_token_count:,} tokens",
         "model": session.model,
+        "stored as": session.kv_encoding,
     }
 
 

@@ -67,6 +67,7 @@ def session_from(message: session_pb2.Session) -> Session:
         ),
         stats=_stats_from(message.stats),
         model=message.model,
+        kv_encoding=message.kv_encoding,
     )
 
 

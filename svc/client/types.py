@@ -87,6 +87,8 @@ class Session:
     stats: SessionStats
     model: str
     """Name and digest of the model that encodes the session."""
+    kv_encoding: str = "model"
+    """How keys and values are stored: "model" (as the model makes them), "int8" or "int4"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

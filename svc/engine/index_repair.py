@@ -78,6 +78,7 @@ def repair_index(
             root,
             session_id,
             geometry=geometry,
+            encoding=reader.encoding or "model",
             limits=limits,
             shm_dir=shm_dir,
             hot_tail_bytes=_HOT_TAIL_BYTES,

@@ -188,6 +188,7 @@ class App:
         store = StoreOptions(
             root=settings.data_dir,
             limits=limits,
+            encoding=session.settings.kv_encoding,
             shm_dir=settings.shm_dir,
             hot_tail_bytes=settings.hot_tail_bytes or None,
             may_commit=owned.held,

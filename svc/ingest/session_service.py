@@ -175,4 +175,5 @@ def _write(session: Session, stats: SessionStats | None) -> session_pb2.Session:
             gap_count=stats.gap_count,
         ),
         model=session.model,
+        kv_encoding=session.settings.kv_encoding,
     )

@@ -257,7 +257,8 @@ class Sessions:
 
 
 def _session(record: SessionRecord) -> Session:
-    stored = record.settings
+    # Sessions of before store format 2 say nothing of it; the store refuses them by their format.
+    stored = {"kv_encoding": "model", **record.settings}
     return Session(
         session_id=record.session_id,
         display_name=stored["display_name"],

@@ -57,6 +57,7 @@ class Session(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    KV_ENCODING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Identifier: lower-case letters, digits and inner hyphens, at most 63 characters."""
     display_name: _builtins.str
@@ -65,6 +66,8 @@ class Session(_message.Message):
     """Output only."""
     model: _builtins.str
     """Output only. Name and digest of the model that encodes the session."""
+    kv_encoding: _builtins.str
+    """Output only. How keys and values are stored: "model" (as the model makes them), "int8" or "int4"."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
@@ -87,10 +90,11 @@ class Session(_message.Message):
         settings: Global___SessionSettings | None = ...,
         stats: Global___SessionStats | None = ...,
         model: _builtins.str = ...,
+        kv_encoding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "settings", b"settings", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "model", b"model", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "kv_encoding", b"kv_encoding", "model", b"model", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
