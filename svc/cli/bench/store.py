@@ -179,6 +179,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
             warm.append(question.byte_count / seconds(partial(question.read, picks)))
             copied.append(memcpy.bytes_per_s(question.byte_count))
     finally:
+        pool.close()
         direct.close()
         question.close()
     what = f"{question.slice_count} slices of {SLICE_BYTES // 1024} KiB"

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.geometry import Geometry
+from kvstore.guarded import GuardedReader
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
-from kvstore.readpool import ReadPool
+from kvstore.readpool import Reading, ReadPool
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 
@@ -101,10 +102,11 @@ class Question:
             yield np.sort(drawn).tolist()
 
     def read(self, picks: list[list[int]], pool: ReadPool | None = None) -> None:
-        """Reads and verifies all slices of a question."""
+        """Reads and verifies all slices of a question, as an answer does; without a pool, alone."""
+        reader = GuardedReader(self._reader, pool, Reading())
         for layer, units in enumerate(picks):
             keys, values = self._buffers[layer % 2]
-            self._reader.read(self._snapshot, layer, units, keys, values, pool=pool)
+            reader.read(self._snapshot, layer, units, keys, values)
 
     def close(self) -> None:
         """Closes the session."""
