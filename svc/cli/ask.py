@@ -254,6 +254,7 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
             for lost in answer.evidence_lost
         ],
         "evidence_until_s": answer.evidence_until_s,
+        "remembers_from_s": answer.remembers_from_s,
         "retrieved_unit_count": answer.retrieved_unit_count,
         "retrieved_token_count": answer.retrieved_token_count,
         "prompt_token_count": answer.prompt_token_count,
@@ -283,6 +284,8 @@ def _warning(answer: Answer) -> str:
 
 def _moments(answer: Answer, choices: list[str]) -> str:
     lines = [""]
+    if answer.remembers_from_s is not None:
+        lines.append(f"(the session remembers from {format_time(answer.remembers_from_s)} on)")
     if answer.choice_index is not None:
         for index, choice in enumerate(choices):
             mark = "*" if index == answer.choice_index else " "

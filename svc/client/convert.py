@@ -85,6 +85,7 @@ def _stats_from(message: session_pb2.SessionStats) -> SessionStats:
         token_count=message.token_count,
         disk_bytes=message.disk_bytes,
         gap_count=message.gap_count,
+        dropped_unit_count=message.dropped_unit_count,
     )
 
 
@@ -167,6 +168,9 @@ def answer_from(message: question_pb2.Answer) -> Answer:
                 first_layer_index=each.first_layer_index,
             )
             for each in message.evidence_lost
+        ),
+        remembers_from_s=(
+            message.remembers_from_s if message.HasField("remembers_from_s") else None
         ),
     )
 

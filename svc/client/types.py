@@ -71,6 +71,8 @@ class SessionStats:
     token_count: int
     disk_bytes: int
     gap_count: int
+    dropped_unit_count: int
+    """Oldest units that were dropped, to make room or for their age; not in the other counts."""
     """Holes in the stream longer than the server's limit."""
 
 
@@ -215,3 +217,5 @@ class Answer:
     """Units the question could choose from."""
     evidence_lost: tuple[LostEvidence, ...]
     """What was chosen and could not be read, in order of time; mostly empty."""
+    remembers_from_s: float | None
+    """Start of what is remembered, where older video was dropped; None: from the start."""

@@ -52,7 +52,7 @@ class AnswerEngine:
             NothingVisibleError: the snapshot is empty.
         """
         request.check(self.limits)
-        if memory.unit_count == 0:
+        if memory.unit_count == memory.first_unit:
             raise NothingVisibleError
         model = self._model
         prompt = model.prompt.question(
@@ -62,7 +62,11 @@ class AnswerEngine:
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)
         tail_count = prompt.position_count + answer_count
         chooser = self._chooser(request, memory, tail_count)
-        losses = Losses(memory.unit_count, max_fraction=self.limits.max_lost_fraction)
+        losses = Losses(
+            memory.unit_count,
+            first_unit=memory.first_unit,
+            max_fraction=self.limits.max_lost_fraction,
+        )
         sampling = Sampling.of(request, model.generation_config)
         said = (*model.prompt.prefix_ids, model.adapter.video_token_id, *prompt.token_ids)
 
@@ -157,10 +161,9 @@ class AnswerEngine:
             )
         if request.unit_indices:
             units = np.array(request.unit_indices, np.int64)
-            if units[0] < 0 or units[-1] >= memory.unit_count:
-                raise RequestError(
-                    "unit_indices", request.unit_indices, f"in [0, {memory.unit_count})"
-                )
+            if units[0] < memory.first_unit or units[-1] >= memory.unit_count:
+                allowed = f"in [{memory.first_unit}, {memory.unit_count})"
+                raise RequestError("unit_indices", request.unit_indices, allowed)
             span = int(memory.position_spans[units].sum())
             if span > room:
                 raise RequestError("positions of unit_indices", span, f"<= {room}")

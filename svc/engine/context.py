@@ -162,7 +162,7 @@ class Context:
     ) -> tuple[NDArray[np.int64], Arena]:
         """Choose and load until everything that was chosen could be read."""
         losses = self._losses
-        units = wanted = self._chooser.choose(scores, None)
+        units = wanted = self._chooser.choose(scores, losses.dropped)
         missed: set[int] = set()
         while True:
             if losses:

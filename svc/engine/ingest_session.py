@@ -278,7 +278,7 @@ def _window_units(
 ) -> list[WindowUnit]:
     """Return the stored units that the next unit will see."""
     start = window_start(snapshot.token_counts.tolist(), snapshot.position_spans.tolist(), window)
-    units = range(start, snapshot.unit_count)
+    units = range(max(start, snapshot.first_unit), snapshot.unit_count)
     positions = torch.from_numpy(model.adapter.local_positions())
     return [
         WindowUnit(

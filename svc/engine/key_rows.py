@@ -82,6 +82,8 @@ def open_key_index(
     try:
         if index.count > snapshot.unit_count:
             index.truncate(snapshot.unit_count, snapshot.epoch)
+        for _ in range(index.count, snapshot.first_unit):
+            index.append(np.zeros((layers, dim), np.float32))  # dropped: never chosen
         for start in range(index.count, snapshot.unit_count, _UNITS_PER_READ):
             units = range(start, min(start + _UNITS_PER_READ, snapshot.unit_count))
             for kv in read_units(reader, snapshot, geometry, units):

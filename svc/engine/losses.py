@@ -42,20 +42,30 @@ class LostUnit:
 class Losses:
     """The units that one answer has lost so far, over all layers and passes."""
 
-    def __init__(self, unit_count: int, *, max_fraction: float) -> None:
+    def __init__(self, unit_count: int, *, first_unit: int = 0, max_fraction: float) -> None:
         """Nothing is lost yet.
 
         Args:
             unit_count: of the snapshot.
+            first_unit: units before it were dropped: none to choose from, and no loss either.
             max_fraction: share of what a layer chose that may be lost, in [0, 1].
         """
         self.mask: NDArray[np.bool_] = np.zeros(unit_count, np.bool_)
         """(unit_count,): which units no further layer reads."""
+        self.mask[:first_unit] = True
+        self._first_unit = first_unit
         self._max_fraction = max_fraction
         self._errors: dict[int, SliceCorruptError] = {}
 
     def __bool__(self) -> bool:
         return bool(self._errors)
+
+    @property
+    def dropped(self) -> NDArray[np.bool_] | None:
+        """(unit_count,): which units were dropped before the question; None: none was."""
+        if not self._first_unit:
+            return None
+        return np.arange(len(self.mask)) < self._first_unit
 
     def add(self, errors: Iterable[SliceCorruptError]) -> None:
         """Give up the units of these slices."""

@@ -173,6 +173,7 @@ def _write(session: Session, stats: SessionStats | None) -> session_pb2.Session:
             token_count=stats.token_count,
             disk_bytes=stats.disk_bytes,
             gap_count=stats.gap_count,
+            dropped_unit_count=stats.dropped_unit_count,
         ),
         model=session.model,
         kv_encoding=session.settings.kv_encoding,

@@ -205,6 +205,10 @@ class Answerer:
             evidence=evidence_spans(result, snapshot, frame_period_s=period_s),
             lost=lost_spans(result.lost, snapshot, frame_period_s=period_s),
             evidence_until_s=until_s,
+            remembers_from_s=(
+                float(snapshot.first_pts_s[snapshot.first_unit]) if snapshot.first_unit else None
+            ),
+            held_unit_count=snapshot.unit_count - snapshot.first_unit,
             asked_at_s=asked_at_s,
             ttft_s=started_s - arrived_s + ttft_s,
             total_s=time.perf_counter() - arrived_s,

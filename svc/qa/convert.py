@@ -62,6 +62,10 @@ class Answered:
     lost: Sequence[LostSpan]
     """What was chosen and could not be read."""
     evidence_until_s: float
+    remembers_from_s: float | None
+    """Start of the first unit that was not dropped; None: nothing was."""
+    held_unit_count: int
+    """Units of the snapshot that were not dropped."""
     asked_at_s: float
     ttft_s: float
     total_s: float
@@ -124,7 +128,8 @@ def answer_message(answered: Answered) -> pb.AskResponse:
         ttft_s=answered.ttft_s,
         total_s=answered.total_s,
         model=answered.model,
-        snapshot_unit_count=result.snapshot_unit_count,
+        snapshot_unit_count=answered.held_unit_count,
+        remembers_from_s=answered.remembers_from_s,
         evidence_lost=[_lost_message(span) for span in answered.lost],
     )
     return pb.AskResponse(answer=answer)

@@ -14,10 +14,11 @@ _SHOWN_CHARS = 100
 
 SNAPSHOT_LOST_ERRORS = (
     store.SnapshotExpiredError,
+    store.UnitDroppedError,
     retrieval.EpochChangedError,
     retrieval.IndexShortError,
 )
-"""The ingest process came back from a crash meanwhile: a new snapshot may do."""
+"""The ingest process came back from a crash, or dropped units, meanwhile: take a new snapshot."""
 
 
 def invalid_field(field: str, given: object, allowed: str) -> RequestError:

@@ -91,7 +91,7 @@ class AskRequest(_message.Message):
     """Time in the stream at which the question is asked. Absent: everything visible now.
     A time that is received but not yet visible waits, within the deadline; one beyond what was
     received is refused: OUT_OF_RANGE (ASKED_AT_NOT_RECEIVED); one before the first frame too:
-    OUT_OF_RANGE (ASKED_AT_BEFORE_START). A finished session has no later time: asked beyond its
+    OUT_OF_RANGE (ASKED_AT_BEFORE_START), as is one that was forgotten since. A finished session has no later time: asked beyond its
     end it answers as of its end, as `evidence_until_s` says.
     """
     cut: Global___SnapshotCut.ValueType
@@ -385,6 +385,7 @@ class Answer(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_UNIT_COUNT_FIELD_NUMBER: _builtins.int
     EVIDENCE_LOST_FIELD_NUMBER: _builtins.int
+    REMEMBERS_FROM_S_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: Global___Answer.FinishReason.ValueType
@@ -411,6 +412,10 @@ class Answer(_message.Message):
     """Name of the model."""
     snapshot_unit_count: _builtins.int
     """Units the snapshot held."""
+    remembers_from_s: _builtins.float
+    """Start of what the session remembers, where older video was dropped to make room or for its
+    age; absent: it remembers from its start.
+    """
     @_builtins.property
     def choice_log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Log-likelihood of each choice, in the order given."""
@@ -444,14 +449,20 @@ class Answer(_message.Message):
         model: _builtins.str = ...,
         snapshot_unit_count: _builtins.int = ...,
         evidence_lost: _abc.Iterable[Global___LostEvidence] | None = ...,
+        remembers_from_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "choice_index", b"choice_index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "choice_index", b"choice_index", "remembers_from_s", b"remembers_from_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_index: _TypeAlias = _typing.Literal["choice_index"]  # noqa: Y015
     _WhichOneofArgType__choice_index: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index"]  # noqa: Y015
+    _WhichOneofReturnType__remembers_from_s: _TypeAlias = _typing.Literal["remembers_from_s"]  # noqa: Y015
+    _WhichOneofArgType__remembers_from_s: _TypeAlias = _typing.Literal["_remembers_from_s", b"_remembers_from_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__choice_index) -> _WhichOneofReturnType__choice_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remembers_from_s) -> _WhichOneofReturnType__remembers_from_s | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
 

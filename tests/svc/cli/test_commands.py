@@ -76,6 +76,7 @@ def test_an_answer_as_json_is_one_object_with_exactly_these_fields(
         ],
         "evidence_lost": [],
         "evidence_until_s": 62.0,
+        "remembers_from_s": None,
         "retrieved_unit_count": 8,
         "retrieved_token_count": 288,
         "prompt_token_count": 310,
@@ -95,7 +96,7 @@ def test_with_choices_the_object_also_names_the_choice(
     fields = json.loads(outcome.out)
     assert fields["choice_index"] == 1
     assert fields["choice_log_likelihoods"] == [-1.0, -2.0]
-    assert len(fields) == 15
+    assert len(fields) == 16
 
 
 def test_an_answer_for_people_is_its_text_and_the_moments(
