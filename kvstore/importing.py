@@ -23,10 +23,11 @@ from kvstore.archive import (
 from kvstore.blockread import verify_block
 from kvstore.deletion import finish_deletion
 from kvstore.diskio import DiskIO, make_folders
-from kvstore.errors import KVStoreError, SessionExistsError, StoreFullError
+from kvstore.errors import KVStoreError, SessionExistsError
 from kvstore.floor import Floor, write_floor
 from kvstore.format import SegmentHeader
 from kvstore.incoming import made_aside
+from kvstore.limits import BlockLimits
 from kvstore.paths import (
     TOMBSTONE_NAME,
     segment_path,
@@ -38,6 +39,7 @@ from kvstore.reader import SessionReader
 from kvstore.renaming import rename_log
 from kvstore.scan import read_page
 from kvstore.session import load_session, update_session
+from kvstore.space import Space
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done so far, bytes in all)."""
@@ -50,7 +52,7 @@ def import_session(
     source: BinaryIO,
     *,
     session_id: str | None = None,
-    min_free_bytes: int = 0,
+    limits: BlockLimits | None = None,
     finish: Callable[[Path, str], None] | None = None,
     progress: Progress | None = None,
 ) -> ArchiveHead:
@@ -59,7 +61,7 @@ def import_session(
     Args:
         source: read from front to end; it may be a pipe.
         session_id: its name here; without it, the one that it had.
-        min_free_bytes: free bytes of the disk that are left alone.
+        limits: the disk that is left alone and the budgets; without them, all the disk.
         finish: called with (folder of a store that holds just this session, its name) before it
             appears, for what is derived from the blocks.
         progress: called now and then.
@@ -72,14 +74,14 @@ def import_session(
             else beside it, or one of its blocks is damaged.
         SessionExistsError: the name is taken.
         InvalidSessionIdError: `session_id` cannot name a session.
-        StoreFullError: there is no room.
+        StoreFullError: there is no room, or a budget does not allow it.
     """
     if session_id is not None:
         _check_free_name(root, session_id)
     io = DiskIO()
     make_folders(io, sessions_folder(root))
     with made_aside(root) as aside:
-        head = _unpack(root, source, aside, session_id, min_free_bytes, progress or _silent)
+        head = _unpack(root, source, aside, session_id, limits, progress or _silent)
         name = session_id or head.session_id
         _settle(aside, head, name, io)
         if finish is not None:
@@ -110,7 +112,7 @@ def _unpack(
     source: BinaryIO,
     aside: Path,
     session_id: str | None,
-    min_free_bytes: int,
+    limits: BlockLimits | None,
     progress: Progress,
 ) -> ArchiveHead:
     """Read the archive into a folder under `aside`, and check it against its manifest."""
@@ -120,7 +122,7 @@ def _unpack(
             head = unpacking.head()
             if session_id is None:
                 _check_free_name(root, head.session_id)
-            _check_room(root, head.byte_count, min_free_bytes)
+            _check_room(root, aside, head.byte_count, limits)
             unpacking.files(head, session_folder(aside, head.session_id))
             return head
     except (tarfile.TarError, EOFError) as error:
@@ -198,10 +200,17 @@ class _Unpacking:
         return done
 
 
-def _check_room(root: Path, needed_bytes: int, min_free_bytes: int) -> None:
-    free_bytes = DiskIO().free_bytes(root)
-    if free_bytes - needed_bytes < min_free_bytes:
-        raise StoreFullError(root, needed_bytes, free_bytes, min_free_bytes)
+def _check_room(root: Path, aside: Path, needed_bytes: int, limits: BlockLimits | None) -> None:
+    limits = limits or BlockLimits(min_free_bytes=0)
+    space = Space(
+        root,
+        aside,
+        budget=limits.budget,
+        min_free_bytes=limits.min_free_bytes,
+        io=DiskIO(),
+    )
+    with space.claim(needed_bytes):
+        pass
 
 
 def _settle(aside: Path, head: ArchiveHead, name: str, io: DiskIO) -> None:

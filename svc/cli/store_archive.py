@@ -14,7 +14,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from svc.cli.failures import CommandError
-from svc.cli.store_folder import FolderArgument, byte_progress, mib, require_store
+from svc.cli.store_folder import FolderArgument, byte_progress, disk_limits, mib, require_store
 
 _PIPE = "-"
 
@@ -55,11 +55,10 @@ def import_(
     session must be the one that made it.
     """
     from kvstore.importing import import_session
-    from kvstore.limits import BlockLimits
     from svc.config import read_settings
 
     settings = read_settings()
-    limits = BlockLimits(min_free_bytes=settings.min_free_bytes)
+    limits = disk_limits(settings)
 
     def make_index(root: Path, session_id: str) -> None:
         from svc.engine.index_repair import repair_index  # brings torch: not for a bad archive
@@ -73,7 +72,7 @@ def import_(
             folder,
             source,
             session_id=name,
-            min_free_bytes=settings.min_free_bytes,
+            limits=limits,
             finish=make_index,
             progress=progress,
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svc.cli.failures import CommandError
+
+if TYPE_CHECKING:
+    from kvstore.limits import BlockLimits
+    from svc.config import Settings
 
 FolderArgument = Annotated[
     Path,
@@ -27,6 +31,14 @@ def require_store(folder: Path) -> None:
 
     if not sessions_folder(folder).is_dir():
         raise CommandError("STORE_NOT_FOUND", f"{folder} holds no memory of Lookback")
+
+
+def disk_limits(settings: Settings) -> BlockLimits:
+    """Returns what a command may take of the disk: what the ingest process may."""
+    from kvstore.limits import BlockLimits
+    from svc.ingest.budget import disk_budget
+
+    return BlockLimits(min_free_bytes=settings.min_free_bytes, budget=disk_budget(settings))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc.cli.failures import CommandError
-from svc.cli.store_folder import FolderArgument, require_store
+from svc.cli.store_folder import FolderArgument, disk_limits, require_store
 from svc.cli.store_verify import damage_line
 from svc.cli.text import printable
 
@@ -69,7 +69,6 @@ def _clear_leftovers(folder: Path, settings: Settings) -> None:
 def _repair(folder: Path, name: str, settings: Settings) -> bool:
     """Mends one session and says what was done; returns whether it is whole then."""
     from kvstore.errors import KVStoreError, SessionLockedError, SessionNotFoundError
-    from kvstore.limits import BlockLimits
     from kvstore.session import load_session
     from svc.engine.index_repair import index_fault, repair_index
 
@@ -79,8 +78,9 @@ def _repair(folder: Path, name: str, settings: Settings) -> bool:
         fault = index_fault(folder, name)
         if fault is None and not torn_bytes:
             return True
-        limits = BlockLimits(min_free_bytes=settings.min_free_bytes)
-        row_count = repair_index(folder, name, limits=limits, shm_dir=settings.shm_dir)
+        row_count = repair_index(
+            folder, name, limits=disk_limits(settings), shm_dir=settings.shm_dir
+        )
     except SessionNotFoundError:
         return True  # deleted meanwhile, or being deleted
     except SessionLockedError:

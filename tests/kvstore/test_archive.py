@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from kvstore.archive import HEAD_NAME, MANIFEST_NAME, BadArchiveError
+from kvstore.budget import DiskBudget
 from kvstore.encoding import Encoding
 from kvstore.errors import BlockCorruptError, SessionExistsError, StoreFullError
 from kvstore.export import export_session
 from kvstore.importing import import_session
 from kvstore.incoming import incoming_folder, made_aside, sweep_incoming
+from kvstore.limits import BlockLimits
 from kvstore.paths import session_folder, sessions_folder
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session, load_session, session_ids
@@ -238,11 +240,21 @@ def test_a_taken_name_is_refused_and_what_has_it_stays(root: Path) -> None:
     assert segments(root, SESSION) == before
 
 
-def test_without_room_nothing_is_written(root: Path) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        BlockLimits(min_free_bytes=1 << 60),
+        BlockLimits(min_free_bytes=0, budget=DiskBudget(store_bytes=100_000)),
+        BlockLimits(min_free_bytes=0, budget=DiskBudget(session_bytes=100_000)),
+    ],
+    ids=["disk", "store", "session"],
+)
+def test_without_room_nothing_is_written(root: Path, limits: BlockLimits) -> None:
     build(root / "a")
     archive = exported(root / "a")
+    assert len(archive) > 100_000
     with pytest.raises(StoreFullError):
-        import_session(root / "b", io.BytesIO(archive), min_free_bytes=1 << 60)
+        import_session(root / "b", io.BytesIO(archive), limits=limits)
     assert nothing_came(root / "b")
 
 
