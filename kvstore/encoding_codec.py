@@ -84,11 +84,22 @@ def _work_dtype(geometry: Geometry) -> type[np.floating[Any]]:
     return np.float64 if geometry.element == "float64" else np.float32
 
 
-def _widened(geometry: Geometry, elements: Array) -> Array:
-    """The elements as numbers of the type that is calculated in, which holds them exactly."""
+def _widened(geometry: Geometry, elements: Array, numbers: Array | None = None) -> Array:
+    """The elements as numbers of the type that is calculated in, which holds them exactly.
+
+    Args:
+        geometry: says what the elements are.
+        elements: of any shape, in their storage dtype.
+        numbers: where to; without it, new memory.
+    """
+    if numbers is None:
+        numbers = np.empty(elements.shape, _work_dtype(geometry))
     if geometry.element == "bfloat16":
-        return (elements.astype(np.uint32) << 16).view(np.float32)
-    numbers: Array = elements.astype(_work_dtype(geometry))
+        bits = numbers.view(np.uint32)
+        np.copyto(bits, elements)
+        bits <<= 16
+    else:
+        np.copyto(numbers, elements)
     return numbers
 
 
@@ -133,7 +144,8 @@ def _unpacked_into(numbers: Array, codes: Array, head_dim: int) -> None:
 
 def _encode_half(layout: Layout, elements: Array, half: _Half) -> None:
     shape = layout.geometry
-    numbers = _widened(shape, elements)
+    numbers = _scratch.take("numbers", elements.size, _work_dtype(shape)).reshape(elements.shape)
+    _widened(shape, elements, numbers)
     with np.errstate(invalid="ignore", over="ignore"):
         # + 0.0: of -0.0 and 0.0, which are equal, either may be found as the end.
         low = numbers.min(axis=half.axis, keepdims=True) + 0.0
@@ -145,11 +157,13 @@ def _encode_half(layout: Layout, elements: Array, half: _Half) -> None:
     _narrow(shape, high.copy(), half.high)
     np.subtract(numbers, low, out=numbers)
     np.divide(numbers, step, out=numbers)
-    codes = np.rint(numbers, out=numbers).astype(np.uint8)
-    if layout.encoding == "int4":
-        _pack_codes(codes, half.codes)
-    else:
-        half.codes[...] = codes
+    np.rint(numbers, out=numbers)
+    if layout.encoding == "int8":
+        np.copyto(half.codes, numbers, casting="unsafe")
+        return
+    codes = _scratch.take("codes", numbers.size, np.uint8).reshape(numbers.shape)
+    np.copyto(codes, numbers, casting="unsafe")
+    _pack_codes(codes, half.codes)
 
 
 def encode_extent(layout: Layout, keys: Array, values: Array, out: Array) -> None:

@@ -59,3 +59,15 @@ def store(
     from svc.cli.bench.store import Sizes, bench_store
 
     bench_store(folder, Sizes(units=units, rounds=rounds), json_file)
+
+
+@app.command()
+def encoding(
+    units: Annotated[int, typer.Option(min=1, help="7B units of each session written.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the best of each counts.")] = 7,
+    json_file: _JsonOption = None,
+) -> None:
+    """Keys and values in 8 and 4 bits: bytes per stream hour, speed, and error of attention."""
+    from svc.cli.bench.encoding import bench_encoding
+
+    bench_encoding(units, rounds, json_file)
