@@ -63,6 +63,8 @@ class BlockLog:
         self._io = io
         self._announce_floor = announce_floor
         self._segments = SegmentQueue(scan.blocks)
+        if limits.retain_s:
+            self._segments.learn_times(folder, scan.blocks)
         self.block_count = scan.block_count
         self.unit_count = scan.unit_count
         self._previous_hash = scan.floor.previous_hash
@@ -87,7 +89,9 @@ class BlockLog:
         """
         header, table = self._header(records, resume)
         span = header.span_bytes(self._layout)
-        if self._fd < 0 or self._offset + span > self._limits.segment_stop_bytes:
+        starts = self._fd < 0 or self._offset + span > self._limits.segment_stop_bytes
+        if starts or self._segments.is_long(records[0].unit.first_pts_s, self._limits.retain_s):
+            starts = True
             self._start_segment(span, header.first_unit)
         elif self._offset + span > self._allocated:
             self._grow(span)
@@ -99,10 +103,18 @@ class BlockLog:
         write_fully(self._io, self._fd, [part for part in buffers if len(part)], self._offset)
         self._io.fdatasync(self._fd)
         self._offset += span
-        self._segments.add(header.token_count)
+        last_pts_s = records[-1].unit.last_pts_s
+        self._segments.add(
+            header.token_count,
+            first_pts_s=records[0].unit.first_pts_s,
+            last_pts_s=last_pts_s,
+            written_unix_s=header.created_unix_s,
+        )
         self._previous_hash = packed_hash
         self.block_count += 1
         self.unit_count += len(records)
+        if starts and self._limits.retain_s:
+            self._drop_expired(last_pts_s)
 
     def _header(self, records: Sequence[HotRecord], resume: bytes) -> tuple[BlockHeader, bytes]:
         table = join_table([record.part for record in records])
@@ -211,9 +223,23 @@ class BlockLog:
         if not candidates:
             return False
         wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
-        floor = self._segments.drop(enough_to_free(self._folder, candidates, wanted_bytes))
-        drop_below(self._folder, self._session_hash, floor, self._io, self._announce_floor)
+        self._drop(enough_to_free(self._folder, candidates, wanted_bytes))
         return True
+
+    def _drop_expired(self, newest_pts_s: float) -> None:
+        """Drop the segments that are older than what is to be kept."""
+        expired = self._segments.expired(
+            keep_tokens=self._limits.keep_tokens,
+            retain_s=self._limits.retain_s,
+            newest_pts_s=newest_pts_s,
+            now_unix_s=time.time(),
+        )
+        if expired:
+            self._drop(len(expired))
+
+    def _drop(self, segment_count: int) -> None:
+        floor = self._segments.drop(segment_count)
+        drop_below(self._folder, self._session_hash, floor, self._io, self._announce_floor)
 
     def close(self) -> None:
         """Close the last segment; reserved space behind the last block is given back."""

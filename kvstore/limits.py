@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from kvstore.budget import DiskBudget
@@ -29,6 +30,9 @@ class BlockLimits:
     keep_tokens: int = 0
     """Newest tokens that are never dropped: what the next unit sees, after a restart too."""
 
+    retain_s: float = 0.0
+    """Older units are dropped, by both the stream's clock and the wall's; 0: none is."""
+
     def __post_init__(self) -> None:
         if self.block_tokens < 1 or not self.block_span_s > 0:
             raise ValueError(
@@ -40,8 +44,11 @@ class BlockLimits:
                 "segment_bytes and preallocate_bytes must be >= 4096 and min_free_bytes >= 0, "
                 f"got {self.segment_bytes}, {self.preallocate_bytes}, {self.min_free_bytes}"
             )
-        if self.keep_tokens < 0:
-            raise ValueError(f"keep_tokens must be >= 0, got {self.keep_tokens}")
+        if self.keep_tokens < 0 or not 0 <= self.retain_s < math.inf:
+            raise ValueError(
+                "keep_tokens must be >= 0 and retain_s finite and >= 0, got "
+                f"{self.keep_tokens} and {self.retain_s}"
+            )
 
     @property
     def segment_stop_bytes(self) -> int:

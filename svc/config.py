@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     on_full: Literal["refuse", "drop_oldest"] = "refuse"
     """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
     drop_oldest: the oldest video is forgotten."""
+    retain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Video of live sessions that is older than this is forgotten, when both the stream's time and
+    the wall clock say so; 0: none is."""
     budget_high_fraction: float = Field(default=0.95, gt=0, le=1)
     """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
     budget_low_fraction: float = Field(default=0.85, gt=0, le=1)

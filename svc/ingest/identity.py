@@ -56,6 +56,7 @@ class SessionSettings:
             min_free_bytes=settings.min_free_bytes,
             budget=disk_budget(settings),
             keep_tokens=self.window_tokens,
+            retain_s=settings.retain_s,
         )
 
 
