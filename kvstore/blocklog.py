@@ -73,12 +73,10 @@ class BlockLog:
         if limits.budget.on_full == "drop_oldest":
             space.free = self._drop_oldest
         self._number = scan.kept_segment
+        # An epoch begins a segment of its own, with its first block: in the one before, a writer
+        # that comes too late may still write.
         self._fd = -1
         self._offset = self._allocated = 0
-        if scan.blocks:
-            self._fd = os.open(segment_path(folder, self._number), os.O_RDWR)
-            self._offset = scan.kept_offset
-            self._allocated = os.fstat(self._fd).st_size
 
     def append(self, records: Sequence[HotRecord], resume: bytes) -> None:
         """Write a block of the records and wait until it is on the disk.

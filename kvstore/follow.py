@@ -41,7 +41,7 @@ class LogFollower:
             last = catalog.blocks[-1]
             end = ChainEnd.behind(last.header)
             number = last.place.segment_number
-            block = self._read(number, last.place.stop, end, layout)
+            block = self._read(number, last.place.stop, self._bounded(end, number), layout)
             if block is not None:
                 return block
             end = end.past(self._segment(number, end))
@@ -54,6 +54,19 @@ class LogFollower:
         if block is None:
             raise self._damaged(end.next_block, "its header is damaged")
         return block
+
+    def _bounded(self, end: ChainEnd, number: int) -> ChainEnd:
+        """The chain's end in segment `number`, where a late writer's block may lie behind it.
+
+        Once a later epoch has begun a segment at the next block, no earlier writer's is (see scan).
+        """
+        try:
+            following = self._segment(number + 1, end)
+        except (FileNotFoundError, BlockCorruptError):
+            return end
+        if following.generation or following.first_block > end.next_block:
+            return end
+        return end._replace(epoch=max(end.epoch, following.epoch))
 
     def _read(self, number: int, offset: int, end: ChainEnd, layout: Layout) -> Block | None:
         """The block that follows the chain's end, if it lies at this place."""

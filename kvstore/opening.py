@@ -77,7 +77,13 @@ def open_parts(
             raise SessionNotFoundError(session_id)
         control = ControlPage.open(folder, hash_, writable=True)
         acknowledged = control.proven_block_count() if control else 0
-        scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
+        scan = scan_log(
+            folder,
+            session_id,
+            hash_,
+            acknowledged_block_count=acknowledged,
+            begun_epoch=control.last_epoch() if control else 0,
+        )
         if scan.layout is not None and scan.layout != layout:
             raise GeometryMismatchError(session_id, scan.layout, layout)
         # Read before the new epoch is begun: what a clean close left is still true after it.

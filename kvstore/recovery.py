@@ -42,7 +42,7 @@ def repair_log(folder: Path, scan: LogScan, io: DiskIO) -> None:
     if scan.blocks:
         fd = os.open(segment_path(folder, scan.kept_segment), os.O_RDWR)
         try:
-            if scan.torn_bytes and os.fstat(fd).st_size > scan.kept_offset:
+            if os.fstat(fd).st_size > scan.kept_offset:
                 io.truncate(fd, scan.kept_offset)
             # A complete block may be here that was never acknowledged: it is from now on.
             io.fsync(fd)

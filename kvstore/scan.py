@@ -3,6 +3,11 @@
 The rule (after etcd and BookKeeper): damage in the unproven tail is a torn write and ends the log;
 damage below what something later proves durable is an error. Proof is a later block header's or
 segment header's count, or the CTL page of the running system.
+
+And a rule against writers that come too late (paused, then superseded, on a disk where no lock
+kept them out): once an epoch has begun at a block, as a segment's header or the CTL page says,
+every block from there on is of that epoch or a later one. What an earlier writer puts there is
+void, whenever it was written.
 """
 
 from __future__ import annotations
@@ -84,6 +89,21 @@ class _Walk:
         self.blocks: list[BlockPlace] = []
         self.highest_epoch = 0
         self.proven = floor.first_block
+        self.begun: list[tuple[int, int]] = []
+        """(first block, epoch) where epochs are known to have begun."""
+
+    def note_segments(self, numbers: Sequence[int]) -> None:
+        """Read where the segments' epochs have begun. A rewritten segment's is not its writer's."""
+        for number in numbers:
+            path = segment_path(self.folder, number)
+            with open(path, "rb") as file:
+                header = self.segment_header(file.fileno(), path)
+            if header is not None and not header.generation:
+                self.begun.append((header.first_block, header.epoch))
+
+    def least_epoch(self, sequence: int) -> int:
+        """What the epoch of this block is at least."""
+        return max((epoch for first, epoch in self.begun if sequence >= first), default=0)
 
     def segment_header(self, fd: int, path: Path) -> SegmentHeader | None:
         """The segment's header, None when damaged; a foreign one is not ours to cut."""
@@ -114,6 +134,8 @@ class _Walk:
         while True:
             header = BlockHeader.unpack(read_page(fd, offset), path)
             if header is None or not self.end.admits(header, self.session_hash, layout):
+                break
+            if header.epoch < self.least_epoch(header.sequence):
                 break
             place = BlockPlace(header, layout, number, offset)
             if place.stop > size:
@@ -166,12 +188,19 @@ class _Walk:
 
 
 def scan_log(
-    folder: Path, session_id: str, session_hash: int, *, acknowledged_block_count: int = 0
+    folder: Path,
+    session_id: str,
+    session_hash: int,
+    *,
+    acknowledged_block_count: int = 0,
+    begun_epoch: int = 0,
 ) -> LogScan:
     """Walk a session's segments and decide where its log ends.
 
     Args:
         acknowledged_block_count: blocks known to be acknowledged from elsewhere (CTL).
+        begun_epoch: the last epoch known to have begun, by the same witness; blocks that it does
+            not count as acknowledged are of that epoch, or void.
 
     Raises:
         BlockCorruptError: an acknowledged block is damaged or missing.
@@ -182,7 +211,9 @@ def scan_log(
     floor = read_floor(folder, session_id, session_hash)
     while True:
         try:
-            return _scan_from(floor, folder, session_id, session_hash, acknowledged_block_count)
+            walk = _Walk(folder, session_id, session_hash, floor)
+            walk.begun.append((acknowledged_block_count, begun_epoch))
+            return _scan(walk, acknowledged_block_count)
         except (BlockCorruptError, FileNotFoundError):
             # A writer may have dropped segments under our eyes.
             risen = read_floor(folder, session_id, session_hash)
@@ -191,11 +222,10 @@ def scan_log(
             floor = risen
 
 
-def _scan_from(
-    floor: Floor, folder: Path, session_id: str, session_hash: int, acknowledged_block_count: int
-) -> LogScan:
-    walk = _Walk(folder, session_id, session_hash, floor)
+def _scan(walk: _Walk, acknowledged_block_count: int) -> LogScan:
+    floor, folder, session_id = walk.floor, walk.folder, walk.session_id
     numbers = segment_numbers(folder)
+    walk.note_segments([number for number in numbers if number >= floor.first_segment])
     end_segment, end_offset = floor.first_segment, 0
     for number in itertools.takewhile(numbers.__contains__, itertools.count(end_segment)):
         path = segment_path(folder, number)

@@ -187,6 +187,7 @@ class SessionTracker:
                     self._session_id,
                     self._session_hash,
                     acknowledged_block_count=acknowledged,
+                    begun_epoch=self._control.last_epoch() if self._control else 0,
                 )
                 self._take_scan(scan)
             except FileNotFoundError:
