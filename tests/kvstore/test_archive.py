@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -402,6 +404,37 @@ def test_an_import_that_fails_at_the_end_leaves_nothing(root: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         import_session(root / "b", io.BytesIO(exported(root / "a")), finish=finish)
     assert nothing_came(root / "b")
+
+
+_IMPORT = """
+import sys
+from pathlib import Path
+from kvstore.importing import import_session
+import_session(Path(sys.argv[1]), sys.stdin.buffer, progress=lambda *_: print(flush=True))
+"""
+
+
+def test_an_import_that_is_killed_leaves_no_session_and_can_be_done_again(root: Path) -> None:
+    build(root / "a")
+    archive = exported(root / "a")
+    there = root / "b"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _IMPORT, str(there)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(archive[: len(archive) * 2 // 3])
+    process.stdin.flush()
+    process.stdout.readline()  # a part of the first file is written
+    assert sweep_incoming(there) == 0  # it is at work
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+    assert session_ids(there) == []
+    assert sweep_incoming(there) == 1
+    taken_in(there, archive)
+    assert holds(there, SESSION, UNIT_COUNT)
 
 
 def test_only_interrupted_imports_are_swept(root: Path) -> None:

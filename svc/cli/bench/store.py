@@ -168,7 +168,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
     memcpy = Memcpy(SLICE_BYTES, question.slice_count)
     pool = ReadPool(_READ_THREADS)
     direct = DirectReads(paths, SLICE_BYTES, threads=_READ_THREADS)
-    warm, copied, cold, raw = [], [], [], []
+    warm, shared, copied, cold, raw = [], [], [], [], []
     try:
         for _ in range(sizes.rounds):
             drop_cached(paths)
@@ -177,6 +177,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
             raw.append(direct.bytes_per_s(question.byte_count, rng))
             question.read(picks)
             warm.append(question.byte_count / seconds(partial(question.read, picks)))
+            shared.append(question.byte_count / seconds(partial(question.read, picks, pool)))
             copied.append(memcpy.bytes_per_s(question.byte_count))
     finally:
         pool.close()
@@ -190,6 +191,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
             copied,
             ">= 0.6",
         ),
+        _rate_row(f"the same in {_READ_THREADS} threads", shared, copied, ""),
         _rate_row(
             f"guest-cold read of a question, verified, {_READ_THREADS} threads; "
             "ratio to O_DIRECT random reads of that size",
