@@ -177,6 +177,22 @@ class SessionCheck:
         if segment.chain_end_hash and self._chain is not None:
             self._chain = (segment.chain_end_hash, self._chain[1])
 
+    def _is_late(self, header: BlockHeader, number: int) -> bool:
+        """Whether a block was written after a later epoch had begun in the next segment: void."""
+        path = segment_path(self._folder, number + 1)
+        try:
+            with open(path, "rb") as file:
+                following = SegmentHeader.unpack(read_page(file.fileno(), 0), path)
+        except FileNotFoundError:
+            return False
+        return (
+            following is not None
+            and following.session_hash == self._session_hash
+            and not following.generation
+            and header.sequence >= following.first_block
+            and header.epoch < following.epoch
+        )
+
     def _dropped_up_to(self, number: int) -> bool:
         """Whether everything before a segment was dropped since the check began."""
         floor = read_floor(self._folder, self._session_id, self._session_hash)
@@ -190,6 +206,9 @@ class SessionCheck:
             page = read_page(fd, offset)
             header = BlockHeader.unpack(page, path)
             if header is not None and header.session_hash == self._session_hash:
+                if self._is_late(header, number):
+                    offset += header.span_bytes(segment.layout)
+                    continue
                 offset = self._check_block(fd, header, segment.layout, number, offset)
                 damaged_here = False
                 continue

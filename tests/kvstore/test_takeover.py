@@ -20,6 +20,7 @@ from kvstore.follow import LogFollower
 from kvstore.paths import LOCK_NAME, segment_path, session_folder
 from kvstore.reader import SessionReader
 from kvstore.scan import LogScan, _Walk
+from kvstore.verify import verify_store
 from tests.kvstore.samples import SESSION, append, kill, open_writer, unit_is
 
 FORK = multiprocessing.get_context("fork")
@@ -83,7 +84,8 @@ def _no_lock_between_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _check(root: Path, new_count: int) -> None:
-    """A reader that was there, one that comes now, and recovery: two old units, then new ones."""
+    """A reader that comes now finds two old units, then new ones, and nothing is damaged."""
+    assert verify_store(root).damage == ()
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()
     assert snapshot.unit_count == 2 + new_count
@@ -179,6 +181,10 @@ def _no_epochs_in_following(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogFollower, "_bounded", unbounded)
 
 
+def _no_epochs_in_checking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvstore.checking.SessionCheck._is_late", lambda *arguments: False)
+
+
 def _no_word_of_the_control_page(monkeypatch: pytest.MonkeyPatch) -> None:
     real = opening.scan_log
 
@@ -194,6 +200,7 @@ def _no_word_of_the_control_page(monkeypatch: pytest.MonkeyPatch) -> None:
         (_go_on_in_the_old_segment, "after"),
         (_no_epochs_in_recovery, "before"),
         (_no_epochs_in_following, "before"),
+        (_no_epochs_in_checking, "after"),
         (_no_word_of_the_control_page, "crashed"),
     ],
 )
