@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,16 @@ import numpy as np
 import xxhash
 
 from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.dropping import SegmentQueue, drop_below, enough_to_free
+from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
+from kvstore.floor import Floor
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
-from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
 from kvstore.scan import LogScan
+from kvstore.space import Shortage, Space
 from kvstore.table import join_table
 
 _ZEROS = bytes(PAGE_BYTES)
@@ -41,29 +44,39 @@ class BlockLog:
         folder: Path,
         session_id: str,
         *,
-        geometry: Geometry,
+        layout: Layout,
         limits: BlockLimits,
         epoch: int,
         scan: LogScan,
+        space: Space,
+        announce_floor: Callable[[int], None],
         io: DiskIO,
     ) -> None:
+        """`announce_floor` tells readers the first unit that is left."""
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
-        self._geometry = geometry
+        self._layout = layout
         self._limits = limits
         self._epoch = epoch
+        self._space = space
         self._io = io
-        self.block_count = len(scan.blocks)
+        self._announce_floor = announce_floor
+        self._segments = SegmentQueue(scan.blocks)
+        if limits.retain_s:
+            self._segments.learn_times(folder, scan.blocks)
+        self.block_count = scan.block_count
         self.unit_count = scan.unit_count
-        self._previous_hash = scan.blocks[-1].header.hash if scan.blocks else 0
+        self._previous_hash = scan.floor.previous_hash
+        if scan.blocks:
+            self._previous_hash = scan.blocks[-1].header.hash
+        if limits.budget.on_full == "drop_oldest":
+            space.free = self._drop_oldest
         self._number = scan.kept_segment
+        # An epoch begins a segment of its own, with its first block: in the one before, a writer
+        # that comes too late may still write.
         self._fd = -1
         self._offset = self._allocated = 0
-        if scan.blocks:
-            self._fd = os.open(segment_path(folder, self._number), os.O_RDWR)
-            self._offset = scan.kept_offset
-            self._allocated = os.fstat(self._fd).st_size
 
     def append(self, records: Sequence[HotRecord], resume: bytes) -> None:
         """Write a block of the records and wait until it is on the disk.
@@ -73,8 +86,10 @@ class BlockLog:
             OSError: the disk failed; what it holds is unknown until recovery.
         """
         header, table = self._header(records, resume)
-        span = header.span_bytes(self._geometry)
-        if self._fd < 0 or self._offset + span > self._limits.segment_bytes:
+        span = header.span_bytes(self._layout)
+        starts = self._fd < 0 or self._offset + span > self._limits.segment_stop_bytes
+        if starts or self._segments.is_long(records[0].unit.first_pts_s, self._limits.retain_s):
+            starts = True
             self._start_segment(span, header.first_unit)
         elif self._offset + span > self._allocated:
             self._grow(span)
@@ -86,15 +101,24 @@ class BlockLog:
         write_fully(self._io, self._fd, [part for part in buffers if len(part)], self._offset)
         self._io.fdatasync(self._fd)
         self._offset += span
+        last_pts_s = records[-1].unit.last_pts_s
+        self._segments.add(
+            header.token_count,
+            first_pts_s=records[0].unit.first_pts_s,
+            last_pts_s=last_pts_s,
+            written_unix_s=header.created_unix_s,
+        )
         self._previous_hash = packed_hash
         self.block_count += 1
         self.unit_count += len(records)
+        if starts and self._limits.retain_s:
+            self._drop_expired(last_pts_s)
 
     def _header(self, records: Sequence[HotRecord], resume: bytes) -> tuple[BlockHeader, bytes]:
         table = join_table([record.part for record in records])
         header = BlockHeader(
             session_hash=self._session_hash,
-            geometry_fingerprint=self._geometry.fingerprint,
+            layout_fingerprint=self._layout.fingerprint,
             sequence=self.block_count,
             epoch=self._epoch,
             durable_block_count=self.block_count,
@@ -112,8 +136,8 @@ class BlockLog:
         return header, table
 
     def _layer_buffers(self, records: Sequence[HotRecord], token_count: int) -> Iterator[Buffer]:
-        padding = _padding(self._geometry.extent_bytes(token_count))
-        for layer in range(self._geometry.layer_count):
+        padding = _padding(self._layout.extent_bytes(token_count, len(records)))
+        for layer in range(self._layout.geometry.layer_count):
             for record in records:
                 extent: np.ndarray[Any, Any] = record.extents[layer]
                 yield extent.data
@@ -122,24 +146,21 @@ class BlockLog:
     def _reserve(self, fd: int, allocated: int, stop: int) -> int:
         """Allocate the file up to `stop`, in steps, and return the new size."""
         step = self._limits.preallocate_bytes
-        size = max(stop, min(-(-stop // step) * step, self._limits.segment_bytes))
-        free_bytes = self._io.free_bytes(self._folder)
+        size = max(stop, min(-(-stop // step) * step, self._limits.segment_stop_bytes))
         needed = size - allocated
-        reserve_bytes = self._limits.min_free_bytes
-        if free_bytes - needed < reserve_bytes:
-            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes)
         try:
-            self._io.fallocate(fd, allocated, needed)
+            with self._space.claim(needed):
+                self._io.fallocate(fd, allocated, needed)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise StoreFullError(self._folder, needed, free_bytes, reserve_bytes) from error
+            raise self.full_error(needed) from error
         return size
 
-    def full_error(self) -> StoreFullError:
+    def full_error(self, needed_bytes: int = 0) -> StoreFullError:
         """The error for a disk that filled up in the middle of a write."""
         free_bytes = self._io.free_bytes(self._folder)
-        return StoreFullError(self._folder, 0, free_bytes, self._limits.min_free_bytes)
+        return StoreFullError(self._folder, needed_bytes, free_bytes, self._limits.min_free_bytes)
 
     def _grow(self, span: int) -> None:
         self._allocated = self._reserve(self._fd, self._allocated, self._offset + span)
@@ -155,7 +176,7 @@ class BlockLog:
                 session_id=self._session_id,
                 session_hash=self._session_hash,
                 epoch=self._epoch,
-                geometry=self._geometry,
+                layout=self._layout,
                 first_block=self.block_count,
                 first_unit=first_unit,
                 previous_hash=self._previous_hash,
@@ -171,6 +192,14 @@ class BlockLog:
         except BaseException:
             os.close(fd)
             raise
+        self._segments.begin(
+            Floor(
+                first_segment=number,
+                first_block=self.block_count,
+                first_unit=first_unit,
+                previous_hash=self._previous_hash,
+            )
+        )
         old_fd, old_offset, old_allocated = self._fd, self._offset, self._allocated
         self._fd, self._number = fd, number
         self._offset, self._allocated = PAGE_BYTES, allocated
@@ -185,6 +214,30 @@ class BlockLog:
                 self._io.truncate(fd, offset)
         finally:
             os.close(fd)
+
+    def _drop_oldest(self, shortage: Shortage) -> bool:
+        """Drop segments until there is room again; False when none may go."""
+        candidates = self._segments.droppable(self._limits.keep_tokens)
+        if not candidates:
+            return False
+        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
+        self._drop(enough_to_free(self._folder, candidates, wanted_bytes))
+        return True
+
+    def _drop_expired(self, newest_pts_s: float) -> None:
+        """Drop the segments that are older than what is to be kept."""
+        expired = self._segments.expired(
+            keep_tokens=self._limits.keep_tokens,
+            retain_s=self._limits.retain_s,
+            newest_pts_s=newest_pts_s,
+            now_unix_s=time.time(),
+        )
+        if expired:
+            self._drop(len(expired))
+
+    def _drop(self, segment_count: int) -> None:
+        floor = self._segments.drop(segment_count)
+        drop_below(self._folder, self._session_hash, floor, self._io, self._announce_floor)
 
     def close(self) -> None:
         """Close the last segment; reserved space behind the last block is given back."""

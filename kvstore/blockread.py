@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import xxhash
 
+from kvstore.encoding import Layout
 from kvstore.format import PAGE_BYTES, BlockHeader
-from kvstore.geometry import Geometry
 from kvstore.table import UnitTable
 
 
@@ -21,14 +22,14 @@ class BlockPlace:
     """A block and where it lies."""
 
     header: BlockHeader
-    geometry: Geometry
+    layout: Layout
     segment_number: int
     offset: int
 
     @property
     def stop(self) -> int:
         """Where the next block goes."""
-        return self.offset + self.header.span_bytes(self.geometry)
+        return self.offset + self.header.span_bytes(self.layout)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,10 +46,10 @@ class Block:
 
     def extent_offset(self, layer: int, position: int) -> int:
         """Where, in the segment file, keys and values of the block's `position`-th unit start."""
-        geometry = self.place.geometry
+        layout = self.place.layout
         before = int(self.table.token_starts[position])
-        start = self.place.offset + self.header.layer_offset(geometry, layer)
-        return start + geometry.extent_bytes(before)
+        start = self.place.offset + self.header.layer_offset(layout, layer)
+        return start + layout.extent_bytes(before, position)
 
 
 def read_block(fd: int, place: BlockPlace) -> Block:
@@ -62,7 +63,7 @@ def read_block(fd: int, place: BlockPlace) -> Block:
     if len(data) != header.table_bytes or xxhash.xxh3_64_intdigest(data) != header.table_hash:
         raise TornBlockError("the unit table does not match its checksum")
     try:
-        layer_count = place.geometry.layer_count
+        layer_count = place.layout.geometry.layer_count
         table = UnitTable.parse(data, unit_count=header.unit_count, layer_count=layer_count)
     except ValueError as error:
         raise TornBlockError(str(error)) from error
@@ -99,19 +100,36 @@ def read_resume(fd: int, place: BlockPlace) -> bytes:
     return data
 
 
+def faults_by_layer(fd: int, block: Block) -> Iterator[tuple[int, int, list[int]]]:
+    """Read a block's keys and values, layer after layer.
+
+    Yields:
+        (layer, bytes read, positions in the block whose extent does not match its checksum).
+    """
+    layout, header = block.place.layout, block.header
+    starts = block.table.token_starts.tolist()
+    bounds = [layout.extent_bytes(start, position) for position, start in enumerate(starts)]
+    for layer in range(layout.geometry.layer_count):
+        data = memoryview(os.pread(fd, bounds[-1], block.extent_offset(layer, 0)))
+        checksums = block.table.checksums[:, layer].tolist()
+        extents = [
+            data[bounds[position] : bounds[position + 1]] for position in range(header.unit_count)
+        ]
+        faults = [
+            position
+            for position, extent in enumerate(extents)
+            if xxhash.xxh3_64_intdigest(extent) != checksums[position]
+        ]
+        yield layer, bounds[-1], faults
+
+
 def damaged_extents(fd: int, block: Block) -> list[tuple[int, int]]:
     """The (position in the block, layer) of every extent that does not match its checksum."""
-    geometry, header = block.place.geometry, block.header
-    bounds = [geometry.extent_bytes(int(start)) for start in block.table.token_starts]
-    damaged = []
-    for layer in range(geometry.layer_count):
-        data = memoryview(os.pread(fd, bounds[-1], block.extent_offset(layer, 0)))
-        for position in range(header.unit_count):
-            checksum = int(block.table.checksums[position, layer])
-            extent = data[bounds[position] : bounds[position + 1]]
-            if xxhash.xxh3_64_intdigest(extent) != checksum:
-                damaged.append((position, layer))
-    return damaged
+    return [
+        (position, layer)
+        for layer, _, positions in faults_by_layer(fd, block)
+        for position in positions
+    ]
 
 
 def verify_block(fd: int, place: BlockPlace) -> str | None:

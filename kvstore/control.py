@@ -19,6 +19,7 @@ from typing import NamedTuple
 import xxhash
 
 from kvstore.diskio import DiskIO, write_fully
+from kvstore.encoding import Layout, encoding_named
 from kvstore.errors import FormatVersionError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
 from kvstore.geometry import Geometry
@@ -35,8 +36,8 @@ _TEXT_HEAD = struct.Struct("<QQ")
 _MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
 _VISIBLE_WORD, _DURABLE_BLOCKS_WORD, _DURABLE_UNITS_WORD, _DURABLE_CHECK_WORD = 3, 4, 5, 6
 _STATE_WORD, _BOOT_WORD, _PID_WORD, _EPOCH_CHECK_WORD, _EPOCH_WORD = 7, 8, 9, 10, 11
-_RECEIVED_WORD, _SETTLED_WORD = 12, 13
-_WORD_COUNT = 14
+_RECEIVED_WORD, _SETTLED_WORD, _FIRST_UNIT_WORD = 12, 13, 14
+_WORD_COUNT = 15
 _PTS = struct.Struct("<d")
 
 
@@ -59,6 +60,8 @@ class ControlState(NamedTuple):
     writer_state: int
     this_boot: bool
     """False: the machine was started anew since, so the counts may lag behind the disk."""
+    first_unit: int
+    """Units before it were dropped."""
 
 
 class Watermarks(NamedTuple):
@@ -78,7 +81,7 @@ class Watermarks(NamedTuple):
 class ControlText:
     """What the writer of an epoch wrote once."""
 
-    geometry: Geometry
+    layout: Layout
     hot_tail_path: Path
 
 
@@ -157,6 +160,7 @@ class ControlPage:
                 durable_block_count=words[_DURABLE_BLOCKS_WORD],
                 writer_state=words[_STATE_WORD],
                 this_boot=words[_BOOT_WORD] == self._boot,
+                first_unit=words[_FIRST_UNIT_WORD],
             )
             if words[_EPOCH_WORD] == epoch:
                 return state
@@ -171,16 +175,17 @@ class ControlPage:
         data = self._map[start : start + length]
         if xxhash.xxh3_64_intdigest(data, seed=epoch) != check:
             return None
-        layers, heads, dim, element, path = data.decode().split("\n", 4)
+        layers, heads, dim, element, encoding, path = data.decode().split("\n", 5)
         geometry = Geometry(
             layer_count=int(layers), kv_head_count=int(heads), head_dim=int(dim), element=element
         )
-        return ControlText(geometry, Path(path))
+        return ControlText(Layout(geometry, encoding_named(encoding)), Path(path))
 
     def _write_text(self, epoch: int, text: ControlText) -> None:
-        shape = text.geometry
-        parts = [shape.layer_count, shape.kv_head_count, shape.head_dim, shape.element]
-        data = "\n".join([*map(str, parts), str(text.hot_tail_path)]).encode()
+        shape = text.layout.geometry
+        numbers = [shape.layer_count, shape.kv_head_count, shape.head_dim]
+        names = [shape.element, text.layout.encoding, str(text.hot_tail_path)]
+        data = "\n".join([*map(str, numbers), *names]).encode()
         if len(data) > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
             raise ValueError(f"the hot tail's path is too long: {text.hot_tail_path}")
         start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
@@ -232,11 +237,13 @@ class ControlPage:
         *,
         units: int,
         blocks: int,
+        first_unit: int,
         settled_pts_s: float | None,
     ) -> None:
         """Announce a new writer. The epoch comes last: readers of the old one see old or new."""
         self._write_text(epoch, text)
         self._words[_VISIBLE_WORD] = units
+        self.set_first_unit(first_unit)
         self.set_durable(units=units, blocks=blocks)
         self.set_watermarks(received_pts_s=settled_pts_s, settled_pts_s=settled_pts_s)
         self._words[_PID_WORD] = os.getpid()
@@ -249,6 +256,10 @@ class ControlPage:
     def set_visible(self, unit_count: int) -> None:
         """Publish the count of visible units."""
         self._words[_VISIBLE_WORD] = unit_count
+
+    def set_first_unit(self, first_unit: int) -> None:
+        """Publish what is left; the floor record must be durable."""
+        self._words[_FIRST_UNIT_WORD] = first_unit
 
     def set_durable(self, *, units: int, blocks: int) -> None:
         """Publish what is durable. A reader may see the two counts apart."""

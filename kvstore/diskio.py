@@ -44,6 +44,10 @@ class DiskIO:
         """Remove a file."""
         path.unlink()
 
+    def rename(self, path: Path, onto: Path) -> None:
+        """Give a file another name in its folder, in place of what has that name."""
+        os.rename(path, onto)
+
     def fsync_folder(self, folder: Path) -> None:
         """Wait until the folder's entries are on the disk."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -64,7 +65,7 @@ class FormatVersionError(KVStoreError):
 
 
 class GeometryMismatchError(KVStoreError):
-    """The session holds keys and values of another shape."""
+    """The session holds keys and values of another shape or encoding."""
 
     def __init__(self, session_id: str, stored: object, given: object) -> None:
         super().__init__(f"session {session_id!r} holds {stored}, got {given}")
@@ -84,18 +85,49 @@ class BlockCorruptError(KVStoreError):
 
 
 class SliceCorruptError(KVStoreError):
-    """Keys and values of one unit in one layer differ from those written."""
+    """Keys and values of one unit in one layer differ from those written, or cannot be read."""
 
     def __init__(
-        self, session_id: str, block_index: int | None, unit_index: int, layer_index: int
+        self,
+        session_id: str,
+        block_index: int | None,
+        unit_index: int,
+        layer_index: int,
+        *,
+        unreadable: bool = False,
     ) -> None:
         place = "the hot tail" if block_index is None else f"block {block_index}"
+        fault = "cannot be read" if unreadable else "does not match its checksum"
         super().__init__(
-            f"unit {unit_index}, layer {layer_index} of session {session_id!r} "
-            f"in {place} does not match its checksum"
+            f"unit {unit_index}, layer {layer_index} of session {session_id!r} in {place} {fault}"
         )
         self.session_id = session_id
         self.block_index = block_index
+        self.unit_index = unit_index
+        self.layer_index = layer_index
+        self.unreadable = unreadable
+        """Whether the disk refused; otherwise it gave other bytes than were written."""
+        self.damaged: tuple[SliceCorruptError, ...] = (self,)
+        """Everything that one read could not give; this is the first."""
+
+
+def joined(errors: Sequence[SliceCorruptError]) -> SliceCorruptError:
+    """The first of several errors of one read, holding all of them."""
+    errors[0].damaged = tuple(errors)
+    return errors[0]
+
+
+class NotFiniteError(KVStoreError, ValueError):
+    """Keys or values of a unit have no range that codes could divide: NaN or infinity is in it."""
+
+    def __init__(
+        self, session_id: str, unit_index: int, layer_index: int, encoding: str, reason: str
+    ) -> None:
+        super().__init__(
+            f"unit {unit_index}, layer {layer_index} of session {session_id!r} cannot be stored as "
+            f"{encoding}: {reason}"
+        )
+        self.session_id = session_id
         self.unit_index = unit_index
         self.layer_index = layer_index
 
@@ -111,6 +143,14 @@ class HotTailCorruptError(KVStoreError):
         self.unit_index = unit_index
 
 
+class ReadGivenUpError(KVStoreError):
+    """The read was given up before its end: nobody waits for it, or its deadline passed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the read was given up: {reason}")
+        self.reason = reason
+
+
 class SnapshotExpiredError(KVStoreError):
     """The unit was visible but never durable, and its writer is gone: take a new snapshot."""
 
@@ -122,6 +162,19 @@ class SnapshotExpiredError(KVStoreError):
         self.session_id = session_id
         self.unit_index = unit_index
         self.epoch = epoch
+
+
+class UnitDroppedError(KVStoreError):
+    """The unit was dropped on purpose, to make room or for its age: it will not come back."""
+
+    def __init__(self, session_id: str, unit_index: int, first_unit: int) -> None:
+        super().__init__(
+            f"unit {unit_index} of session {session_id!r} was dropped: "
+            f"the session remembers from unit {first_unit} on"
+        )
+        self.session_id = session_id
+        self.unit_index = unit_index
+        self.first_unit = first_unit
 
 
 class StoreFullError(KVStoreError):
@@ -136,6 +189,32 @@ class StoreFullError(KVStoreError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
         self.reserve_bytes = reserve_bytes
+
+
+class BudgetExceededError(StoreFullError):
+    """A budget in bytes of disk does not allow it; nothing acknowledged is lost."""
+
+    def __init__(
+        self,
+        path: Path,
+        budget: str,
+        budget_bytes: int,
+        line_bytes: int,
+        used_bytes: int,
+        needed_bytes: int,
+    ) -> None:
+        """`line_bytes`: up to where the budget may be filled by what was asked for."""
+        super().__init__(
+            path, needed_bytes, max(budget_bytes - used_bytes, 0), budget_bytes - line_bytes
+        )
+        text = (
+            f"{path} takes {used_bytes} bytes and {needed_bytes} more are asked, {budget} is "
+            f"{budget_bytes}, of which this may fill {line_bytes}"
+        )
+        self.args = (text,)
+        self.budget = budget
+        self.budget_bytes = budget_bytes
+        self.used_bytes = used_bytes
 
 
 class UnitTooLargeError(KVStoreError):
@@ -160,6 +239,16 @@ class WriterFailedError(KVStoreError):
         )
         self.session_id = session_id
         self.cause = cause
+
+
+class WriterFencedError(KVStoreError):
+    """The writer may not write any more: another process may be writing the session by now."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"the writer of session {session_id!r} may not write any more; open a new one"
+        )
+        self.session_id = session_id
 
 
 class WriterClosedError(KVStoreError):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from kvstore.blockread import Block
+from kvstore.encoding import Layout
+from kvstore.encoding_codec import decode_extent, scratch_bytes
 from kvstore.errors import SliceCorruptError
 from kvstore.geometry import Geometry
 from kvstore.hotview import kv_checksum
@@ -18,6 +20,8 @@ from kvstore.snapshot import Snapshot
 
 # Linux takes at most 1024 buffers per call; a unit needs two.
 _UNITS_PER_READ = 512
+# What is decoded is read into a buffer of the thread's first, which stays.
+_SCRATCH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,17 +76,39 @@ def check_outputs(
     return extents
 
 
+def _units_per_read(layout: Layout, token_count: int) -> int:
+    """How many units like one of `token_count` tokens are read at once."""
+    if not layout.quantised:
+        return _UNITS_PER_READ
+    return max(_SCRATCH_BYTES // layout.extent_bytes(token_count), 1)
+
+
+def _stored_parts(run: Sequence[Located]) -> list[list[np.ndarray[Any, Any]]]:
+    """Where each unit's stored bytes are read to: the caller's arrays, or a buffer before them."""
+    _, (block, _) = run[0]
+    layout = block.place.layout
+    if not layout.quantised:
+        return [[extent.keys, extent.values] for extent, _ in run]
+    sizes = [layout.extent_bytes(len(extent.keys)) for extent, _ in run]
+    data = scratch_bytes(sum(sizes))
+    return [[part] for part in np.split(data, np.cumsum(sizes)[:-1])]
+
+
 def _runs(located: Sequence[Located]) -> Iterator[list[Located]]:
     """Cut the list where the next unit does not lie directly behind the one before."""
     run: list[Located] = []
+    most = _UNITS_PER_READ
     for item in located:
         if run:
             (_, (last_block, last_position)) = run[-1]
             _, (block, position) = item
             adjacent = block is last_block and position == last_position + 1
-            if not adjacent or len(run) == _UNITS_PER_READ:
+            if not adjacent or len(run) >= most:
                 yield run
                 run = []
+        if not run:
+            extent, (block, _) = item
+            most = _units_per_read(block.place.layout, len(extent.keys))
         run.append(item)
     if run:
         yield run
@@ -103,16 +129,20 @@ def read_runs(
     for run in _runs(located):
         first, (block, position) = run[0]
         offset = block.extent_offset(layer, position)
-        buffers = [part for extent, _ in run for part in (extent.keys.data, extent.values.data)]
+        layout = block.place.layout
+        stored = _stored_parts(run)
+        buffers = [part.data for parts in stored for part in parts]
         with files.use(block.place.segment_number) as fd:
             try:
                 read_bytes = os.preadv(fd, buffers, offset)
             except OSError as error:
                 raise SliceCorruptError(
-                    session_id, block.header.sequence, first.unit_index, layer
+                    session_id, block.header.sequence, first.unit_index, layer, unreadable=True
                 ) from error
-        for extent, (_, unit_position) in run:
-            read_bytes -= extent.keys.nbytes + extent.values.nbytes
+        for (extent, (_, unit_position)), parts in zip(run, stored, strict=True):
+            read_bytes -= sum(part.nbytes for part in parts)
             checksum = int(block.table.checksums[unit_position, layer])
-            if read_bytes < 0 or kv_checksum(extent.keys, extent.values) != checksum:
+            if read_bytes < 0 or kv_checksum(*parts) != checksum:
                 raise SliceCorruptError(session_id, block.header.sequence, extent.unit_index, layer)
+            if layout.quantised:
+                decode_extent(layout, parts[0], extent.keys, extent.values)

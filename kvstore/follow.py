@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_block
+from kvstore.chain import ChainEnd
+from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader
-from kvstore.geometry import Geometry
 from kvstore.paths import segment_path, session_hash
-from kvstore.scan import expected_next, read_page
+from kvstore.scan import read_page
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.units import UnitCatalog
 
@@ -23,54 +24,69 @@ class LogFollower:
         self._session_hash = session_hash(session_id)
         self._files = files
 
-    def follow(self, catalog: UnitCatalog, geometry: Geometry, block_count: int) -> None:
+    def follow(self, catalog: UnitCatalog, layout: Layout, block_count: int) -> None:
         """Add blocks to the catalog until it holds `block_count`, all of which are durable.
 
         Raises:
             BlockCorruptError: one of them is damaged.
             FileNotFoundError: a segment is missing.
         """
-        while len(catalog.blocks) < block_count:
-            catalog.add_block(self._next_block(catalog, geometry))
+        while catalog.block_count < block_count:
+            catalog.add_block(self._next_block(catalog, layout))
 
-    def _next_block(self, catalog: UnitCatalog, geometry: Geometry) -> Block:
-        last = catalog.blocks[-1] if catalog.blocks else None
-        if last is not None:
-            place = last.place
-            block = self._read(place.segment_number, place.stop, last.header, geometry)
+    def _next_block(self, catalog: UnitCatalog, layout: Layout) -> Block:
+        end = ChainEnd.at(catalog.floor)
+        number = catalog.floor.first_segment
+        if catalog.blocks:
+            last = catalog.blocks[-1]
+            end = ChainEnd.behind(last.header)
+            number = last.place.segment_number
+            block = self._read(number, last.place.stop, self._bounded(end, number), layout)
             if block is not None:
                 return block
-        number = 0 if last is None else last.place.segment_number + 1
-        self._check_segment(number, len(catalog.blocks), geometry)
-        block = self._read(number, PAGE_BYTES, last.header if last else None, geometry)
+            end = end.past(self._segment(number, end))
+            number += 1
+        segment = self._segment(number, end)
+        if segment.layout != layout or not end.admits_segment(segment, self._session_hash):
+            reason = f"{segment_path(self._folder, number).name} does not follow the one before it"
+            raise self._damaged(end.next_block, reason)
+        block = self._read(number, PAGE_BYTES, end, layout)
         if block is None:
-            raise self._damaged(len(catalog.blocks), "its header is damaged")
+            raise self._damaged(end.next_block, "its header is damaged")
         return block
 
-    def _read(
-        self, number: int, offset: int, previous: BlockHeader | None, geometry: Geometry
-    ) -> Block | None:
-        """The block that follows `previous`, if it lies at this place."""
+    def _bounded(self, end: ChainEnd, number: int) -> ChainEnd:
+        """The chain's end in segment `number`, where a late writer's block may lie behind it.
+
+        Once a later epoch has begun a segment at the next block, no earlier writer's is (see scan).
+        """
+        try:
+            following = self._segment(number + 1, end)
+        except (FileNotFoundError, BlockCorruptError):
+            return end
+        if following.generation or following.first_block > end.next_block:
+            return end
+        return end._replace(epoch=max(end.epoch, following.epoch))
+
+    def _read(self, number: int, offset: int, end: ChainEnd, layout: Layout) -> Block | None:
+        """The block that follows the chain's end, if it lies at this place."""
         path = segment_path(self._folder, number)
         with self._files.use(number) as fd:
             header = BlockHeader.unpack(read_page(fd, offset), path)
-            if header is None:
-                return None
-            if not expected_next(header, previous, self._session_hash, geometry):
+            if header is None or not end.admits(header, self._session_hash, layout):
                 return None
             try:
-                return read_block(fd, BlockPlace(header, geometry, number, offset))
+                return read_block(fd, BlockPlace(header, layout, number, offset))
             except TornBlockError as error:
                 raise self._damaged(header.sequence, str(error)) from error
 
-    def _check_segment(self, number: int, block_index: int, geometry: Geometry) -> None:
+    def _segment(self, number: int, end: ChainEnd) -> SegmentHeader:
         path = segment_path(self._folder, number)
         with self._files.use(number) as fd:
             header = SegmentHeader.unpack(read_page(fd, 0), path)
         if header is None or header.session_hash != self._session_hash:
-            raise self._damaged(block_index, f"the header of {path.name} is damaged or foreign")
-        if header.geometry != geometry or header.first_block != block_index:
-            raise self._damaged(block_index, f"{path.name} does not follow the segment before it")
+            raise self._damaged(end.next_block, f"the header of {path.name} is damaged or foreign")
+        return header
 
     def _damaged(self, block_index: int, reason: str) -> BlockCorruptError:
         return BlockCorruptError(self._session_id, block_index, reason)

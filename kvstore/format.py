@@ -12,15 +12,16 @@ from pathlib import Path
 
 import xxhash
 
+from kvstore.encoding import Layout, encoding_named
 from kvstore.errors import FormatVersionError
 from kvstore.geometry import Geometry
 
 PAGE_BYTES = 4096
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _SEGMENT_MAGIC = b"LBKVSEG\0"
 BLOCK_MAGIC = b"LBKVBLK\0"
-_SEGMENT = struct.Struct("<8sIIQQQQQdIII16s64s")
+_SEGMENT = struct.Struct("<8sIIQQQQQQdIIII16s8s64s")
 _BLOCK = struct.Struct("<8sIIQQQQQQQQQQQQQQd")
 _VERSION = struct.Struct("<I")
 _HASH = struct.Struct("<Q")
@@ -29,6 +30,10 @@ _HASH = struct.Struct("<Q")
 def page_align(byte_count: int) -> int:
     """The next multiple of the page size."""
     return -(-byte_count // PAGE_BYTES) * PAGE_BYTES
+
+
+def _text(field: bytes) -> str:
+    return field.rstrip(b"\0").decode()
 
 
 def _seal(content: bytes) -> bytes:
@@ -57,17 +62,22 @@ class SegmentHeader:
     session_id: str
     session_hash: int
     epoch: int
-    geometry: Geometry
+    layout: Layout
     first_block: int
     """Sequence number of its first block; all blocks before it were durable when it was made."""
     first_unit: int
     previous_hash: int
     """Header hash of the block before the first one, 0 at the start of the session."""
     created_unix_s: float
+    generation: int = 0
+    """Raised by one whenever the whole segment is written anew, thinner."""
+    chain_end_hash: int = 0
+    """Of a segment written anew: the header hash that the next segment's chain refers to, which is
+    that of the last block as it was first written. 0: the last block's own."""
 
     def pack(self) -> bytes:
         """The page."""
-        shape = self.geometry
+        shape = self.layout.geometry
         return _seal(
             _SEGMENT.pack(
                 _SEGMENT_MAGIC,
@@ -78,11 +88,14 @@ class SegmentHeader:
                 self.first_block,
                 self.first_unit,
                 self.previous_hash,
+                self.chain_end_hash,
                 self.created_unix_s,
                 shape.layer_count,
                 shape.kv_head_count,
                 shape.head_dim,
+                self.generation,
                 shape.element.encode(),
+                self.layout.encoding.encode(),
                 self.session_id.encode(),
             )
         )
@@ -97,21 +110,24 @@ class SegmentHeader:
         if _intact_hash(page, _SEGMENT_MAGIC, path) is None:
             return None
         fields = _SEGMENT.unpack_from(page)
-        layer_count, kv_head_count, head_dim, element, session_id = fields[9:]
+        layer_count, kv_head_count, head_dim, generation, element, encoding, name = fields[10:]
+        geometry = Geometry(
+            layer_count=layer_count,
+            kv_head_count=kv_head_count,
+            head_dim=head_dim,
+            element=_text(element),
+        )
         return cls(
             session_hash=fields[3],
             epoch=fields[4],
             first_block=fields[5],
             first_unit=fields[6],
             previous_hash=fields[7],
-            created_unix_s=fields[8],
-            geometry=Geometry(
-                layer_count=layer_count,
-                kv_head_count=kv_head_count,
-                head_dim=head_dim,
-                element=element.rstrip(b"\0").decode(),
-            ),
-            session_id=session_id.rstrip(b"\0").decode(),
+            chain_end_hash=fields[8],
+            created_unix_s=fields[9],
+            layout=Layout(geometry, encoding_named(_text(encoding))),
+            generation=generation,
+            session_id=_text(name),
         )
 
 
@@ -120,7 +136,7 @@ class BlockHeader:
     """First page of a block. Its hash covers, through `table_hash`, every byte of the block."""
 
     session_hash: int
-    geometry_fingerprint: int
+    layout_fingerprint: int
     sequence: int
     epoch: int
     durable_block_count: int
@@ -135,6 +151,8 @@ class BlockHeader:
     resume_bytes: int
     resume_hash: int
     created_unix_s: float
+    generation: int = 0
+    """That of the segment it lies in."""
     hash: int = 0
     """The page's own hash; filled by `unpack`."""
 
@@ -144,9 +162,9 @@ class BlockHeader:
             _BLOCK.pack(
                 BLOCK_MAGIC,
                 FORMAT_VERSION,
-                0,
+                self.generation,
                 self.session_hash,
-                self.geometry_fingerprint,
+                self.layout_fingerprint,
                 self.sequence,
                 self.epoch,
                 self.durable_block_count,
@@ -175,8 +193,9 @@ class BlockHeader:
             return None
         fields = _BLOCK.unpack_from(page)
         return cls(
+            generation=fields[2],
             session_hash=fields[3],
-            geometry_fingerprint=fields[4],
+            layout_fingerprint=fields[4],
             sequence=fields[5],
             epoch=fields[6],
             durable_block_count=fields[7],
@@ -198,11 +217,11 @@ class BlockHeader:
         """Bytes of the meta slice, padding included."""
         return page_align(self.table_bytes + self.thumbnail_bytes + self.resume_bytes)
 
-    def layer_offset(self, geometry: Geometry, layer: int) -> int:
+    def layer_offset(self, layout: Layout, layer: int) -> int:
         """Where a layer's slice starts, from the start of the block."""
-        slice_span = page_align(geometry.extent_bytes(self.token_count))
+        slice_span = page_align(layout.extent_bytes(self.token_count, self.unit_count))
         return PAGE_BYTES + self.meta_span_bytes + layer * slice_span
 
-    def span_bytes(self, geometry: Geometry) -> int:
+    def span_bytes(self, layout: Layout) -> int:
         """Bytes of the whole block, padding included."""
-        return self.layer_offset(geometry, geometry.layer_count)
+        return self.layer_offset(layout, layout.geometry.layer_count)

@@ -59,10 +59,6 @@ class Geometry:
         """Bytes of one token's keys (or values) in one layer."""
         return self.kv_head_count * self.head_dim * self.element_bytes
 
-    def extent_bytes(self, token_count: int) -> int:
-        """Bytes of the keys and values of `token_count` tokens in one layer."""
-        return 2 * token_count * self.token_bytes
-
     @property
     def fingerprint(self) -> int:
         """A 64-bit hash that two geometries share only when they are equal."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.control import ControlPage, WriterState
+from kvstore.encoding import Encoding
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, session_folder, session_hash
 
@@ -17,12 +18,25 @@ class Glance:
     epoch: int
     visible_unit_count: int
     durable_unit_count: int
+    first_unit: int
     geometry: Geometry
+    encoding: Encoding
 
 
 def has_blocks(root: Path, session_id: str) -> bool:
     """Return whether a session has a log at all."""
     return bool(segment_numbers(session_folder(root, session_id)))
+
+
+def last_epoch(root: Path, session_id: str) -> int:
+    """Return the last epoch that a writer began, as far as the CTL page says for certain; or 0."""
+    page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+    if page is None:
+        return 0
+    try:
+        return page.last_epoch()
+    finally:
+        page.close()
 
 
 def glance(root: Path, session_id: str) -> Glance | None:
@@ -48,5 +62,7 @@ def glance(root: Path, session_id: str) -> Glance | None:
         epoch=state.epoch,
         visible_unit_count=state.visible_unit_count,
         durable_unit_count=state.durable_unit_count,
-        geometry=text.geometry,
+        first_unit=state.first_unit,
+        geometry=text.layout.geometry,
+        encoding=text.layout.encoding,
     )

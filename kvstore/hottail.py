@@ -1,9 +1,9 @@
 """The writer's side of the hot tail: a ring of the newest units in shared memory.
 
 Layout: a header page of 8-byte words, a table of slots (unit index modulo slot count), the ring.
-A record is [per layer: keys | values][unit table][thumbnail], in one piece. Units leave in order:
-before a record is overwritten, the header's floor is raised past its unit. Readers copy, then look
-at the floor again (a seqlock whose counter never turns back), and check the unit's XXH3.
+A record is [per layer: keys | values, encoded][unit table][thumbnail], in one piece. Units leave in
+order: before a record is overwritten, the header's floor is raised past its unit. Readers copy,
+then look at the floor again (a seqlock whose counter never turns back), and check the unit's XXH3.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 import xxhash
 
 from kvstore.diskio import DiskIO
-from kvstore.errors import UnitTooLargeError
+from kvstore.encoding import Layout
+from kvstore.encoding_codec import UnencodableError, encode_extent
+from kvstore.errors import NotFiniteError, UnitTooLargeError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES, page_align
-from kvstore.geometry import Geometry
 from kvstore.hotfile import create_hot_file
 from kvstore.paths import session_hash
 from kvstore.table import TablePart, join_table, table_bytes
@@ -30,7 +31,7 @@ from kvstore.unit import Unit
 
 HOT_MAGIC = int.from_bytes(b"LBKVHOT\0", "little")
 MAGIC_WORD, VERSION_WORD, SESSION_WORD, EPOCH_WORD = 0, 1, 2, 3
-GEOMETRY_WORD, RING_WORD, SLOTS_WORD, FLOOR_WORD = 4, 5, 6, 7
+LAYOUT_WORD, RING_WORD, SLOTS_WORD, FLOOR_WORD = 4, 5, 6, 7
 SLOT_WORDS = 8
 SLOT_UNIT, SLOT_OFFSET, SLOT_TOKENS, SLOT_TABLE_HASH, SLOT_THUMBNAIL = 0, 1, 2, 3, 4
 FIRST_SLOT_WORD = PAGE_BYTES // 8
@@ -74,13 +75,13 @@ class HotTail:
     """The ring of one writer. Owns the file's descriptor, and with it the lock."""
 
     def __init__(
-        self, fd: int, path: Path, session_id: str, geometry: Geometry, ring_bytes: int
+        self, fd: int, path: Path, session_id: str, layout: Layout, ring_bytes: int
     ) -> None:
         """Internal: use `create`."""
         self._fd = fd
         self.path = path
         self._session_id = session_id
-        self._geometry = geometry
+        self._layout = layout
         self.ring_bytes = ring_bytes
         self._slot_count = slot_count_for(ring_bytes)
         mapping = mmap.mmap(fd, file_bytes(ring_bytes), flags=mmap.MAP_SHARED)
@@ -97,7 +98,7 @@ class HotTail:
         session_id: str,
         *,
         epoch: int,
-        geometry: Geometry,
+        layout: Layout,
         ring_bytes: int,
         first_unit: int,
         shm_dir: Path | None,
@@ -118,10 +119,10 @@ class HotTail:
             min_free_bytes=min_free_bytes,
             io=io,
         )
-        tail = cls(fd, path, session_id, geometry, ring_bytes)
+        tail = cls(fd, path, session_id, layout, ring_bytes)
         words = tail._words
         words[VERSION_WORD], words[SESSION_WORD] = FORMAT_VERSION, session_hash(session_id)
-        words[EPOCH_WORD], words[GEOMETRY_WORD] = epoch, geometry.fingerprint
+        words[EPOCH_WORD], words[LAYOUT_WORD] = epoch, layout.fingerprint
         words[RING_WORD], words[SLOTS_WORD] = ring_bytes, tail._slot_count
         words[FLOOR_WORD] = first_unit
         words[MAGIC_WORD] = HOT_MAGIC
@@ -133,9 +134,9 @@ class HotTail:
         Raises:
             UnitTooLargeError: more than the ring has.
         """
-        shape = self._geometry
-        kv_bytes = shape.layer_count * shape.extent_bytes(unit.token_count)
-        meta_bytes = table_bytes(1, unit.token_count, shape.layer_count)
+        layer_count = self._layout.geometry.layer_count
+        kv_bytes = layer_count * self._layout.extent_bytes(unit.token_count)
+        meta_bytes = table_bytes(1, unit.token_count, layer_count)
         total = kv_bytes + meta_bytes + len(unit.thumbnail_jpeg)
         aligned = -(-total // _ALIGN) * _ALIGN
         if aligned > self.ring_bytes:
@@ -167,20 +168,21 @@ class HotTail:
     def append(
         self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
     ) -> HotRecord:
-        """Copy a unit into the ring. The caller made sure that what leaves is durable."""
+        """Encode a unit into the ring. The caller made sure that what leaves is durable.
+
+        Raises:
+            NotFiniteError: NaN or infinity, where the encoding has no place for it; the unit was
+                not taken.
+        """
         start, stop, floor = self._place(unit)
         self._words[FLOOR_WORD] = floor
         while self._placed and self._placed[0].unit_index < floor:
             self._placed.popleft()
-        shape = self._geometry
-        extent_bytes = shape.extent_bytes(unit.token_count)
+        shape = self._layout.geometry
+        extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
         extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
-        typed = extents.view(shape.storage_dtype).reshape(
-            shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
-        )
-        typed[:, 0] = keys
-        typed[:, 1] = values
+        self._encode(unit, keys, values, extents)
         checksums = [xxhash.xxh3_64_intdigest(extent.data) for extent in extents]
         part = TablePart.pack(unit, np.array(checksums, dtype=np.uint64))
         table = join_table([part])
@@ -190,6 +192,30 @@ class HotTail:
         self._placed.append(_Placed(unit.index, start, stop))
         self._next = stop
         return HotRecord(unit, part, extents)
+
+    def _encode(
+        self,
+        unit: Unit,
+        keys: np.ndarray[Any, Any],
+        values: np.ndarray[Any, Any],
+        extents: np.ndarray[Any, Any],
+    ) -> None:
+        """Fill (layers, extent bytes) uint8."""
+        layout, shape = self._layout, self._layout.geometry
+        if not layout.quantised:
+            typed = extents.view(shape.storage_dtype).reshape(
+                shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
+            )
+            typed[:, 0] = keys
+            typed[:, 1] = values
+            return
+        for layer, extent in enumerate(extents):
+            try:
+                encode_extent(layout, keys[layer], values[layer], extent)
+            except UnencodableError as error:
+                raise NotFiniteError(
+                    self._session_id, unit.index, layer, layout.encoding, str(error)
+                ) from error
 
     def _write_slot(self, unit: Unit, start: int, table_hash: int) -> None:
         slot = FIRST_SLOT_WORD + unit.index % self._slot_count * SLOT_WORDS

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kvstore.encoding import Layout
+from kvstore.encoding_codec import decode_extent, scratch_bytes
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
-from kvstore.geometry import Geometry
 from kvstore.hottail import (
     EPOCH_WORD,
     FIRST_SLOT_WORD,
     FLOOR_WORD,
-    GEOMETRY_WORD,
     HOT_MAGIC,
+    LAYOUT_WORD,
     MAGIC_WORD,
     RING_WORD,
     SESSION_WORD,
@@ -46,25 +47,24 @@ class HotEntry:
     """Where its record starts in the ring."""
     thumbnail_start: int
 
-    def checksum_matches(
-        self, layer: int, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
-    ) -> bool:
-        """Whether these are the unit's keys and values of that layer."""
-        return kv_checksum(keys, values) == int(self.table.checksums[0, layer])
+    def checksum_matches(self, layer: int, *parts: np.ndarray[Any, Any]) -> bool:
+        """Whether these make up what is stored of the unit's keys and values of that layer."""
+        return kv_checksum(*parts) == int(self.table.checksums[0, layer])
 
 
-def kv_checksum(keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> int:
-    """XXH3-64 of [keys | values], both C-contiguous."""
-    digest = xxhash.xxh3_64(keys.data)
-    digest.update(values.data)
+def kv_checksum(*parts: np.ndarray[Any, Any]) -> int:
+    """XXH3-64 of [keys | values] as they are stored: C-contiguous parts, one after the other."""
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part.data)
     return digest.intdigest()
 
 
 class HotTailView:
     """A read-only mapping of one writer's hot tail. Safe to use from many threads."""
 
-    def __init__(self, mapping: mmap.mmap, geometry: Geometry) -> None:
-        self._geometry = geometry
+    def __init__(self, mapping: mmap.mmap, layout: Layout) -> None:
+        self._layout = layout
         head = memoryview(mapping)[:PAGE_BYTES].cast("Q")
         self._slot_count = int(head[SLOTS_WORD])
         start = ring_offset(self._slot_count)
@@ -74,7 +74,7 @@ class HotTailView:
 
     @classmethod
     def open(
-        cls, path: Path, *, session_hash: int, epoch: int, geometry: Geometry
+        cls, path: Path, *, session_hash: int, epoch: int, layout: Layout
     ) -> HotTailView | None:
         """Map the hot tail of this session and epoch; None when it is not there."""
         try:
@@ -93,13 +93,13 @@ class HotTailView:
             VERSION_WORD: FORMAT_VERSION,
             SESSION_WORD: session_hash,
             EPOCH_WORD: epoch,
-            GEOMETRY_WORD: geometry.fingerprint,
+            LAYOUT_WORD: layout.fingerprint,
         }
         if any(words[word] != value for word, value in expected.items()):
             return None
         if ring_offset(words[SLOTS_WORD]) + words[RING_WORD] != len(mapping):
             return None
-        return cls(mapping, geometry)
+        return cls(mapping, layout)
 
     @property
     def floor(self) -> int:
@@ -121,10 +121,10 @@ class HotTailView:
         words = self._words[slot : slot + SLOT_WORDS].tolist()
         if words[SLOT_UNIT] != unit_index:
             return None
-        shape = self._geometry
+        layer_count = self._layout.geometry.layer_count
         token_count, start = words[SLOT_TOKENS], words[SLOT_OFFSET]
-        table_start = start + shape.layer_count * shape.extent_bytes(token_count)
-        table_stop = table_start + table_bytes(1, token_count, shape.layer_count)
+        table_start = start + layer_count * self._layout.extent_bytes(token_count)
+        table_stop = table_start + table_bytes(1, token_count, layer_count)
         if table_stop + words[SLOT_THUMBNAIL] > len(self._ring):
             return None
         data = self._ring[table_start:table_stop].tobytes()
@@ -132,7 +132,7 @@ class HotTailView:
             return None
         if xxhash.xxh3_64_intdigest(data) != words[SLOT_TABLE_HASH]:
             return None
-        table = UnitTable.parse(data, unit_count=1, layer_count=shape.layer_count)
+        table = UnitTable.parse(data, unit_count=1, layer_count=layer_count)
         if int(table.rows["index"][0]) != unit_index:
             return None
         if len(self._entries) >= _CACHED_ENTRIES:
@@ -152,6 +152,8 @@ class HotTailView:
         entry = self.entry(unit_index)
         if entry is None:
             return False
+        if self._layout.quantised:
+            return self._decode(entry, unit_index, layer, keys_out, values_out)
         half = keys_out.nbytes
         start = entry.start + layer * 2 * half
         keys_out.view(np.uint8).reshape(-1)[:] = self._ring[start : start + half]
@@ -159,6 +161,24 @@ class HotTailView:
         if not self.still_holds(unit_index):
             return False
         return entry.checksum_matches(layer, keys_out, values_out)
+
+    def _decode(
+        self,
+        entry: HotEntry,
+        unit_index: int,
+        layer: int,
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+    ) -> bool:
+        extent_bytes = self._layout.extent_bytes(len(keys_out))
+        start = entry.start + layer * extent_bytes
+        # Copied before it is checked: the ring may be written at any time.
+        data = scratch_bytes(extent_bytes)
+        data[:] = self._ring[start : start + extent_bytes]
+        if not (self.still_holds(unit_index) and entry.checksum_matches(layer, data)):
+            return False
+        decode_extent(self._layout, data, keys_out, values_out)
+        return True
 
     def thumbnail(self, unit_index: int) -> bytes | None:
         """Copy a unit's JPEG; None when it left or does not match."""

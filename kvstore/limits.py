@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+
+from kvstore.budget import DiskBudget
 
 _MIB = 1 << 20
+_SEGMENTS_PER_BUDGET = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,13 @@ class BlockLimits:
     """Disk is reserved in steps of this size (a full disk is met before a block is written)."""
     min_free_bytes: int = 256 * _MIB
     """Free bytes of the file system that a commit leaves alone."""
+    budget: DiskBudget = field(default_factory=DiskBudget)
+    """What the session, and the store, may take of the disk."""
+    keep_tokens: int = 0
+    """Newest tokens that are never dropped: what the next unit sees, after a restart too."""
+
+    retain_s: float = 0.0
+    """Older units are dropped, by both the stream's clock and the wall's; 0: none is."""
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1 or not self.block_span_s > 0:
@@ -33,3 +44,16 @@ class BlockLimits:
                 "segment_bytes and preallocate_bytes must be >= 4096 and min_free_bytes >= 0, "
                 f"got {self.segment_bytes}, {self.preallocate_bytes}, {self.min_free_bytes}"
             )
+        if self.keep_tokens < 0 or not 0 <= self.retain_s < math.inf:
+            raise ValueError(
+                "keep_tokens must be >= 0 and retain_s finite and >= 0, got "
+                f"{self.keep_tokens} and {self.retain_s}"
+            )
+
+    @property
+    def segment_stop_bytes(self) -> int:
+        """Where segments really end: whole segments are dropped, so a budget has several."""
+        smallest_bytes = self.budget.smallest_bytes
+        if self.budget.on_full == "refuse" or not smallest_bytes:
+            return self.segment_bytes
+        return max(4096, min(self.segment_bytes, smallest_bytes // _SEGMENTS_PER_BUDGET))

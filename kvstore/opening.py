@@ -10,8 +10,8 @@ from pathlib import Path
 from kvstore.blocklog import BlockLog
 from kvstore.control import ControlPage, ControlText
 from kvstore.diskio import DiskIO, make_folders
+from kvstore.encoding import Layout
 from kvstore.errors import GeometryMismatchError, SessionNotFoundError
-from kvstore.geometry import Geometry
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
@@ -19,6 +19,7 @@ from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
+from kvstore.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +36,13 @@ class WriterParts:
     control: ControlPage
     hot: HotTail
     log: BlockLog
+    space: Space
     recovery: Recovery
 
 
-def default_hot_tail_bytes(session_id: str, geometry: Geometry, limits: BlockLimits) -> int:
+def default_hot_tail_bytes(session_id: str, layout: Layout, limits: BlockLimits) -> int:
     """Room for about three full blocks: one pending and two to read from memory."""
-    wanted = 3 * geometry.layer_count * geometry.extent_bytes(limits.block_tokens)
+    wanted = 3 * layout.geometry.layer_count * layout.extent_bytes(limits.block_tokens)
     if wanted > MAX_DEFAULT_RING_BYTES:
         logger.warning(
             "hot tail is smaller than three blocks; ask for a size, or for smaller blocks",
@@ -57,11 +59,12 @@ def open_parts(
     root: Path,
     session_id: str,
     *,
-    geometry: Geometry,
+    layout: Layout,
     limits: BlockLimits,
     shm_dir: Path | None,
     hot_tail_bytes: int | None,
     io: DiskIO,
+    min_epoch: int,
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""
     folder = session_folder(root, session_id)
@@ -74,12 +77,19 @@ def open_parts(
             raise SessionNotFoundError(session_id)
         control = ControlPage.open(folder, hash_, writable=True)
         acknowledged = control.proven_block_count() if control else 0
-        scan = scan_log(folder, session_id, hash_, acknowledged_block_count=acknowledged)
-        if scan.geometry is not None and scan.geometry != geometry:
-            raise GeometryMismatchError(session_id, scan.geometry, geometry)
+        scan = scan_log(
+            folder,
+            session_id,
+            hash_,
+            acknowledged_block_count=acknowledged,
+            begun_epoch=control.last_epoch() if control else 0,
+        )
+        if scan.layout is not None and scan.layout != layout:
+            raise GeometryMismatchError(session_id, scan.layout, layout)
         # Read before the new epoch is begun: what a clean close left is still true after it.
         settled_pts_s = control.settled_at_close() if control else None
         epoch = 1 + max(scan.highest_epoch, control.last_epoch() if control else 0)
+        epoch = max(epoch, min_epoch)
         repair_log(folder, scan, io)
         recovery = describe_log(folder, session_id, scan, epoch)
         if control is None:
@@ -91,24 +101,38 @@ def open_parts(
             root,
             session_id,
             epoch=epoch,
-            geometry=geometry,
-            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(session_id, geometry, limits),
+            layout=layout,
+            ring_bytes=hot_tail_bytes or default_hot_tail_bytes(session_id, layout, limits),
             first_unit=recovery.durable_unit_count,
             shm_dir=shm_dir,
             min_free_bytes=limits.min_free_bytes,
             io=io,
         )
         undo.callback(hot.close)
+        space = Space(
+            root, folder, budget=limits.budget, min_free_bytes=limits.min_free_bytes, io=io
+        )
         log = BlockLog(
-            folder, session_id, geometry=geometry, limits=limits, epoch=epoch, scan=scan, io=io
+            folder,
+            session_id,
+            layout=layout,
+            limits=limits,
+            epoch=epoch,
+            scan=scan,
+            space=space,
+            announce_floor=control.set_first_unit,
+            io=io,
         )
         undo.callback(log.abandon)
         control.begin_epoch(
             epoch,
-            ControlText(geometry, hot.path),
+            ControlText(layout, hot.path),
             units=recovery.durable_unit_count,
             blocks=recovery.durable_block_count,
+            first_unit=recovery.first_unit,
             settled_pts_s=recovery.durable_pts_s if settled_pts_s is None else settled_pts_s,
         )
         undo.pop_all()
-    return WriterParts(lock_fd=lock_fd, control=control, hot=hot, log=log, recovery=recovery)
+    return WriterParts(
+        lock_fd=lock_fd, control=control, hot=hot, log=log, space=space, recovery=recovery
+    )

@@ -10,6 +10,8 @@ import xxhash
 from kvstore.errors import InvalidSessionIdError
 
 CONTROL_NAME = "CTL"
+INDEX_NAME = "index.rows"
+"""Written and read by `retrieval`, derived from the blocks; here because it lies beside them."""
 LOCK_NAME = "LOCK"
 RECORD_NAME = "session.json"
 TOMBSTONE_NAME = "TOMBSTONE"
@@ -58,3 +60,21 @@ def segment_numbers(folder: Path) -> list[int]:
     """
     matches = (_SEGMENT.fullmatch(entry.name) for entry in folder.iterdir())
     return sorted(int(match.group(1)) for match in matches if match is not None)
+
+
+def stored_session_names(root: Path) -> list[str]:
+    """The names of all session folders that are not being deleted, ascending, with no record too.
+
+    A folder whose name cannot be that of a session is none.
+    """
+    try:
+        folders = sorted(sessions_folder(root).iterdir())
+    except FileNotFoundError:
+        return []
+    return [
+        folder.name
+        for folder in folders
+        if _SESSION_ID.fullmatch(folder.name)
+        and folder.is_dir()
+        and not (folder / TOMBSTONE_NAME).exists()
+    ]

@@ -4,43 +4,64 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kvstore.blockread import Block, TornBlockError, read_thumbnail
+from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
+from kvstore.diskread import DiskReads
+from kvstore.encoding import Encoding
 from kvstore.errors import (
     BlockCorruptError,
     SessionNotFoundError,
     SliceCorruptError,
     SnapshotExpiredError,
+    UnitDroppedError,
+    joined,
 )
-from kvstore.extents import Extent, check_outputs, read_runs
+from kvstore.extents import Extent, Located, check_outputs
+from kvstore.floor import why_gone
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
+from kvstore.quarantine import Quarantine
+from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tracking import SessionTracker
 
 logger = logging.getLogger(__name__)
 
+_UNITS_PER_BATCH = 16
+"""Read between two looks at whether the read is still wanted."""
+
 
 class SessionReader:
     """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
 
-    def __init__(self, session_id: str, tracker: SessionTracker, files: SegmentFiles) -> None:
+    def __init__(
+        self, session_id: str, tracker: SessionTracker, files: SegmentFiles, disk: DiskReads
+    ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
+        self._disk = disk
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, root: Path, session_id: str) -> SessionReader:
+    def open(
+        cls, root: Path, session_id: str, *, quarantine: Quarantine | None = None
+    ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
+
+        Args:
+            root: of the store.
+            session_id: the session.
+            quarantine: of this session: where damage that is found is remembered. None: nowhere.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -50,7 +71,8 @@ class SessionReader:
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
         files = SegmentFiles(folder)
-        reader = cls(session_id, SessionTracker(folder, session_id, files), files)
+        disk = DiskReads(session_id, folder, files, quarantine)
+        reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk)
         try:
             reader.snapshot()
         except BaseException:
@@ -61,7 +83,19 @@ class SessionReader:
     @property
     def geometry(self) -> Geometry | None:
         """Shape of the keys and values; None until a writer was there."""
-        return self._tracker.geometry
+        layout = self._tracker.layout
+        return layout.geometry if layout else None
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """How they are stored; None until a writer was there."""
+        layout = self._tracker.layout
+        return layout.encoding if layout else None
+
+    @property
+    def places(self) -> list[BlockPlace]:
+        """Where the durable blocks known to the last snapshot lie, in order."""
+        return [block.place for block in self._tracker.catalog.blocks]
 
     def snapshot(self) -> Snapshot:
         """The units that are visible now. Without news this costs a look at the CTL page.
@@ -114,31 +148,75 @@ class SessionReader:
 
         Raises:
             ValueError: an index or a shape is outside what the snapshot has.
-            SliceCorruptError: the bytes are not those that were written.
+            SliceCorruptError: bytes are not those that were written, or the disk failed; its
+                `damaged` holds every unit of which that is true, and what is in the arrays counts
+                for nothing.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
+            UnitDroppedError: a unit was dropped, before the snapshot or since.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        extents = check_outputs(
-            snapshot, self._tracker.geometry, layer, unit_indices, keys_out, values_out
-        )
-        tiers = [Tier.HOT] * len(extents)
-        missing = []
-        for extent in extents:
-            if not self._copy_hot(snapshot, layer, extent):
-                tiers[extent.place] = Tier.DISK
-                missing.append((extent, self._locate(snapshot, extent.unit_index, layer)))
-        if missing:
-            try:
-                read_runs(self.session_id, self._files, layer, missing)
-            except FileNotFoundError as error:
-                raise SessionNotFoundError(self.session_id) from error
-        return tiers
+        extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
+        return self.fill(snapshot, layer, extents)
+
+    def fill(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        extents: Sequence[Extent],
+        *,
+        pool: ReadPool | None = None,
+        reading: Reading | None = None,
+    ) -> list[Tier]:
+        """Read units as `read` does, into extents of `kvstore.extents.check_outputs`.
+
+        Args:
+            pool: threads to share the work; None: the calling one does it.
+            reading: says whether it is still wanted; None: to the end.
+
+        Raises:
+            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
+            KVStoreError: as for `read`.
+        """
+        if extents:
+            self._check_index(snapshot, min(extent.unit_index for extent in extents))
+        parts = [extents] if pool is None else pool.split(extents)
+        tasks = [partial(self._read_part, snapshot, layer, part, reading) for part in parts]
+        done = [task() for task in tasks] if pool is None else pool.run(tasks)
+        damaged = [error for _, errors in done for error in errors]
+        if damaged:
+            raise joined(damaged)
+        return [tier for tiers, _ in done for tier in tiers]
+
+    def _read_part(
+        self, snapshot: Snapshot, layer: int, extents: Sequence[Extent], reading: Reading | None
+    ) -> tuple[list[Tier], list[SliceCorruptError]]:
+        """Fill extents; return their tiers, and what is damaged."""
+        tiers: list[Tier] = []
+        damaged: list[SliceCorruptError] = []
+        for start in range(0, len(extents), _UNITS_PER_BATCH):
+            if reading is not None:
+                reading.check()
+            missing: list[Located] = []
+            for extent in extents[start : start + _UNITS_PER_BATCH]:
+                hot = self._copy_hot(snapshot, layer, extent)
+                tiers.append(Tier.HOT if hot else Tier.DISK)
+                if hot:
+                    continue
+                try:
+                    located = self._locate(snapshot, extent.unit_index, layer)
+                except SliceCorruptError as error:
+                    damaged.append(error)
+                else:
+                    missing.append((extent, located))
+            damaged += self._disk.read(layer, missing)
+        return tiers, damaged
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
 
         Raises:
-            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+            ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
+            SessionNotFoundError: too.
         """
         self._check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
@@ -153,7 +231,8 @@ class SessionReader:
 
         Raises:
             BlockCorruptError: it is damaged.
-            ValueError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+            ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
+            SessionNotFoundError: too.
         """
         self._check_index(snapshot, unit_index)
         data = snapshot.hot_tail.thumbnail(unit_index) if snapshot.hot_tail else None
@@ -166,7 +245,7 @@ class SessionReader:
         except TornBlockError as error:
             raise BlockCorruptError(self.session_id, block.header.sequence, str(error)) from error
         except FileNotFoundError as error:
-            raise SessionNotFoundError(self.session_id) from error
+            raise why_gone(self._tracker.folder, self.session_id, unit_index) from error
 
     def close(self) -> None:
         """Close the files and mappings. No other call may be running or follow."""
@@ -176,6 +255,8 @@ class SessionReader:
     def _check_index(self, snapshot: Snapshot, unit_index: int) -> None:
         if not 0 <= unit_index < snapshot.unit_count:
             raise ValueError(f"unit must be in [0, {snapshot.unit_count}), got {unit_index}")
+        if unit_index < snapshot.first_unit:
+            raise UnitDroppedError(self.session_id, unit_index, snapshot.first_unit)
 
     def _copy_hot(self, snapshot: Snapshot, layer: int, extent: Extent) -> bool:
         hot = snapshot.hot_tail
@@ -197,6 +278,9 @@ class SessionReader:
             with self._lock:
                 self._tracker.refresh()
             found = self._tracker.catalog.find(unit_index)
+        floor = self._tracker.catalog.floor
+        if found is None and unit_index < floor.first_unit:
+            raise UnitDroppedError(self.session_id, unit_index, floor.first_unit)
         if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
             raise SliceCorruptError(self.session_id, None, unit_index, layer)
         # A later epoch's block holds another unit: the one of this snapshot was never durable.

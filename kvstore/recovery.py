@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvstore.blockread import TornBlockError, read_block, read_resume
 from kvstore.diskio import DiskIO
+from kvstore.dropping import remove_below
 from kvstore.errors import BlockCorruptError
 from kvstore.paths import segment_path
 from kvstore.scan import LogScan
@@ -20,6 +21,8 @@ class Recovery:
     epoch: int
     durable_unit_count: int
     durable_block_count: int
+    first_unit: int
+    """Units before it were dropped."""
     durable_pts_s: float | None
     """last_pts_s of the last durable unit."""
     resume: bytes | None
@@ -39,7 +42,7 @@ def repair_log(folder: Path, scan: LogScan, io: DiskIO) -> None:
     if scan.blocks:
         fd = os.open(segment_path(folder, scan.kept_segment), os.O_RDWR)
         try:
-            if scan.torn_bytes and os.fstat(fd).st_size > scan.kept_offset:
+            if os.fstat(fd).st_size > scan.kept_offset:
                 io.truncate(fd, scan.kept_offset)
             # A complete block may be here that was never acknowledged: it is from now on.
             io.fsync(fd)
@@ -47,6 +50,7 @@ def repair_log(folder: Path, scan: LogScan, io: DiskIO) -> None:
             os.close(fd)
     if scan.segment_numbers:
         io.fsync_folder(folder)
+    remove_below(folder, scan.floor, io)
 
 
 def describe_log(folder: Path, session_id: str, scan: LogScan, epoch: int) -> Recovery:
@@ -69,7 +73,8 @@ def describe_log(folder: Path, session_id: str, scan: LogScan, epoch: int) -> Re
     return Recovery(
         epoch=epoch,
         durable_unit_count=scan.unit_count,
-        durable_block_count=len(scan.blocks),
+        durable_block_count=scan.block_count,
+        first_unit=scan.floor.first_unit,
         durable_pts_s=durable_pts_s,
         resume=resume,
         torn_bytes=scan.torn_bytes,

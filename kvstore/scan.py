@@ -3,21 +3,29 @@
 The rule (after etcd and BookKeeper): damage in the unproven tail is a torn write and ends the log;
 damage below what something later proves durable is an error. Proof is a later block header's or
 segment header's count, or the CTL page of the running system.
+
+And a rule against writers that come too late (paused, then superseded, on a disk where no lock
+kept them out): once an epoch has begun at a block, as a segment's header or the CTL page says,
+every block from there on is of that epoch or a later one. What an earlier writer puts there is
+void, whenever it was written.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kvstore.blockread import BlockPlace, verify_block
+from kvstore.chain import ChainEnd
+from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, GeometryMismatchError
+from kvstore.floor import Floor, read_floor
 from kvstore.format import BLOCK_MAGIC, PAGE_BYTES, BlockHeader, SegmentHeader
-from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path
 
 _CHUNK_BYTES = 1 << 20
@@ -28,17 +36,26 @@ _MAGIC_WORD = int.from_bytes(BLOCK_MAGIC, "little")
 class LogScan:
     """What a walk found."""
 
-    geometry: Geometry | None
+    layout: Layout | None
     blocks: list[BlockPlace]
     torn_bytes: int
     """Bytes of an unproven tail behind the end."""
     highest_epoch: int
     segment_numbers: list[int]
+    """Of all files, those below the floor too."""
+    floor: Floor
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of the session, dropped ones included."""
+        return self.floor.first_block + len(self.blocks)
 
     @property
     def kept_segment(self) -> int:
-        """The segment of the last good block, -1 when there is none."""
-        return self.blocks[-1].segment_number if self.blocks else -1
+        """The segment of the last good block; when there is none, the one before the floor."""
+        if not self.blocks:
+            return self.floor.first_segment - 1
+        return self.blocks[-1].segment_number
 
     @property
     def kept_offset(self) -> int:
@@ -47,9 +64,9 @@ class LogScan:
 
     @property
     def unit_count(self) -> int:
-        """Units in the good blocks."""
+        """Units of the session, dropped ones included."""
         if not self.blocks:
-            return 0
+            return self.floor.first_unit
         last = self.blocks[-1].header
         return last.first_unit + last.unit_count
 
@@ -59,83 +76,77 @@ def read_page(fd: int, offset: int) -> bytes:
     return os.pread(fd, PAGE_BYTES, offset)
 
 
-def follows(header: BlockHeader, previous: BlockHeader | None) -> bool:
-    """Whether the chain of hashes and the order of epochs lead from `previous` to `header`."""
-    if previous is None:
-        return header.previous_hash == 0
-    return header.previous_hash == previous.hash and header.epoch >= previous.epoch
-
-
-def expected_next(
-    header: BlockHeader | None, previous: BlockHeader | None, session_hash: int, geometry: Geometry
-) -> bool:
-    """Whether `header` is the intact next block of this session behind `previous`."""
-    if header is None or header.session_hash != session_hash:
-        return False
-    sequence = 0 if previous is None else previous.sequence + 1
-    first_unit = 0 if previous is None else previous.first_unit + previous.unit_count
-    return (
-        header.sequence == sequence
-        and header.first_unit == first_unit
-        and header.geometry_fingerprint == geometry.fingerprint
-        and follows(header, previous)
-    )
-
-
 class _Walk:
     """State of one scan."""
 
-    def __init__(self, folder: Path, session_id: str, session_hash: int) -> None:
+    def __init__(self, folder: Path, session_id: str, session_hash: int, floor: Floor) -> None:
+        self.floor = floor
+        self.end = ChainEnd.at(floor)
         self.folder = folder
         self.session_id = session_id
         self.session_hash = session_hash
-        self.geometry: Geometry | None = None
+        self.layout: Layout | None = None
         self.blocks: list[BlockPlace] = []
         self.highest_epoch = 0
-        self.proven = 0
+        self.proven = floor.first_block
+        self.begun: list[tuple[int, int]] = []
+        """(first block, epoch) where epochs are known to have begun."""
 
-    @property
-    def last(self) -> BlockHeader | None:
-        return self.blocks[-1].header if self.blocks else None
+    def note_segments(self, numbers: Sequence[int]) -> None:
+        """Read where the segments' epochs have begun. A rewritten segment's is not its writer's."""
+        for number in numbers:
+            path = segment_path(self.folder, number)
+            with open(path, "rb") as file:
+                header = self.segment_header(file.fileno(), path)
+            if header is not None and not header.generation:
+                self.begun.append((header.first_block, header.epoch))
+
+    def least_epoch(self, sequence: int) -> int:
+        """What the epoch of this block is at least."""
+        return max((epoch for first, epoch in self.begun if sequence >= first), default=0)
 
     def segment_header(self, fd: int, path: Path) -> SegmentHeader | None:
         """The segment's header, None when damaged; a foreign one is not ours to cut."""
         header = SegmentHeader.unpack(read_page(fd, 0), path)
         if header is not None and header.session_hash != self.session_hash:
             reason = f"{path.name} belongs to session {header.session_id!r}"
-            raise BlockCorruptError(self.session_id, len(self.blocks), reason)
+            raise BlockCorruptError(self.session_id, self.end.next_block, reason)
         return header
 
-    def enter_segment(self, fd: int, path: Path) -> Geometry | None:
+    def enter_segment(self, fd: int, path: Path) -> SegmentHeader | None:
         """Check the segment's header; None when the log does not go on in it."""
         header = self.segment_header(fd, path)
-        if header is None or header.first_block != len(self.blocks):
+        if header is None or not self.end.admits_segment(header, self.session_hash):
             return None
-        if header.previous_hash != (self.last.hash if self.last else 0):
-            return None
-        if self.geometry is None:
-            self.geometry = header.geometry
-        if header.geometry != self.geometry:
-            raise GeometryMismatchError(self.session_id, self.geometry, header.geometry)
+        if self.layout is None:
+            self.layout = header.layout
+        if header.layout != self.layout:
+            raise GeometryMismatchError(self.session_id, self.layout, header.layout)
         self.highest_epoch = max(self.highest_epoch, header.epoch)
         self.proven = max(self.proven, header.first_block)
-        return header.geometry
+        return header
 
-    def walk_segment(self, fd: int, path: Path, number: int, geometry: Geometry) -> int:
+    def walk_segment(self, fd: int, path: Path, number: int, segment: SegmentHeader) -> int:
         """Take the good blocks of a segment and return where they end."""
+        layout = segment.layout
         offset = PAGE_BYTES
         size = os.fstat(fd).st_size
         while True:
             header = BlockHeader.unpack(read_page(fd, offset), path)
-            if header is None or not expected_next(header, self.last, self.session_hash, geometry):
-                return offset
-            place = BlockPlace(header, geometry, number, offset)
+            if header is None or not self.end.admits(header, self.session_hash, layout):
+                break
+            if header.epoch < self.least_epoch(header.sequence):
+                break
+            place = BlockPlace(header, layout, number, offset)
             if place.stop > size:
-                return offset
+                break
             self.blocks.append(place)
+            self.end = ChainEnd.behind(header)
             self.highest_epoch = max(self.highest_epoch, header.epoch)
             self.proven = max(self.proven, header.durable_block_count)
             offset = place.stop
+        self.end = self.end.past(segment)
+        return offset
 
     def gather_evidence(self, fd: int, path: Path, offset: int) -> int:
         """Look at every page from `offset` for headers; return the bytes that are not zero."""
@@ -157,7 +168,7 @@ class _Walk:
             offset += len(chunk)
         return content_end
 
-    def weigh_rest(self, numbers: list[int], end_segment: int, end_offset: int) -> int:
+    def weigh_rest(self, numbers: Sequence[int], end_segment: int, end_offset: int) -> int:
         """Gather evidence behind the end of the log and return the bytes that lie there."""
         torn_bytes = 0
         for number in numbers:
@@ -177,40 +188,65 @@ class _Walk:
 
 
 def scan_log(
-    folder: Path, session_id: str, session_hash: int, *, acknowledged_block_count: int = 0
+    folder: Path,
+    session_id: str,
+    session_hash: int,
+    *,
+    acknowledged_block_count: int = 0,
+    begun_epoch: int = 0,
 ) -> LogScan:
     """Walk a session's segments and decide where its log ends.
 
     Args:
         acknowledged_block_count: blocks known to be acknowledged from elsewhere (CTL).
+        begun_epoch: the last epoch known to have begun, by the same witness; blocks that it does
+            not count as acknowledged are of that epoch, or void.
 
     Raises:
         BlockCorruptError: an acknowledged block is damaged or missing.
         GeometryMismatchError: segments of different shapes lie in one folder.
         FormatVersionError: a file of another version.
+        FileNotFoundError: a file was removed meanwhile.
     """
-    walk = _Walk(folder, session_id, session_hash)
+    floor = read_floor(folder, session_id, session_hash)
+    while True:
+        try:
+            walk = _Walk(folder, session_id, session_hash, floor)
+            walk.begun.append((acknowledged_block_count, begun_epoch))
+            return _scan(walk, acknowledged_block_count)
+        except (BlockCorruptError, FileNotFoundError):
+            # A writer may have dropped segments under our eyes.
+            risen = read_floor(folder, session_id, session_hash)
+            if risen == floor:
+                raise
+            floor = risen
+
+
+def _scan(walk: _Walk, acknowledged_block_count: int) -> LogScan:
+    floor, folder, session_id = walk.floor, walk.folder, walk.session_id
     numbers = segment_numbers(folder)
-    end_segment, end_offset = 0, 0
-    for number in itertools.takewhile(numbers.__contains__, itertools.count()):
+    walk.note_segments([number for number in numbers if number >= floor.first_segment])
+    end_segment, end_offset = floor.first_segment, 0
+    for number in itertools.takewhile(numbers.__contains__, itertools.count(end_segment)):
         path = segment_path(folder, number)
         with open(path, "rb") as file:
-            geometry = walk.enter_segment(file.fileno(), path)
-            if geometry is None:
+            segment = walk.enter_segment(file.fileno(), path)
+            if segment is None:
                 break
             end_segment = number
-            end_offset = walk.walk_segment(file.fileno(), path, number, geometry)
+            end_offset = walk.walk_segment(file.fileno(), path, number, segment)
     torn_bytes = walk.weigh_rest(numbers, end_segment, end_offset)
     proven = max(walk.proven, acknowledged_block_count)
-    if proven > len(walk.blocks):
+    if proven > walk.end.next_block:
         reason = f"{proven} blocks were acknowledged, the log ends before"
-        raise BlockCorruptError(session_id, len(walk.blocks), reason)
+        raise BlockCorruptError(session_id, walk.end.next_block, reason)
     scan = LogScan(
-        geometry=walk.geometry,
+        layout=walk.layout,
         blocks=walk.blocks,
         torn_bytes=torn_bytes,
         highest_epoch=walk.highest_epoch,
         segment_numbers=numbers,
+        floor=floor,
     )
     _cut_torn_payload(scan, folder, session_id, walk.proven, proven)
     return scan
@@ -220,14 +256,16 @@ def _cut_torn_payload(
     scan: LogScan, folder: Path, session_id: str, proven_by_headers: int, proven: int
 ) -> None:
     """Verify the payload of blocks no header proves; end the log at the first that is torn."""
-    for index in range(proven_by_headers, len(scan.blocks)):
-        place = scan.blocks[index]
+    first_block = scan.floor.first_block
+    for index in range(proven_by_headers, scan.block_count):
+        place = scan.blocks[index - first_block]
         with open(segment_path(folder, place.segment_number), "rb") as file:
             fault = verify_block(file.fileno(), place)
         if fault is None:
             continue
         if index < proven:
             raise BlockCorruptError(session_id, index, fault)
-        scan.torn_bytes += sum(torn.stop - torn.offset for torn in scan.blocks[index:])
-        del scan.blocks[index:]
+        torn = scan.blocks[index - first_block :]
+        scan.torn_bytes += sum(block.stop - block.offset for block in torn)
+        del scan.blocks[index - first_block :]
         return

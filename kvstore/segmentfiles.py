@@ -65,6 +65,11 @@ class SegmentFiles:
         with self._lock:
             self._drop([number for number in self._files if number >= first_number])
 
+    def forget_before(self, stop_number: int) -> None:
+        """Let go of segments that were dropped, so that their space is free."""
+        with self._lock:
+            self._drop([number for number in self._files if number < stop_number])
+
     def close(self) -> None:
         """Let go of all; a read that is running finishes."""
         with self._lock:

@@ -17,7 +17,7 @@ class Snapshot:
 
     epoch: int
     unit_count: int
-    """Visible units."""
+    """Visible units, dropped ones included."""
     durable_unit_count: int
     """Of those, the ones that were on the disk."""
     first_pts_s: np.ndarray[Any, Any]
@@ -32,12 +32,15 @@ class Snapshot:
     """(unit_count,) float64."""
     gaps_before: np.ndarray[Any, Any]
     """(unit_count,) bool."""
+    first_unit: int = 0
+    """Units before it were dropped: they keep their indices, their times may be -inf and their
+    counts 0, and they cannot be read. Equal to `unit_count` when nothing is left."""
     hot_tail: HotTailView | None = field(repr=False)
     """The mapping that holds the newest units; kept alive by the snapshot."""
 
     def __repr__(self) -> str:
         return (
-            f"Snapshot(epoch={self.epoch}, unit_count={self.unit_count}, "
+            f"Snapshot(epoch={self.epoch}, units=[{self.first_unit}, {self.unit_count}), "
             f"durable_unit_count={self.durable_unit_count})"
         )
 
@@ -53,6 +56,7 @@ class Snapshot:
             self,
             unit_count=unit_count,
             durable_unit_count=min(self.durable_unit_count, unit_count),
+            first_unit=min(self.first_unit, unit_count),
             first_pts_s=self.first_pts_s[:unit_count],
             last_pts_s=self.last_pts_s[:unit_count],
             token_counts=self.token_counts[:unit_count],

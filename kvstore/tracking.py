@@ -7,9 +7,10 @@ from pathlib import Path
 
 from kvstore.blockread import TornBlockError, read_block
 from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
+from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
+from kvstore.floor import read_floor
 from kvstore.follow import LogFollower
-from kvstore.geometry import Geometry
 from kvstore.hotview import HotTailView
 from kvstore.paths import session_hash
 from kvstore.scan import LogScan, scan_log
@@ -26,7 +27,7 @@ class SessionTracker:
     """What a reader knows of its session. `refresh` needs the reader's lock; the rest does not."""
 
     def __init__(self, folder: Path, session_id: str, files: SegmentFiles) -> None:
-        self._folder = folder
+        self.folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
         self._files = files
@@ -36,7 +37,7 @@ class SessionTracker:
         self._hot: HotTailView | None = None
         self._latest: tuple[ControlState | None, Snapshot] | None = None
         self.catalog = UnitCatalog()
-        self.geometry: Geometry | None = None
+        self.layout: Layout | None = None
 
     def unchanged(self) -> Snapshot | None:
         """The last snapshot, when the CTL page has not changed since."""
@@ -55,7 +56,7 @@ class SessionTracker:
         """
         if self._control is None:
             self._check_exists()
-            self._control = ControlPage.open(self._folder, self._session_hash)
+            self._control = ControlPage.open(self.folder, self._session_hash)
         while True:
             state = self._control.state() if self._control else None
             if self._latest is not None and self._latest[0] == state:
@@ -108,19 +109,36 @@ class SessionTracker:
         """A snapshot from the pages of this boot; None when they moved on meanwhile."""
         if state.epoch != self._epoch and not self._enter_epoch(control, state, text):
             return None
+        self._meet_floor(state.first_unit)
+        if self.catalog.floor.first_unit > state.first_unit and control.state() != state:
+            return None
         catalog = self.catalog
-        if state.durable_block_count > len(catalog.blocks):
+        if state.durable_block_count > catalog.block_count:
             try:
-                self._follower.follow(catalog, text.geometry, state.durable_block_count)
+                self._follower.follow(catalog, text.layout, state.durable_block_count)
             except FileNotFoundError as error:
+                if control.state() != state:
+                    return None
                 self._check_exists()
                 raise BlockCorruptError(
-                    self._session_id, len(catalog.blocks), "its segment is missing"
+                    self._session_id, catalog.block_count, "its segment is missing"
                 ) from error
         if not self._take_hot_units(control, state):
             return None
         unit_count = min(state.visible_unit_count, catalog.unit_count)
         return catalog.snapshot(state.epoch, unit_count, state.durable_unit_count, self._hot)
+
+    def _meet_floor(self, first_unit: int) -> None:
+        """Let go of what was dropped, once the writer says that there is a new first unit."""
+        if first_unit <= self.catalog.floor.first_unit:
+            return
+        floor = read_floor(self.folder, self._session_id, self._session_hash)
+        if floor.first_unit < first_unit:
+            self._check_exists()
+            reason = f"the record of what was dropped before unit {first_unit} is missing"
+            raise BlockCorruptError(self._session_id, floor.first_block, reason)
+        self.catalog = self.catalog.raised(floor)
+        self._files.forget_before(floor.first_segment)
 
     def _enter_epoch(self, control: ControlPage, state: ControlState, text: ControlText) -> bool:
         """Meet a new writer: keep the blocks that it kept, map its hot tail."""
@@ -128,7 +146,7 @@ class SessionTracker:
             text.hot_tail_path,
             session_hash=self._session_hash,
             epoch=state.epoch,
-            geometry=text.geometry,
+            layout=text.layout,
         )
         if hot is None and state.writer_state == WriterState.OPEN:
             if control.state() != state:
@@ -137,11 +155,10 @@ class SessionTracker:
                 "hot tail out of reach, serving durable units only",
                 extra={"session": self._session_id, "path": str(text.hot_tail_path)},
             )
-        kept = min(len(self.catalog.blocks), state.durable_block_count)
-        self.catalog = self.catalog.cut(kept)
-        last = self.catalog.blocks[-1].place.segment_number if kept else -1
-        self._files.forget(last + 1)
-        self.geometry = text.geometry
+        self.catalog = self.catalog.cut(state.durable_block_count)
+        blocks = self.catalog.blocks
+        self._files.forget(blocks[-1].place.segment_number + 1 if blocks else 0)
+        self.layout = text.layout
         self._hot = hot
         self._epoch = state.epoch
         return True
@@ -166,10 +183,11 @@ class SessionTracker:
             self._check_exists()
             try:
                 scan = scan_log(
-                    self._folder,
+                    self.folder,
                     self._session_id,
                     self._session_hash,
                     acknowledged_block_count=acknowledged,
+                    begun_epoch=self._control.last_epoch() if self._control else 0,
                 )
                 self._take_scan(scan)
             except FileNotFoundError:
@@ -178,10 +196,10 @@ class SessionTracker:
             epoch = max(scan.highest_epoch, state.epoch if state else 0)
             unit_count = self.catalog.unit_count
             return self.catalog.snapshot(epoch, unit_count, unit_count, None)
-        raise BlockCorruptError(self._session_id, len(self.catalog.blocks), "a segment is missing")
+        raise BlockCorruptError(self._session_id, self.catalog.block_count, "a segment is missing")
 
     def _take_scan(self, scan: LogScan) -> None:
-        catalog = UnitCatalog()
+        catalog = UnitCatalog(scan.floor)
         self._files.forget(0)
         for place in scan.blocks:
             with self._files.use(place.segment_number) as fd:
@@ -192,9 +210,9 @@ class SessionTracker:
                         self._session_id, place.header.sequence, str(error)
                     ) from error
         self.catalog = catalog
-        self.geometry = scan.geometry
+        self.layout = scan.layout
         self._epoch = 0
 
     def _check_exists(self) -> None:
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             raise SessionNotFoundError(self._session_id)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_right
 from typing import Any
 
 import numpy as np
 
 from kvstore.blockread import Block
+from kvstore.floor import ORIGIN, Floor
 from kvstore.hotview import HotTailView
 from kvstore.snapshot import Snapshot
 
@@ -40,11 +42,16 @@ class _Column:
 
 
 class UnitCatalog:
-    """Rows of units and blocks, appended only. A changed history takes a new catalog."""
+    """Rows of units and blocks, appended only. A changed history takes a new catalog.
 
-    def __init__(self) -> None:
-        self.unit_count = 0
+    Units that were dropped have rows, so that indices stay: before all time, and empty.
+    """
+
+    def __init__(self, floor: Floor = ORIGIN) -> None:
+        self.floor = floor
+        self.unit_count = floor.first_unit
         self.blocks: list[Block] = []
+        """Those from the floor on."""
         self._first_units: list[int] = []
         self._first_pts_s = _Column("f8")
         self._last_pts_s = _Column("f8")
@@ -52,12 +59,25 @@ class UnitCatalog:
         self._position_spans = _Column("i8")
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
+        if floor.first_unit:
+            before_all_time = np.full(floor.first_unit, -np.inf)
+            nothing = np.zeros(floor.first_unit, dtype=np.int64)
+            self._first_pts_s.write(0, before_all_time)
+            self._last_pts_s.write(0, before_all_time)
+            for column in (self._token_counts, self._position_spans, self._drop_fractions):
+                column.write(0, nothing)
+            self._gaps_before.write(0, nothing != 0)
+
+    @property
+    def block_count(self) -> int:
+        """Blocks known so far, dropped ones included."""
+        return self.floor.first_block + len(self.blocks)
 
     @property
     def durable_unit_count(self) -> int:
         """Units in the blocks known so far."""
         if not self.blocks:
-            return 0
+            return self.floor.first_unit
         last = self.blocks[-1].header
         return last.first_unit + last.unit_count
 
@@ -91,11 +111,24 @@ class UnitCatalog:
         return (block, position) if position < block.header.unit_count else None
 
     def cut(self, block_count: int) -> UnitCatalog:
-        """A new catalog of the first blocks; this one, and snapshots of it, stay as they are."""
-        kept = UnitCatalog()
-        for block in self.blocks[:block_count]:
+        """A new catalog of the blocks before number `block_count`; snapshots of this one stay."""
+        kept = UnitCatalog(self.floor)
+        for block in self.blocks[: max(0, block_count - self.floor.first_block)]:
             kept.add_block(block)
         return kept
+
+    def raised(self, floor: Floor) -> UnitCatalog:
+        """A catalog without the blocks below a floor, which goes on where this one ends.
+
+        This one is not to be appended to any more. Rows of units that were known stay.
+        """
+        if self.durable_unit_count < floor.first_unit:
+            return UnitCatalog(floor)
+        risen = copy.copy(self)
+        risen.floor = floor
+        gone = floor.first_block - self.floor.first_block
+        risen.blocks, risen._first_units = self.blocks[gone:], self._first_units[gone:]
+        return risen
 
     def snapshot(
         self, epoch: int, unit_count: int, durable_unit_count: int, hot: HotTailView | None
@@ -111,5 +144,6 @@ class UnitCatalog:
             position_spans=self._position_spans.first(unit_count),
             drop_fractions=self._drop_fractions.first(unit_count),
             gaps_before=self._gaps_before.first(unit_count),
+            first_unit=min(self.floor.first_unit, unit_count),
             hot_tail=hot,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +13,14 @@ import numpy as np
 
 from kvstore.control import WriterState
 from kvstore.diskio import DiskIO, lies_in_memory
-from kvstore.errors import StoreFullError, WriterClosedError, WriterFailedError
+from kvstore.encoding import Encoding, Layout
+from kvstore.encoding_codec import decode_keys
+from kvstore.errors import (
+    StoreFullError,
+    WriterClosedError,
+    WriterFailedError,
+    WriterFencedError,
+)
 from kvstore.geometry import Geometry
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
@@ -31,16 +40,23 @@ class SessionWriter:
     """
 
     def __init__(
-        self, session_id: str, geometry: Geometry, limits: BlockLimits, parts: WriterParts
+        self,
+        session_id: str,
+        layout: Layout,
+        limits: BlockLimits,
+        parts: WriterParts,
+        may_commit: Callable[[], bool],
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
-        self.geometry = geometry
+        self.geometry = layout.geometry
+        self.encoding = layout.encoding
         self._limits = limits
         self._lock_fd = parts.lock_fd
         self._control = parts.control
         self._hot = parts.hot
         self._log = parts.log
+        self._space = parts.space
         self.recovery = recovery = parts.recovery
         self.visible_unit_count = recovery.durable_unit_count
         self.durable_unit_count = recovery.durable_unit_count
@@ -51,6 +67,8 @@ class SessionWriter:
         self._pending_tokens = 0
         self._resume = b""
         self._failure: str | None = None
+        self._may_commit = may_commit
+        self._fenced = False
         self._closed = False
 
     @classmethod
@@ -60,10 +78,13 @@ class SessionWriter:
         session_id: str,
         *,
         geometry: Geometry,
+        encoding: Encoding = "model",
         limits: BlockLimits,
         shm_dir: Path | None = None,
         hot_tail_bytes: int | None = None,
         io: DiskIO | None = None,
+        may_commit: Callable[[], bool] = lambda: True,
+        min_epoch: int = 0,
     ) -> SessionWriter:
         """Take the session's lock, recover its log and begin a new epoch.
 
@@ -71,28 +92,36 @@ class SessionWriter:
         that were visible but not durable are gone.
 
         Args:
+            encoding: how keys and values are stored; a session keeps the one it was begun with.
             shm_dir: folder of the hot tail; without it /dev/shm, or the root when that is full.
             hot_tail_bytes: size of the hot tail's ring; without it, three full blocks, 1 GiB at
                 most.
             io: the system calls (a seam for fault injection).
+            may_commit: whether this process still owns the session, beyond what the lock says;
+                asked from any thread, before each change that readers see, and again between a
+                commit and its acknowledgement. Once it says no, the writer is fenced: it touches
+                nothing of the session any more.
+            min_epoch: the epoch that begins is at least this one.
 
         Raises:
             InvalidSessionIdError: the id cannot name a session.
             SessionLockedError: another writer holds the session.
             SessionNotFoundError: the session is being deleted.
             BlockCorruptError: an acknowledged block is damaged or missing.
-            GeometryMismatchError: the session holds keys and values of another shape.
+            GeometryMismatchError: the session holds keys and values of another shape or encoding.
             StoreFullError: there is no room for the hot tail.
             FormatVersionError: a file of another version of the format.
         """
+        layout = Layout(geometry, encoding)
         parts = open_parts(
             root,
             session_id,
-            geometry=geometry,
+            layout=layout,
             limits=limits,
             shm_dir=shm_dir,
             hot_tail_bytes=hot_tail_bytes,
             io=io or DiskIO(),
+            min_epoch=min_epoch,
         )
         if lies_in_memory(root):
             logger.warning(
@@ -108,7 +137,7 @@ class SessionWriter:
                 "torn_bytes": parts.recovery.torn_bytes,
             },
         )
-        return cls(session_id, geometry, limits, parts)
+        return cls(session_id, layout, limits, parts, may_commit)
 
     def append(
         self,
@@ -125,7 +154,8 @@ class SessionWriter:
 
         Args:
             keys, values: (layer_count, token_count, kv_head_count, head_dim) of the geometry's
-                storage dtype; keys before RoPE. Copied.
+                storage dtype; keys before RoPE. Copied; in a quantised encoding what is read back
+                lies within half a step of them.
             resume: what a restart needs once this unit is the last durable one.
 
         Raises:
@@ -134,7 +164,10 @@ class SessionWriter:
             StoreFullError: the pending block found no room; the unit was not taken. Appending it
                 again once there is room is safe, unless the disk filled in the middle of a
                 write: then the writer is dead, and says so on the next call.
+            NotFiniteError: NaN or infinity, which the encoding has no place for; the unit was not
+                taken.
             WriterFailedError: the writer is dead.
+            WriterFencedError: `may_commit` said no. So do all methods but `close`.
         """
         self._check_alive()
         self._check_unit(unit, keys, values)
@@ -149,6 +182,27 @@ class SessionWriter:
         self._appended += 1
         self._last_pts_s = unit.last_pts_s
 
+    def last_keys(self) -> np.ndarray[Any, Any]:
+        """Keys of the unit that was appended last as readers get them: what is derived from keys
+        is to follow from what is kept of them.
+
+        Returns:
+            (layer_count, token_count, kv_head_count, head_dim) of the storage dtype; a copy.
+
+        Raises:
+            ValueError: nothing was appended yet.
+        """
+        if not self._pending:
+            raise ValueError("no unit was appended")
+        record, shape = self._pending[-1], self.geometry
+        keys = np.empty(
+            (shape.layer_count, record.unit.token_count, shape.kv_head_count, shape.head_dim),
+            shape.storage_dtype,
+        )
+        for extent, layer_keys in zip(record.extents, keys, strict=True):
+            decode_keys(Layout(shape, self.encoding), extent, layer_keys)
+        return keys
+
     def publish(self) -> None:
         """Make every appended unit visible to readers of all processes."""
         self._check_alive()
@@ -162,6 +216,7 @@ class SessionWriter:
             received_pts_s: media time of the last frame that was received.
             settled_pts_s: every unit with a last frame at or before it is visible.
         """
+        self._check_owned()
         self._control.set_watermarks(received_pts_s=received_pts_s, settled_pts_s=settled_pts_s)
 
     def flush(self) -> None:
@@ -174,11 +229,25 @@ class SessionWriter:
         self._check_alive()
         self._commit()
 
+    def room(self, byte_count: int) -> AbstractContextManager[None]:
+        """Hold room for what grows beside the blocks, such as a key index, inside a `with`.
+
+        Derived data is recovery's too, and may take the budgets' reserve.
+
+        Raises (on entering):
+            StoreFullError: a budget or the disk does not allow it.
+        """
+        self._check_alive()
+        return self._space.claim(byte_count, use_reserve=True)
+
     def close(self) -> None:
         """End the writer: release the lock and the hot tail. Units not flushed are gone."""
         if self._closed:
             return
         self._closed = True
+        if self._fenced or not self._may_commit():
+            self._leave_alone()
+            return
         try:
             # What is not durable is lost, and what was on its way will not come any more.
             settled_pts_s = self._control.watermarks().settled_pts_s
@@ -198,15 +267,29 @@ class SessionWriter:
             self._control.close()
             release_session(self._lock_fd)
 
+    def _leave_alone(self) -> None:
+        """Let go without a word: the log and the CTL page may be another writer's."""
+        self._pending.clear()
+        try:
+            self._log.abandon()
+            self._hot.close()
+            self._control.close()
+        finally:
+            release_session(self._lock_fd)
+
     def _commit(self) -> None:
         if not self._pending:
             return
+        self._check_owned()
         try:
             self._log.append(self._pending, self._resume)
         except StoreFullError:
             raise
         except OSError as error:
+            self._check_owned()
             self._fail(error)
+        # Paused since? Then the block may lie where no reader looks: it is not acknowledged.
+        self._check_owned()
         last = self._pending[-1].unit
         self.durable_unit_count = last.index + 1
         self.durable_pts_s = last.last_pts_s
@@ -235,6 +318,14 @@ class SessionWriter:
             raise WriterFailedError(self.session_id, self._failure)
         if self._closed:
             raise WriterClosedError(self.session_id)
+        self._check_owned()
+
+    def _check_owned(self) -> None:
+        if not self._fenced and not self._may_commit():
+            self._fenced = True
+            logger.warning("session writer fenced", extra={"session": self.session_id})
+        if self._fenced:
+            raise WriterFencedError(self.session_id)
 
     def _check_unit(
         self, unit: Unit, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]

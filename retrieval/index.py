@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
-from retrieval.index_file import IndexFile, IndexLayout
+from retrieval.index_file import IndexFile, IndexLayout, Room
 from retrieval.index_rows import Chunk, first_unsound_row, row_check
 from retrieval.selection import best
 
@@ -79,6 +79,10 @@ class KeyIndexWriter:
     def leave_free(self, min_free_bytes: int) -> None:
         """Grow no more, with ENOSPC, when less than this would be free on the file system."""
         self._file.min_free_bytes = min_free_bytes
+
+    def grow_within(self, room: Room) -> None:
+        """Ask `room` whenever the file has to grow; what it raises, `append` raises."""
+        self._file.room = room
 
     @property
     def count(self) -> int:

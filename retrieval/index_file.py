@@ -18,6 +18,8 @@ import mmap
 import os
 import struct
 import zlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -27,6 +29,8 @@ import numpy as np
 from retrieval.errors import IndexDamagedError
 from retrieval.index_rows import Chunk
 
+Room = Callable[[int], AbstractContextManager[None]]
+"""Holds room for growth by so many bytes inside a `with`, or raises."""
 PAGE_BYTES = 4096
 MAGIC = b"LBKEYIDX"
 VERSION = 2
@@ -80,6 +84,8 @@ class IndexFile:
         self._writable = writable
         self.min_free_bytes = 0
         """Free bytes of the file system that growing leaves alone."""
+        self.room: Room | None = None
+        """Who else is asked for room to grow."""
         self.layout = _read_layout(path, descriptor)
         self._header = np.frombuffer(self._map(0, PAGE_BYTES), dtype=np.uint64)
 
@@ -167,8 +173,10 @@ class IndexFile:
         layout = self.layout
         length = chunk_count * layout.chunk_bytes
         if self._writable:
-            self._check_room(PAGE_BYTES + length)
-            _allocate(self._descriptor, PAGE_BYTES, length)
+            growth_bytes = PAGE_BYTES + length - self.allocated_bytes
+            self._check_room(growth_bytes)
+            with self.room(growth_bytes) if self.room and growth_bytes > 0 else nullcontext():
+                _allocate(self._descriptor, PAGE_BYTES, length)
         elif self.allocated_bytes < PAGE_BYTES + length:
             raise IndexDamagedError(self.path, f"it has no {chunk_count} chunks")
         data = self._map(PAGE_BYTES, length)
@@ -184,8 +192,7 @@ class IndexFile:
         self._header = self._header.copy()
         os.close(self._descriptor)
 
-    def _check_room(self, wanted_bytes: int) -> None:
-        growth_bytes = wanted_bytes - self.allocated_bytes
+    def _check_room(self, growth_bytes: int) -> None:
         if growth_bytes <= 0 or self.min_free_bytes == 0:
             return
         disk = os.fstatvfs(self._descriptor)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LOOKBACK_"
@@ -47,10 +47,22 @@ class Settings(BaseSettings):
     qa_port: int = Field(default=50552, ge=0, le=65535)
     """Port of QuestionService; 0 takes a free one."""
 
+    redis_url: str | None = None
+    """Redis that says which process owns a session (redis://, rediss://, unix://), for more than
+    one process group; absent: this service owns every session of its `data_dir`."""
+    advertised_host: str = ""
+    """Name or address under which clients of other machines reach this one; empty: `host`."""
+
     ingest_threads: int = Field(default=0, ge=0, le=256)
     """Torch threads of the ingest process; 0: half of the cores."""
     qa_threads: int = Field(default=0, ge=0, le=256)
     """Torch threads of the QA process; 0: the other half of the cores."""
+
+    reader_threads: int = Field(default=0, ge=0, le=64)
+    """Threads of the QA process that read stored units; 0: two a core, at most 8."""
+    read_ahead_threads: int = Field(default=2, ge=0, le=64)
+    """Threads that read from disk, while a layer of the model computes, the units it chose for the
+    layer after it; 0: none does."""
 
     sample_fps: float = Field(default=1.0, gt=0, le=30)
     """Frames kept per second of stream time, where a session does not say."""
@@ -61,6 +73,8 @@ class Settings(BaseSettings):
     gap_max_s: float = Field(default=5.0, gt=0)
     """A hole in the stream longer than this is recorded as a gap; kept by sessions made so."""
 
+    kv_encoding: Literal["model", "int8", "int4"] = "model"
+    """How new sessions store keys and values: as the model makes them, or in so many bits."""
     block_tokens: int = Field(default=4096, ge=1)
     """Kept tokens at which a block is closed."""
     block_span_s: float = Field(default=16.0, gt=0)
@@ -70,6 +84,22 @@ class Settings(BaseSettings):
     most 1 GiB. With less than a block, blocks close early."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
+    session_budget_bytes: int = Field(default=0, ge=0)
+    """Disk that one session may take, its index included; 0: no limit."""
+    disk_budget_bytes: int = Field(default=0, ge=0)
+    """Disk that everything in `data_dir` may take; 0: no limit."""
+    on_full: Literal["refuse", "drop_oldest"] = "refuse"
+    """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
+    drop_oldest: the oldest video is forgotten."""
+    retain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Video of live sessions that is older than this is forgotten, when both the stream's time and
+    the wall clock say so; 0: none is."""
+    budget_high_fraction: float = Field(default=0.95, gt=0, le=1)
+    """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
+    budget_low_fraction: float = Field(default=0.85, gt=0, le=1)
+    """Share of a budget that stays filled when something is forgotten."""
+    scrub_bytes_per_s: int = Field(default=4 * 2**20, ge=0)
+    """How fast the ingest process reads the store through in the background for damage; 0: not."""
 
     max_live_pushes: int = Field(default=64, ge=1)
     """Ingest calls open at the same time."""
@@ -77,6 +107,9 @@ class Settings(BaseSettings):
     """Questions waiting or being answered at the same time."""
     packed_questions: int = Field(default=16, ge=1)
     """Of those, questions that are decoded together; the others wait, sessions in turn."""
+    max_lost_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the units a layer chose that an answer may go on without when they are damaged; 0:
+    none."""
     credit_items: int = Field(default=64, ge=1, le=4096)
     """Images, packets or chunks that a client may be ahead of the server."""
     units_per_pass: int = Field(default=8, ge=1, le=256)
@@ -88,12 +121,32 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_is_one(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return url
+
     @field_validator("hot_tail_bytes")
     @classmethod
     def _hot_tail_is_no_trifle(cls, size_bytes: int) -> int:
         if 0 < size_bytes < 2**20:
             raise ValueError("must be 0 or at least 1048576")
         return size_bytes
+
+    @model_validator(mode="after")
+    def _low_is_not_above_high(self) -> Self:
+        if self.budget_low_fraction > self.budget_high_fraction:
+            raise ValueError(
+                f"budget_low_fraction {self.budget_low_fraction} must not be above "
+                f"budget_high_fraction {self.budget_high_fraction}"
+            )
+        return self
+
+    def advertised(self, host: str, port: int) -> str:
+        """Returns the `host:port` at which others find a server of ours."""
+        return f"{self.advertised_host or host}:{port}"
 
     def threads_of(self, process: Literal["ingest", "qa"]) -> int:
         """Returns the torch threads of a process: as set, else its half of the cores."""
@@ -102,6 +155,10 @@ class Settings(BaseSettings):
             return set_value
         cores = len(os.sched_getaffinity(0))
         return max(1, cores - cores // 2 if process == "ingest" else cores // 2)
+
+    def reader_thread_count(self) -> int:
+        """Returns the threads that read stored units: as set, else what keeps a disk busy."""
+        return self.reader_threads or min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 def read_settings(**overrides: object) -> Settings:

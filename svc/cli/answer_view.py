@@ -9,6 +9,8 @@ from svc.cli.times import format_time
 if TYPE_CHECKING:
     from svc.client import Answer
 
+_SHOWN_LOSSES = 5
+
 
 def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
     """Returns the object that `--json` prints."""
@@ -26,7 +28,19 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
             }
             for moment in answer.evidence
         ],
+        "evidence_lost": [
+            {
+                "start_s": lost.start_s,
+                "end_s": lost.end_s,
+                "first_unit_index": lost.first_unit_index,
+                "unit_count": lost.unit_count,
+                "reason": lost.reason.value,
+                "first_layer_index": lost.first_layer_index,
+            }
+            for lost in answer.evidence_lost
+        ],
         "evidence_until_s": answer.evidence_until_s,
+        "remembers_from_s": answer.remembers_from_s,
         "retrieved_unit_count": answer.retrieved_unit_count,
         "retrieved_token_count": answer.retrieved_token_count,
         "prompt_token_count": answer.prompt_token_count,
@@ -43,6 +57,8 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
 def moments(answer: Answer, choices: list[str]) -> str:
     """Returns what follows the text for people: choices, moments, how much was seen."""
     lines = [""]
+    if answer.remembers_from_s is not None:
+        lines.append(f"(the session remembers from {format_time(answer.remembers_from_s)} on)")
     if answer.choice_index is not None:
         for index, choice in enumerate(choices):
             mark = "*" if index == answer.choice_index else " "
@@ -59,3 +75,17 @@ def moments(answer: Answer, choices: list[str]) -> str:
         f"all after {answer.total_s:.2f} s"
     )
     return "\n".join(lines) + "\n"
+
+
+def warning(answer: Answer) -> str:
+    """Returns the line that says what the answer had to do without; empty where nothing."""
+    if not answer.evidence_lost:
+        return ""
+    units = sum(lost.unit_count for lost in answer.evidence_lost)
+    spans = ", ".join(
+        f"{format_time(lost.start_s)} - {format_time(lost.end_s)} ({lost.reason.value})"
+        for lost in answer.evidence_lost[:_SHOWN_LOSSES]
+    )
+    more = len(answer.evidence_lost) - _SHOWN_LOSSES
+    rest = f" and {more} more" if more > 0 else ""
+    return f"warning: {units} damaged units were left out of this answer: {spans}{rest}\n"

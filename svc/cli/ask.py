@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.answer_view import answer_json, moments
+from svc.cli.answer_view import answer_json, moments, warning
 from svc.cli.flags import naming
 from svc.cli.history import append_turn, read_history
 from svc.cli.remote import (
@@ -222,6 +222,7 @@ def ask(
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
     else:
         sys.stdout.write(moments(answer, choice or []))
+        sys.stderr.write(warning(answer))
     sys.stdout.flush()
     if note:
         sys.stderr.write(f"note: {note}\n")

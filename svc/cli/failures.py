@@ -45,6 +45,16 @@ def failure_of(error: Exception) -> CommandError | None:
 
         if isinstance(error, VideoError):
             return CommandError(reason_of(error), str(error))
+    if "kvstore.errors" in sys.modules:
+        from kvstore.errors import KVStoreError
+
+        if isinstance(error, KVStoreError):
+            return CommandError(reason_of(error), str(error))
+    if "kvstore.archive" in sys.modules:
+        from kvstore.archive import BadArchiveError
+
+        if isinstance(error, BadArchiveError):
+            return CommandError(reason_of(error), str(error))
     if "svc.config" in sys.modules:
         from svc.config import ConfigError
 

@@ -67,7 +67,8 @@ class PushView:
             case PushOpened(durable_pts_s=None):
                 self._say(f"pushing to {self._session}")
             case PushOpened(durable_pts_s=float() as durable_s):
-                self._say(f"pushing to {self._session}, on from {format_time(durable_s)}")
+                rounded = ", with a window that was stored rounded" if event.window_rounded else ""
+                self._say(f"pushing to {self._session}, on from {format_time(durable_s)}{rounded}")
             case PushReconnecting() if event.error.reason != self._away_for:
                 self._away_for = event.error.reason
                 self._say(f"{event.error.message}; trying again for {event.give_up_in_s:.0f} s")

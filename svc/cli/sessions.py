@@ -22,7 +22,7 @@ from svc.cli.text import printable
 from svc.cli.times import format_time
 
 if TYPE_CHECKING:
-    from svc.client import Session
+    from svc.client import Session, SessionStats
 
 app = typer.Typer(no_args_is_help=True, help="Lists, shows, finishes and deletes sessions.")
 
@@ -168,13 +168,22 @@ def _facts(session: Session) -> dict[str, str]:
         f"{stats.visible_unit_count} units",
         "durable": f"{_span(stats.first_pts_s, stats.last_durable_pts_s)}, "
         f"{stats.durable_unit_count} units",
+        **_forgotten(stats),
         "tokens": f"{stats.token_count:,}",
         "on disk": f"{stats.disk_bytes / 2**20:,.1f} MiB",
         "gaps": str(stats.gap_count),
         "sampled at": f"{settings.sample_fps:g} frames/s",
         "window": f"{settings.window_token_count:,} tokens",
         "model": session.model,
+        "stored as": session.kv_encoding,
     }
+
+
+def _forgotten(stats: SessionStats) -> dict[str, str]:
+    if not stats.dropped_unit_count or stats.first_pts_s is None:
+        return {}
+    since = format_time(stats.first_pts_s)
+    return {"remembers": f"from {since} on; {stats.dropped_unit_count} older units were dropped"}
 
 
 def _span(first_s: float | None, last_s: float | None) -> str:

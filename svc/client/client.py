@@ -1,18 +1,18 @@
-"""The client: sessions, pushes and questions over two connections."""
+"""The client: sessions, pushes and questions, at two addresses and where those send it."""
 
 from __future__ import annotations
 
-import contextlib
 from types import TracebackType
 
-from lookback.v1 import ingest_pb2_grpc, question_pb2_grpc, session_pb2_grpc
-from svc.client.channel import open_channel
+from svc.client.places import Places
 from svc.client.pushes import PushCalls
 from svc.client.questions import QuestionCalls
 
 
 class LookbackClient(PushCalls, QuestionCalls):
     """Talks to one Lookback service. An asynchronous context manager; for one event loop.
+
+    Where a session is served elsewhere, calls about it follow by themselves.
 
     Every method raises LookbackError: what the server refused, with its reason, or UNREACHABLE,
     CONNECTION_LOST, TIMED_OUT where there was no answer.
@@ -31,14 +31,9 @@ class LookbackClient(PushCalls, QuestionCalls):
         self._ingest_address = ingest_address
         self._qa_address = qa_address
         self._unary_timeout_s = unary_timeout_s
-        self._stack = contextlib.AsyncExitStack()
+        self._places = Places()
 
     async def __aenter__(self) -> LookbackClient:
-        ingest = await self._stack.enter_async_context(open_channel(self._ingest_address))
-        qa = await self._stack.enter_async_context(open_channel(self._qa_address))
-        self._sessions = session_pb2_grpc.SessionServiceStub(ingest)
-        self._ingest = ingest_pb2_grpc.IngestServiceStub(ingest)
-        self._questions = question_pb2_grpc.QuestionServiceStub(qa)
         return self
 
     async def __aexit__(
@@ -47,4 +42,4 @@ class LookbackClient(PushCalls, QuestionCalls):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._stack.aclose()
+        await self._places.close()

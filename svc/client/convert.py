@@ -13,6 +13,8 @@ from svc.client.types import (
     DecodingOptions,
     Evidence,
     FinishReason,
+    LossReason,
+    LostEvidence,
     RetrievalMode,
     RetrievalOptions,
     Session,
@@ -38,6 +40,10 @@ _TIERS: Mapping[int, Tier] = {
     question_pb2.Evidence.TIER_HOT: Tier.HOT,
     question_pb2.Evidence.TIER_DISK: Tier.DISK,
 }
+_LOSS_REASONS: Mapping[int, LossReason] = {
+    question_pb2.LostEvidence.REASON_CHECKSUM: LossReason.CHECKSUM,
+    question_pb2.LostEvidence.REASON_UNREADABLE: LossReason.UNREADABLE,
+}
 _MODES = {
     RetrievalMode.PER_LAYER: question_pb2.RETRIEVAL_MODE_PER_LAYER,
     RetrievalMode.SHARED: question_pb2.RETRIEVAL_MODE_SHARED,
@@ -61,6 +67,7 @@ def session_from(message: session_pb2.Session) -> Session:
         ),
         stats=_stats_from(message.stats),
         model=message.model,
+        kv_encoding=message.kv_encoding,
     )
 
 
@@ -78,6 +85,7 @@ def _stats_from(message: session_pb2.SessionStats) -> SessionStats:
         token_count=message.token_count,
         disk_bytes=message.disk_bytes,
         gap_count=message.gap_count,
+        dropped_unit_count=message.dropped_unit_count,
     )
 
 
@@ -150,6 +158,20 @@ def answer_from(message: question_pb2.Answer) -> Answer:
         total_s=message.total_s,
         model=message.model,
         snapshot_unit_count=message.snapshot_unit_count,
+        evidence_lost=tuple(
+            LostEvidence(
+                start_s=each.start_s,
+                end_s=each.end_s,
+                first_unit_index=each.first_unit_index,
+                unit_count=each.unit_count,
+                reason=_known(_LOSS_REASONS, each.reason, "LostEvidence.reason"),
+                first_layer_index=each.first_layer_index,
+            )
+            for each in message.evidence_lost
+        ),
+        remembers_from_s=(
+            message.remembers_from_s if message.HasField("remembers_from_s") else None
+        ),
     )
 
 

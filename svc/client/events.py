@@ -20,6 +20,8 @@ class PushOpened:
     """Frames per second that the session keeps."""
     reconnect_count: int
     """How often this push has been resumed."""
+    window_rounded: bool = False
+    """The stream goes on from a window that was stored in int8 or int4; see the protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,9 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 
+from lookback.v1 import ingest_pb2_grpc
 from svc.client.errors import CONNECTION_LOST, GAVE_UP, TIMED_OUT, UNREACHABLE, LookbackError
 from svc.client.events import (
     PushEvent,
@@ -17,6 +19,7 @@ from svc.client.events import (
     PushProgress,
     PushReconnecting,
 )
+from svc.client.places import MAX_HOPS, SESSION_ELSEWHERE, named_address
 from svc.client.push_call import PushCall
 from svc.client.push_plan import PushPlan
 from svc.client.waiting import unless
@@ -37,11 +40,15 @@ class Push:
         *,
         give_up_after_s: float,
         final_progress: Callable[[], Awaitable[PushProgress]],
+        stub_at: Callable[[str], Awaitable[ingest_pb2_grpc.IngestServiceAsyncStub]],
     ) -> None:
-        """`final_progress` asks how far a session has come that turns out to be finished."""
+        """`final_progress` asks how far a session has come that turns out to be finished;
+        `stub_at` connects to a server that another one has named."""
         if not give_up_after_s >= 0:
             raise ValueError(f"give_up_after_s must be >= 0, got {give_up_after_s}")
-        self._plan = plan
+        self._home = self._plan = plan
+        self._stub_at = stub_at
+        self._hop_count = 0
         self._give_up_after_s = give_up_after_s
         self._final_progress = final_progress
 
@@ -67,7 +74,7 @@ class Push:
                         # The finish was taken; its acknowledgement is what got lost.
                         yield PushFinished(progress=await self._final_progress())
                         return
-                    reconnecting = self._reconnecting(error)
+                    reconnecting = await self._sent_on(error) or self._reconnecting(error)
                     listen_closely = error.reason == CONNECTION_LOST
                 yield reconnecting
                 await unless(self._plan.stop, asyncio.sleep(reconnecting.wait_s))
@@ -89,9 +96,20 @@ class Push:
         finally:
             self._finish_sent = self._finish_sent or call.finish_sent
 
+    async def _sent_on(self, error: LookbackError) -> PushReconnecting | None:
+        """Turns to the server that the last one named; to the first one after any other end."""
+        address = named_address(error, self._plan.address)
+        if address is None or self._hop_count == MAX_HOPS:
+            self._plan = self._home
+            return None
+        self._hop_count += 1
+        self._plan = replace(self._home, stub=await self._stub_at(address), address=address)
+        return PushReconnecting(error=error, wait_s=0.0, give_up_in_s=self._give_up_after_s)
+
     def _note(self, event: PushEvent) -> None:
         if isinstance(event, PushOpened):
             self._opened_count += 1
+            self._hop_count = 0
         elif isinstance(event, PushProgress):
             self._progress = event
             reached_s = tuple(
@@ -107,12 +125,16 @@ class Push:
 
     def _reconnecting(self, error: LookbackError) -> PushReconnecting:
         """Returns when to open again; raises where that would not help, or not any more."""
-        if error.reason not in _LOST and error.retry_after_s is None:
+        moving = error.reason == SESSION_ELSEWHERE and self._hop_count > 0
+        if error.reason not in _LOST and error.retry_after_s is None and not moving:
             raise error
+        was_sent_on, self._hop_count = self._hop_count > 0, 0
         now = time.monotonic()
         if self._down_since is None:
             self._down_since = now
-        limit_s = self._give_up_after_s if self._opened_count else _OPEN_WITHIN_S
+        # A server that sends us on is there: the one it names may be, or its lease may end.
+        met = self._opened_count or was_sent_on
+        limit_s = self._give_up_after_s if met else _OPEN_WITHIN_S
         left_s = min(limit_s, self._give_up_after_s) - (now - self._down_since)
         if left_s <= 0:
             if not self._opened_count:

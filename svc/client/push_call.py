@@ -84,6 +84,7 @@ class PushCall:
                 durable_pts_s=_durable_s(opened),
                 target_fps=opened.target_fps,
                 reconnect_count=self._reconnect_count,
+                window_rounded=opened.window_rounded,
             )
             if gap is not None:
                 yield gap

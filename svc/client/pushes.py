@@ -22,8 +22,6 @@ from svc.client.types import Session
 class PushCalls(SessionCalls):
     """The part of the client that pushes video."""
 
-    _ingest: ingest_pb2_grpc.IngestServiceAsyncStub
-
     def push(
         self,
         session_id: str,
@@ -40,7 +38,8 @@ class PushCalls(SessionCalls):
         """Pushes a source to an existing session until the server has it all, and says how it goes.
 
         Resumes by itself when the connection is lost, the server restarts or drains: from the key
-        frame at or before what is durable. Sends no more than the server's credit allows. The push
+        frame at or before what is durable. Goes on at another server when it is sent there (each
+        time a PushReconnecting). Sends no more than the server's credit allows. The push
         runs while the iterator is iterated; close it (`contextlib.aclosing`) to break off.
 
         Args:
@@ -71,10 +70,13 @@ class PushCalls(SessionCalls):
         async def final_progress() -> PushProgress:
             return progress_of(await self.get_session(session_id))
 
+        async def stub_at(address: str) -> ingest_pb2_grpc.IngestServiceAsyncStub:
+            return ingest_pb2_grpc.IngestServiceStub(await self._places.channel(address))
+
         async def events() -> AsyncGenerator[PushEvent, None]:
             cursor = open_cursor(source, replay_limit_bytes)  # begins to read what is live
             plan = PushPlan(
-                stub=self._ingest,
+                stub=await stub_at(self._ingest_address),
                 address=self._ingest_address,
                 opening=open_request(session_id, cursor.media, label=label, join=join),
                 cursor=cursor,
@@ -82,7 +84,12 @@ class PushCalls(SessionCalls):
                 finish=finish,
                 stop=stop or asyncio.Event(),
             )
-            push = Push(plan, give_up_after_s=give_up_after_s, final_progress=final_progress)
+            push = Push(
+                plan,
+                give_up_after_s=give_up_after_s,
+                final_progress=final_progress,
+                stub_at=stub_at,
+            )
             async with contextlib.aclosing(push.events()) as each:
                 async for event in each:
                     yield event

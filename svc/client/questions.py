@@ -11,6 +11,7 @@ import grpc
 from lookback.v1 import question_pb2, question_pb2_grpc
 from svc.client.convert import answer_from, decoding_to, retrieval_to, turn_to
 from svc.client.errors import CONNECTION_LOST, LookbackError, error_from_call
+from svc.client.places import MAX_HOPS, Places, named_address
 from svc.client.types import Answer, DecodingOptions, RetrievalOptions, TextDelta, Turn
 
 _TIMEOUT_S = 120.0
@@ -40,7 +41,7 @@ class AskOptions(TypedDict, total=False):
 class QuestionCalls:
     """The part of the client that asks."""
 
-    _questions: question_pb2_grpc.QuestionServiceAsyncStub
+    _places: Places
     _qa_address: str
 
     async def ask(
@@ -56,9 +57,28 @@ class QuestionCalls:
         Raises:
             LookbackError: SESSION_NOT_FOUND, SESSION_EMPTY, ASKED_AT_NOT_RECEIVED, ...
         """
-        call = self._questions.Ask(
-            _request(session_id, question, options), timeout=options.get("timeout_s", _TIMEOUT_S)
-        )
+        request = _request(session_id, question, options)
+        timeout_s = options.get("timeout_s", _TIMEOUT_S)
+        address, hop_count = self._qa_address, 0
+        while True:
+            try:
+                async with contextlib.aclosing(self._ask_at(address, request, timeout_s)) as parts:
+                    async for part in parts:
+                        yield part
+                return
+            except LookbackError as error:
+                # Only a call that was refused names another server: nothing was yielded.
+                named = named_address(error, address)
+                if named is None or hop_count == MAX_HOPS:
+                    raise
+                address, hop_count = named, hop_count + 1
+
+    async def _ask_at(
+        self, address: str, request: question_pb2.AskRequest, timeout_s: float
+    ) -> AsyncGenerator[TextDelta | Answer, None]:
+        stub: question_pb2_grpc.QuestionServiceAsyncStub
+        stub = question_pb2_grpc.QuestionServiceStub(await self._places.channel(address))
+        call = stub.Ask(request, timeout=timeout_s)
         try:
             async for response in call:
                 match response.WhichOneof("response"):
@@ -68,13 +88,13 @@ class QuestionCalls:
                         yield answer_from(response.answer)
                         return
         except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._qa_address) from error
+            raise error_from_call(error, address) from error
         finally:
             call.cancel()
         raise LookbackError(
             reason=CONNECTION_LOST,
-            message=f"{self._qa_address} ended the call before the answer was complete",
-            metadata={"address": self._qa_address},
+            message=f"{address} ended the call before the answer was complete",
+            metadata={"address": address},
         )
 
     async def answer(self, session_id: str, question: str, **options: Unpack[AskOptions]) -> Answer:

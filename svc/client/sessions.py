@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias, TypeVar
 
 import grpc
 from google.protobuf import field_mask_pb2
+from google.protobuf.message import Message
 
 from lookback.v1 import session_pb2, session_pb2_grpc
 from svc.client.convert import session_from, settings_to
 from svc.client.errors import error_from_call
+from svc.client.places import Places, following
 from svc.client.types import Session, SessionSettings
 
 _Response = TypeVar("_Response")
+_Stub: TypeAlias = "session_pb2_grpc.SessionServiceAsyncStub"
 _DEFAULT_SETTINGS = SessionSettings()
 
 
 class SessionCalls:
     """The part of the client that manages sessions."""
 
-    _sessions: session_pb2_grpc.SessionServiceAsyncStub
+    _places: Places
     _ingest_address: str
     _unary_timeout_s: float
 
@@ -43,9 +46,7 @@ class SessionCalls:
             settings=settings_to(settings),
             exist_ok=exist_ok,
         )
-        response = await self._unary(
-            self._sessions.CreateSession(request, timeout=self._unary_timeout_s)
-        )
+        response = await self._unary(lambda stub: stub.CreateSession, request)
         return session_from(response.session)
 
     async def get_session(self, session_id: str) -> Session:
@@ -55,9 +56,7 @@ class SessionCalls:
             LookbackError: SESSION_NOT_FOUND.
         """
         request = session_pb2.GetSessionRequest(session_id=session_id)
-        response = await self._unary(
-            self._sessions.GetSession(request, timeout=self._unary_timeout_s)
-        )
+        response = await self._unary(lambda stub: stub.GetSession, request)
         return session_from(response.session)
 
     async def list_sessions(self, *, page_size: int = 0) -> AsyncIterator[Session]:
@@ -69,9 +68,7 @@ class SessionCalls:
         page_token = ""
         while True:
             request = session_pb2.ListSessionsRequest(page_size=page_size, page_token=page_token)
-            response = await self._unary(
-                self._sessions.ListSessions(request, timeout=self._unary_timeout_s)
-            )
+            response = await self._unary(lambda stub: stub.ListSessions, request)
             for message in response.sessions:
                 yield session_from(message)
             page_token = response.next_page_token
@@ -88,9 +85,7 @@ class SessionCalls:
             session=session_pb2.Session(session_id=session_id, display_name=display_name),
             update_mask=field_mask_pb2.FieldMask(paths=["display_name"]),
         )
-        response = await self._unary(
-            self._sessions.UpdateSession(request, timeout=self._unary_timeout_s)
-        )
+        response = await self._unary(lambda stub: stub.UpdateSession, request)
         return session_from(response.session)
 
     async def delete_session(self, session_id: str) -> None:
@@ -100,10 +95,18 @@ class SessionCalls:
             LookbackError: SESSION_NOT_FOUND; SESSION_BUSY while a client pushes to it.
         """
         request = session_pb2.DeleteSessionRequest(session_id=session_id)
-        await self._unary(self._sessions.DeleteSession(request, timeout=self._unary_timeout_s))
+        await self._unary(lambda stub: stub.DeleteSession, request)
 
-    async def _unary(self, call: Awaitable[_Response]) -> _Response:
-        try:
-            return await call
-        except grpc.aio.AioRpcError as error:
-            raise error_from_call(error, self._ingest_address) from error
+    async def _unary(
+        self, method: Callable[[_Stub], Callable[..., Awaitable[_Response]]], request: Message
+    ) -> _Response:
+        """Makes a call with the deadline of such calls, at the server that has the session."""
+
+        async def call_at(address: str) -> _Response:
+            stub: _Stub = session_pb2_grpc.SessionServiceStub(await self._places.channel(address))
+            try:
+                return await method(stub)(request, timeout=self._unary_timeout_s)
+            except grpc.aio.AioRpcError as error:
+                raise error_from_call(error, address) from error
+
+        return await following(self._ingest_address, call_at)

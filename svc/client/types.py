@@ -71,6 +71,8 @@ class SessionStats:
     token_count: int
     disk_bytes: int
     gap_count: int
+    dropped_unit_count: int
+    """Oldest units that were dropped, to make room or for their age; not in the other counts."""
     """Holes in the stream longer than the server's limit."""
 
 
@@ -87,6 +89,8 @@ class Session:
     stats: SessionStats
     model: str
     """Name and digest of the model that encodes the session."""
+    kv_encoding: str = "model"
+    """How keys and values are stored: "model" (as the model makes them), "int8" or "int4"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +167,30 @@ class Evidence:
     """The slowest tier it was read from."""
 
 
+class LossReason(Enum):
+    """Why a moment could not be read."""
+
+    CHECKSUM = "checksum"
+    """Its bytes are not those that were written."""
+    UNREADABLE = "unreadable"
+    """The disk could not read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostEvidence:
+    """One moment that was chosen to answer from, and was left out because it is damaged."""
+
+    start_s: float
+    """Inclusive."""
+    end_s: float
+    """Exclusive."""
+    first_unit_index: int
+    unit_count: int
+    reason: LossReason
+    first_layer_index: int
+    """The first layer of the model that did without it; those before it had read theirs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A whole answer and what it rests on."""
@@ -187,3 +215,7 @@ class Answer:
     model: str
     snapshot_unit_count: int
     """Units the question could choose from."""
+    evidence_lost: tuple[LostEvidence, ...]
+    """What was chosen and could not be read, in order of time; mostly empty."""
+    remembers_from_s: float | None
+    """Start of what is remembered, where older video was dropped; None: from the start."""

@@ -19,7 +19,9 @@ from svc.engine.answer_request import (
     RequestError,
 )
 from svc.engine.answering import Answering, Plan
-from svc.engine.context import BestScored, Chooser, Context, FixedUnits, Grounds
+from svc.engine.choice import BestScored, Chooser, FixedUnits
+from svc.engine.context import Context, Grounds
+from svc.engine.losses import Losses
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.engine.packed import PackedSession, Segment
@@ -50,7 +52,7 @@ class AnswerEngine:
             NothingVisibleError: the snapshot is empty.
         """
         request.check(self.limits)
-        if memory.unit_count == 0:
+        if memory.unit_count == memory.first_unit:
             raise NothingVisibleError
         model = self._model
         prompt = model.prompt.question(
@@ -60,6 +62,11 @@ class AnswerEngine:
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)
         tail_count = prompt.position_count + answer_count
         chooser = self._chooser(request, memory, tail_count)
+        losses = Losses(
+            memory.unit_count,
+            first_unit=memory.first_unit,
+            max_fraction=self.limits.max_lost_fraction,
+        )
         sampling = Sampling.of(request, model.generation_config)
         said = (*model.prompt.prefix_ids, model.adapter.video_token_id, *prompt.token_ids)
 
@@ -68,6 +75,7 @@ class AnswerEngine:
                 self._grounds,
                 memory,
                 chooser,
+                losses,
                 text_positions=prompt.text_positions,
                 tail_capacity=tail_count,
             )
@@ -77,6 +85,7 @@ class AnswerEngine:
                 request=request,
                 memory=memory,
                 chooser=chooser,
+                losses=losses,
                 question_embeds=model.adapter.question_embeds(prompt.token_ids),
                 choice_ids=choice_ids,
                 eos_token_ids=sampling.eos_token_ids,
@@ -152,10 +161,9 @@ class AnswerEngine:
             )
         if request.unit_indices:
             units = np.array(request.unit_indices, np.int64)
-            if units[0] < 0 or units[-1] >= memory.unit_count:
-                raise RequestError(
-                    "unit_indices", request.unit_indices, f"in [0, {memory.unit_count})"
-                )
+            if units[0] < memory.first_unit or units[-1] >= memory.unit_count:
+                allowed = f"in [{memory.first_unit}, {memory.unit_count})"
+                raise RequestError("unit_indices", request.unit_indices, allowed)
             span = int(memory.position_spans[units].sum())
             if span > room:
                 raise RequestError("positions of unit_indices", span, f"<= {room}")

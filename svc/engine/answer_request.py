@@ -39,6 +39,9 @@ class AnswerLimits:
     max_choice_tokens: int = 256
     max_new_tokens: int = 4096
     max_units: int = 65_536
+    max_lost_fraction: float = 0.5
+    """Share of the units that a layer chose which an answer may go on without when they are
+    damaged; beyond that it fails."""
     max_stop_strings: int = 16
     max_stop_string_chars: int = 200
     min_temperature: float = 0.01

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.geometry import Tier
+from svc.engine.losses import LostUnit
 
 FinishReason = Literal["stop", "length", "choice", "cancelled"]
 
@@ -45,6 +46,8 @@ class AnswerResult:
     Empty when cancelled early."""
     tiers: Mapping[int, Tier]
     """Slowest tier each loaded unit was read from."""
+    lost: tuple[LostUnit, ...]
+    """Units that were chosen and could not be read, in order of time."""
     context_unit_count: int
     """Units of the layer that has most."""
     context_token_count: int

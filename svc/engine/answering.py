@@ -18,7 +18,9 @@ from torch import Tensor
 
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult, AnswerTimings, FinishReason
-from svc.engine.context import BestScored, Chooser, Context, FixedUnits
+from svc.engine.choice import BestScored, Chooser, SharedScores
+from svc.engine.context import Context
+from svc.engine.losses import Losses
 from svc.engine.memory import Memory
 from svc.engine.packed import QuestionSegment, Segment, TailSegment
 from svc.engine.sampling import TokenSampler
@@ -34,6 +36,7 @@ class Plan:
     request: AnswerRequest
     memory: Memory
     chooser: Chooser
+    losses: Losses
     question_embeds: Tensor
     """(question tokens, hidden)"""
     choice_ids: tuple[tuple[int, ...], ...]
@@ -69,7 +72,7 @@ class Answering:
         self._probe: BestScored | None = None  # set while gathering scores for a shared choice
         if plan.request.retrieval == "shared" and isinstance(plan.chooser, BestScored):
             self._probe = plan.chooser
-            self._context = plan.open_context(FixedUnits(self._probe.recent()))
+            self._context = plan.open_context(self._probe.recent())
         else:
             self._context = plan.open_context(plan.chooser)
         self._segments: list[Segment] = []
@@ -137,9 +140,9 @@ class Answering:
 
     def _share_choice(self, chooser: BestScored) -> None:
         """Choose once for all layers by the sum of their softmax scores, and start over."""
-        units = chooser.choose(self._context.unit_scores())
+        scores = self._context.unit_scores()
         self._earlier_retrieval_s = self._context.retrieval_s
-        self._context = self._plan.open_context(FixedUnits(units))
+        self._context = self._plan.open_context(SharedScores(chooser, scores))
         self._probe = None
 
     def _take(self, token_id: int) -> None:
@@ -197,6 +200,7 @@ class Answering:
             layer_units=tuple(context.layer_units),
             unit_scores=context.unit_scores(),
             tiers=dict(plan.memory.tiers),
+            lost=plan.losses.units(),
             context_unit_count=max(map(len, context.layer_units), default=0),
             context_token_count=max(token_counts, default=0),
             prompt_token_count=plan.prefix_count + max(token_counts, default=0) + question_count,

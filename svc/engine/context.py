@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.errors import SliceCorruptError
 from retrieval.fusion import softmax_mean
 from retrieval.query import rekv_query
-from retrieval.selection import Budget, select, select_recent
 from svc.engine.attention import core
+from svc.engine.choice import Chooser
 from svc.engine.decoder import Decoder
+from svc.engine.losses import Losses
 from svc.engine.memory import Memory
 from svc.engine.prefix import PrefixKV
 from svc.engine.rope import Rope
@@ -60,41 +61,6 @@ class Grounds:
         return float((self.decoder.head_count * self.decoder.head_dim) ** -0.5)
 
 
-class Chooser(Protocol):
-    """Decides which units a layer reads."""
-
-    def choose(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return the units for a layer whose scores are (unit_count,); ascending."""
-        ...
-
-
-class BestScored:
-    """The newest units, then the best-scored that fit the budget."""
-
-    def __init__(self, memory: Memory, budget: Budget) -> None:
-        self._memory = memory
-        self._budget = budget
-
-    def choose(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the layer's own choice."""
-        return select(scores, self._memory.token_counts, self._memory.position_spans, self._budget)
-
-    def recent(self) -> NDArray[np.int64]:
-        """Return the part that does not depend on scores."""
-        return select_recent(self._memory.token_counts, self._memory.position_spans, self._budget)
-
-
-class FixedUnits:
-    """The same units in every layer, whatever the scores."""
-
-    def __init__(self, units: NDArray[np.int64]) -> None:
-        self._units = units
-
-    def choose(self, scores: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Return the fixed units."""
-        return self._units
-
-
 class Arena:
     """Rotated keys and values of one answer in one layer, in one allocation made up front."""
 
@@ -130,6 +96,7 @@ class Context:
         grounds: Grounds,
         memory: Memory,
         chooser: Chooser,
+        losses: Losses,
         *,
         text_positions: tuple[int, ...],
         tail_capacity: int,
@@ -140,6 +107,7 @@ class Context:
             grounds: of the model.
             memory: the snapshot.
             chooser: which units each layer reads.
+            losses: of the answer; what a layer cannot read, the next ones do not choose.
             text_positions: places in the question segment of the question's own text, whose mean
                 query searches.
             tail_capacity: tokens of question and answer that there must be room for.
@@ -147,6 +115,7 @@ class Context:
         self._grounds = grounds
         self._memory = memory
         self._chooser = chooser
+        self._losses = losses
         self._text_positions = torch.tensor(text_positions, device=grounds.decoder.device)
         self._tail_capacity = tail_capacity
         self.arenas: list[Arena] = []
@@ -157,19 +126,22 @@ class Context:
     def open_layer(self, layer: int, query: Tensor) -> None:
         """Choose and load the layer's units, at the question's first pass through it.
 
+        A unit that is damaged is left out, here and in the layers to come, and the next best
+        takes its place; layers that were opened before keep theirs.
+
         Args:
             layer: the next one not opened yet.
             query: (1, heads, question tokens, head_dim), before RoPE.
 
         Raises:
             KVStoreError, RetrievalError: of the memory, or no unit fits the budget.
+            EvidenceLostError: too much of what the layer chose is damaged.
         """
         started = time.perf_counter()
         text_query = query[0][:, self._text_positions].to("cpu", torch.float64).numpy()
         vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
         scores = self._memory.scores(layer, vector)
-        units = self._chooser.choose(scores)
-        arena = self._load(layer, units)
+        units, arena = self._read_layer(layer, scores)
         self.arenas.append(arena)
         self.layer_units.append(units)
         self.layer_scores.append(scores)
@@ -184,6 +156,24 @@ class Context:
     def token_counts(self) -> list[int]:
         """Return per opened layer the tokens of its units."""
         return [int(self._memory.token_counts[units].sum()) for units in self.layer_units]
+
+    def _read_layer(
+        self, layer: int, scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], Arena]:
+        """Choose and load until everything that was chosen could be read."""
+        losses = self._losses
+        units = wanted = self._chooser.choose(scores, losses.dropped)
+        missed: set[int] = set()
+        while True:
+            if losses:
+                missed.update(wanted[losses.mask[wanted]].tolist())
+                losses.check(missed, self._chooser.judged_by(wanted))
+                units = self._chooser.choose(scores, losses.mask)
+            try:
+                return units, self._load(layer, units)
+            except SliceCorruptError as error:
+                losses.add(error.damaged)
+                missed.update(slice_error.unit_index for slice_error in error.damaged)
 
     def _load(self, layer: int, units: NDArray[np.int64]) -> Arena:
         grounds = self._grounds

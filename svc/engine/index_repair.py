@@ -84,13 +84,19 @@ def repair_index(
             root,
             session_id,
             geometry=geometry,
+            encoding=reader.encoding or "model",
             limits=limits,
             shm_dir=shm_dir,
             hot_tail_bytes=_HOT_TAIL_BYTES,
         )
         stack.callback(writer.close)
         index = open_key_index(
-            root, reader, reader.snapshot(), geometry, min_free_bytes=limits.min_free_bytes
+            root,
+            reader,
+            reader.snapshot(),
+            geometry,
+            min_free_bytes=limits.min_free_bytes,
+            room=writer.room,
         )
         stack.callback(index.close)
         return index.count

@@ -6,8 +6,9 @@ it durable a block at a time.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kvstore.encoding import Encoding
 from kvstore.geometry import Geometry
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
@@ -25,9 +27,11 @@ from retrieval.index import KeyIndexWriter
 from svc.engine.encoder import StreamEncoder, UnitEmbeds, WindowUnit
 from svc.engine.key_rows import key_row, open_key_index
 from svc.engine.model import LoadedModel
-from svc.engine.stored_kv import read_units, to_stored
+from svc.engine.stored_kv import from_stored, read_units, to_stored
 from svc.engine.window import WindowConfig, window_start
 from svc.engine.window_cache import UnitKV
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +56,9 @@ class StreamStatus:
     durable_unit_count: int = 0
     visible_pts_s: float | None = None
     durable_pts_s: float | None = None
+    window_rounded: bool = False
+    """Whether the stream went on from a window that was read back from int8 or int4: what follows
+    is then close to what an uninterrupted stream would hold, not equal to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +67,12 @@ class StoreOptions:
 
     root: Path
     limits: BlockLimits
+    encoding: Encoding = "model"
     shm_dir: Path | None = None
     hot_tail_bytes: int | None = None
+    may_commit: Callable[[], bool] = lambda: True
+    """Whether this process still owns the session; see SessionWriter.open."""
+    min_epoch: int = 0
 
 
 class StreamIngest:
@@ -76,12 +87,15 @@ class StreamIngest:
         encoder: StreamEncoder,
         writer: SessionWriter,
         index: KeyIndexWriter,
+        *,
+        window_rounded: bool,
     ) -> None:
         """Internal: use `open`."""
         self._model = model
         self._encoder = encoder
         self._writer = writer
         self._index = index
+        self._window_rounded = window_rounded
         self._cells = model.adapter.cells()
         self._positions = torch.from_numpy(model.adapter.local_positions())
         self._first_unit_count = writer.recovery.durable_unit_count
@@ -111,9 +125,12 @@ class StreamIngest:
             store.root,
             session_id,
             geometry=geometry,
+            encoding=store.encoding,
             limits=store.limits,
             shm_dir=store.shm_dir,
             hot_tail_bytes=store.hot_tail_bytes,
+            may_commit=store.may_commit,
+            min_epoch=store.min_epoch,
         )
         with ExitStack() as undo:
             undo.callback(writer.close)
@@ -127,13 +144,25 @@ class StreamIngest:
                     snapshot,
                     geometry,
                     min_free_bytes=store.limits.min_free_bytes,
+                    room=writer.room,
                 )
                 undo.callback(index.close)
-                encoder.restore(_window_units(model, window, reader, snapshot, geometry))
+                window_units = _window_units(model, window, reader, snapshot, geometry)
+                encoder.restore(window_units)
             finally:
                 reader.close()
             undo.pop_all()
-        return cls(model, encoder, writer, index)
+        rounded = store.encoding != "model" and bool(window_units)
+        if rounded:
+            logger.info(
+                "stream goes on from a window that was stored rounded",
+                extra={
+                    "session": session_id,
+                    "encoding": store.encoding,
+                    "unit_count": len(window_units),
+                },
+            )
+        return cls(model, encoder, writer, index, window_rounded=rounded)
 
     @property
     def resume(self) -> bytes | None:
@@ -208,12 +237,18 @@ class StreamIngest:
             to_stored(kv.values),
             resume=unit.resume,
         )
-        self._index.append(key_row(kv.keys))
+        self._index.append(key_row(self._kept_keys(kv)))
         with self._watermarks:
             self._writer.publish()
             self._visible_pts_s = unit.last_pts_s
             self._tell_watermarks()
         self.status = self._status_now()
+
+    def _kept_keys(self, kv: UnitKV) -> Tensor:
+        """The unit's keys as the store keeps them, so that an index made anew has the same rows."""
+        if self._writer.encoding == "model":
+            return kv.keys
+        return from_stored(self._writer.last_keys(), self._model.element)
 
     def _tell_watermarks(self) -> None:
         """Publishes what was received, and up to where nothing is on its way any more."""
@@ -230,6 +265,7 @@ class StreamIngest:
             durable_unit_count=self._writer.durable_unit_count,
             visible_pts_s=self._visible_pts_s,
             durable_pts_s=self._writer.durable_pts_s,
+            window_rounded=self._window_rounded,
         )
 
 
@@ -242,7 +278,7 @@ def _window_units(
 ) -> list[WindowUnit]:
     """Return the stored units that the next unit will see."""
     start = window_start(snapshot.token_counts.tolist(), snapshot.position_spans.tolist(), window)
-    units = range(start, snapshot.unit_count)
+    units = range(max(start, snapshot.first_unit), snapshot.unit_count)
     positions = torch.from_numpy(model.adapter.local_positions())
     return [
         WindowUnit(

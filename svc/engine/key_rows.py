@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.geometry import Geometry
-from kvstore.paths import session_folder
+from kvstore.paths import INDEX_NAME, session_folder
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.errors import IndexDamagedError
 from retrieval.index import KeyIndexWriter
+from retrieval.index_file import Room
 from svc.engine.stored_kv import read_units
 
 logger = logging.getLogger(__name__)
 
-INDEX_NAME = "index.rows"
 _UNITS_PER_READ = 64
 
 
@@ -52,12 +52,14 @@ def open_key_index(
     geometry: Geometry,
     *,
     min_free_bytes: int = 0,
+    room: Room | None = None,
 ) -> KeyIndexWriter:
     """Open the index for a writer that has just recovered the session, with a row per unit.
 
     Args:
         reader, snapshot: the session as recovered; every unit in the snapshot is durable.
         min_free_bytes: free bytes of the disk that growing leaves alone.
+        room: asked whenever the index grows, now and later; see `KeyIndexWriter.grow_within`.
 
     Raises:
         KVStoreError: keys that are needed to make it whole cannot be read.
@@ -75,9 +77,13 @@ def open_key_index(
             )
         index = KeyIndexWriter.create(path, layer_count=layers, dim=dim, epoch=snapshot.epoch)
     index.leave_free(min_free_bytes)
+    if room is not None:
+        index.grow_within(room)
     try:
         if index.count > snapshot.unit_count:
             index.truncate(snapshot.unit_count, snapshot.epoch)
+        for _ in range(index.count, snapshot.first_unit):
+            index.append(np.zeros((layers, dim), np.float32))  # dropped: never chosen
         for start in range(index.count, snapshot.unit_count, _UNITS_PER_READ):
             units = range(start, min(start + _UNITS_PER_READ, snapshot.unit_count))
             for kv in read_units(reader, snapshot, geometry, units):

@@ -25,6 +25,11 @@ class Memory(Protocol):
         ...
 
     @property
+    def first_unit(self) -> int:
+        """Units before it were dropped from the store, and are none to choose from."""
+        ...
+
+    @property
     def token_counts(self) -> NDArray[np.int64]:
         """(unit_count,): kept tokens of each unit."""
         ...
@@ -55,7 +60,7 @@ class Memory(Protocol):
             query: (kv_heads * head_dim,) float32, of `retrieval.query.rekv_query`.
 
         Returns:
-            (unit_count,) float32.
+            (unit_count,) float32; -inf for dropped units.
         """
         ...
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.geometry import Geometry, Tier
+from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -26,7 +27,7 @@ class StoreMemory:
     def __init__(
         self,
         model: LoadedModel,
-        reader: SessionReader,
+        reader: SessionReader | GuardedReader,
         index: KeyIndexReader,
         snapshot: Snapshot,
     ) -> None:
@@ -56,6 +57,11 @@ class StoreMemory:
         return self._snapshot.unit_count
 
     @property
+    def first_unit(self) -> int:
+        """Units before it were dropped from the store, and are none to choose from."""
+        return self._snapshot.first_unit
+
+    @property
     def token_counts(self) -> NDArray[np.int64]:
         """(unit_count,): kept tokens of each unit."""
         counts: NDArray[np.int64] = self._snapshot.token_counts
@@ -82,7 +88,9 @@ class StoreMemory:
         Raises:
             RetrievalError: the index was recovered meanwhile, or is short.
         """
-        return self._index.scores(layer, query, self._snapshot.unit_count)
+        scores = self._index.scores(layer, query, self._snapshot.unit_count)
+        scores[: self._snapshot.first_unit] = -np.inf  # their rows stay
+        return scores
 
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given, on the CPU.

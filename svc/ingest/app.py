@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -15,17 +14,21 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from kvstore.deletion import sweep_tombstones
-from kvstore.errors import StoreFullError
+from kvstore.errors import SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
+from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
+from kvstore.space import check_room
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import model_config, serving_defaults
+from svc.ingest.budget import disk_budget
 from svc.ingest.convert import Opening
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
+from svc.ingest.ownership import Owned, Ownership, SoleOwner
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.repairs import IndexRepairs
@@ -61,11 +64,16 @@ class App:
         self.settings = settings
         self.sessions = sessions
         self.pushes = Pushes(max_pushes=settings.max_live_pushes)
+        self.ownership: Ownership = SoleOwner()
+        """Whose sessions are; set once, before calls are served."""
         self.index_repairs = IndexRepairs(
             settings.data_dir,
-            limits=BlockLimits(min_free_bytes=settings.min_free_bytes),
+            limits=BlockLimits(
+                min_free_bytes=settings.min_free_bytes, budget=disk_budget(settings)
+            ),
             shm_dir=settings.shm_dir,
             pushes=self.pushes,
+            take=lambda session_id: self.ownership.take(session_id),
         )
         self._model = model
         self._encode_thread = encode_thread
@@ -90,6 +98,7 @@ class App:
         transformers_logging.disable_progress_bar()  # it would write between the lines of the log
         model = load_model(config, vision=True)
         sweep_tombstones(root)
+        sweep_incoming(root)
         _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
@@ -105,25 +114,65 @@ class App:
         """Starts a push to a session, which is looked at once it is free.
 
         Raises:
-            RequestError: it is finished, does not fit the model or holds another video, or no
-                push is admitted.
+            RequestError: it is finished, does not fit the model or holds another video, another
+                process has it, or no push is admitted.
             KVStoreError: there is no such session, or its record is damaged.
         """
         session_id, source = opening.session_id, opening.source
         async with self.pushes.admission(session_id):
-            session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
-            if source is not None:
-                await asyncio.to_thread(
-                    self.sessions.admit_source, session, source, join=opening.join_source
-                )
-            push = self._make_push(session, opening.media)
-            self.pushes.start(push)
+            await self.get_session(session_id)  # a lease is of a session that is here
+            owned = await self.ownership.take(session_id)
+            try:
+                session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
+                if source is not None:
+                    await asyncio.to_thread(
+                        self.sessions.admit_source, session, source, join=opening.join_source
+                    )
+                push = self._make_push(session, opening.media, owned)
+                self.pushes.start(push)
+            except BaseException:
+                await owned.release()
+                raise
         return push, session
 
-    def _make_push(self, session: Session, media: Media) -> Push:
+    async def get_session(self, session_id: str) -> Session:
+        """Returns a session of this store.
+
+        Raises:
+            RequestError: SESSION_ELSEWHERE: it is in another store.
+            KVStoreError: there is no such session, or its record is damaged.
+        """
+        try:
+            return await asyncio.to_thread(self.sessions.get, session_id)
+        except SessionNotFoundError:
+            elsewhere = await self.ownership.elsewhere(session_id)
+            if elsewhere is not None:
+                raise elsewhere from None
+            raise
+
+    async def delete_session(self, session_id: str) -> None:
+        """Deletes a session with its memory.
+
+        Raises:
+            RequestError: SESSION_BUSY: a push is open here; SESSION_ELSEWHERE: another process has
+                it.
+            KVStoreError: there is none, or it cannot be deleted.
+        """
+        async with self.pushes.excluded(session_id):
+            await self.get_session(session_id)
+            owned = await self.ownership.take(session_id)
+            try:
+                await asyncio.to_thread(self.sessions.delete, session_id)
+            except BaseException:
+                await owned.release()
+                raise
+            await owned.deleted()
+
+    def _make_push(self, session: Session, media: Media, owned: Owned) -> Push:
         return Push(
             session_id=session.session_id,
-            open_stream=lambda: self._open_stream(session),
+            owned=owned,
+            open_stream=lambda: self._open_stream(session, owned),
             make_worker=_worker_factory(self._model, session, media, _spool(self.settings)),
             finish_session=lambda: self.sessions.finish(session.session_id),
             encode_thread=self._encode_thread,
@@ -131,16 +180,19 @@ class App:
             credit_items=self.settings.credit_items,
         )
 
-    def _open_stream(self, session: Session) -> StreamIngest:
+    def _open_stream(self, session: Session, owned: Owned) -> StreamIngest:
         settings = self.settings
-        free_bytes = shutil.disk_usage(settings.data_dir).free
-        if free_bytes < settings.min_free_bytes:  # now, rather than when the first block is full
-            raise StoreFullError(settings.data_dir, 0, free_bytes, settings.min_free_bytes)
+        limits = session.settings.block_limits(settings)
+        if settings.on_full == "refuse":  # now, rather than when the first block is full
+            check_room(settings.data_dir, session.session_id, limits)
         store = StoreOptions(
             root=settings.data_dir,
-            limits=session.settings.block_limits(settings),
+            limits=limits,
+            encoding=session.settings.kv_encoding,
             shm_dir=settings.shm_dir,
             hot_tail_bytes=settings.hot_tail_bytes or None,
+            may_commit=owned.held,
+            min_epoch=owned.epoch,
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
 

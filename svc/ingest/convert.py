@@ -160,6 +160,7 @@ def opened_message(
             credit_item_count=credit_items,
             target_fps=target_fps,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            window_rounded=status.window_rounded,
         )
     )
 

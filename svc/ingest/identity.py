@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kvstore.encoding import Encoding
 from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
 from svc.engine.model import LoadedModel
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
+from svc.ingest.budget import disk_budget
 from svc.rpc.errors import Reason, RequestError
 from svc.video.sampler import SamplerConfig
 
@@ -26,6 +28,7 @@ class SessionSettings:
     gap_max_s: float
     window_tokens: int
     window_positions: int
+    kv_encoding: Encoding
     block_tokens: int
     block_span_s: float
 
@@ -51,6 +54,9 @@ class SessionSettings:
             block_tokens=self.block_tokens,
             block_span_s=self.block_span_s,
             min_free_bytes=settings.min_free_bytes,
+            budget=disk_budget(settings),
+            keep_tokens=self.window_tokens,
+            retain_s=settings.retain_s,
         )
 
 
@@ -81,6 +87,7 @@ class IdentityRules:
             **model_identity(model),
             "reduction": "none",
             "resolution": f"{adapter.frame_width}x{adapter.frame_height}",
+            "kv_encoding": settings.kv_encoding,
         }
 
     def choose(self, *, sample_fps: float, window_tokens: int) -> SessionSettings:
@@ -111,6 +118,7 @@ class IdentityRules:
             gap_max_s=self._settings.gap_max_s,
             window_tokens=window_tokens or self._default_window_tokens,
             window_positions=self._window_positions,
+            kv_encoding=self._settings.kv_encoding,
             block_tokens=self._settings.block_tokens,
             block_span_s=self._settings.block_span_s,
         )

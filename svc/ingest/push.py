@@ -18,6 +18,7 @@ from svc.engine.ingest_session import FrameUnit, StreamStatus
 from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
 from svc.ingest.events import Draining, Event, Finished, Pacer, Progress
 from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
+from svc.ingest.ownership import Owned
 from svc.ingest.stream import MakeWorker, Stream
 from svc.rpc.errors import Reason, RequestError
 from svc.video.frames import Item
@@ -37,6 +38,7 @@ class Push:
         self,
         *,
         session_id: str,
+        owned: Owned,
         open_stream: Callable[[], Stream],
         make_worker: MakeWorker,
         finish_session: Callable[[], None],
@@ -45,8 +47,9 @@ class Push:
         credit_items: int,
     ) -> None:
         """`open_stream` and `finish_session` run on the encode thread, `make_worker` on a media
-        one."""
+        one. `owned` is given back at the end."""
         self.session_id = session_id
+        self._owned = owned
         self._open_stream = open_stream
         self._make_worker = make_worker
         self._finish_session = finish_session
@@ -189,6 +192,26 @@ class Push:
     # The pipeline.
 
     async def _run(self) -> None:
+        watching = asyncio.create_task(self._end_when_lost())
+        try:
+            await self._run_owned()
+        finally:
+            watching.cancel()
+            await self._owned.release()
+
+    async def _end_when_lost(self) -> None:
+        await self._owned.lost.wait()
+        self.abandon(self._lost())
+
+    def _lost(self) -> RequestError:
+        return RequestError(
+            Reason.LEASE_LOST,
+            f"session {self.session_id!r} may belong to another process by now; what was "
+            "acknowledged is safe",
+            session_id=self.session_id,
+        )
+
+    async def _run_owned(self) -> None:
         try:
             stream = await asyncio.wrap_future(self._encode_thread.submit(self._open_stream))
         except Exception as error:  # noqa: BLE001 - told by `opened`
@@ -199,6 +222,7 @@ class Push:
         self._stream, self._lane = stream, lane
         self._status = stream.status
         try:
+            self._check_published(stream.status)
             await self._pump(stream, lane)
         except Exception as error:  # noqa: BLE001 - told by `events`
             self._note(error)
@@ -213,6 +237,18 @@ class Push:
                     "finished": self._finished,
                     "error": self._error and type(self._error).__name__,
                 },
+            )
+
+    def _check_published(self, status: StreamStatus) -> None:
+        published = self._owned.published_unit_count
+        if published > status.durable_unit_count:
+            raise RequestError(
+                Reason.STORE_DAMAGED,
+                f"{published} units of session {self.session_id!r} were acknowledged, "
+                f"{status.durable_unit_count} are on the disk",
+                session_id=self.session_id,
+                acknowledged=published,
+                stored=status.durable_unit_count,
             )
 
     async def _pump(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
@@ -239,8 +275,12 @@ class Push:
         await self._flush(stream, lane)
         self._note(lane.failure)
         if media_over and self._error is None:
+            if not self._owned.held():
+                raise self._lost()
             await asyncio.wrap_future(lane.submit(self._finish_session))
             self._finished = True
+            status = self._status
+            self._owned.announce(status.durable_unit_count, status.durable_pts_s, state="finished")
 
     async def _flush_when_idle(
         self, running: asyncio.Future[bool], stream: Stream, lane: Lane[FrameUnit]
@@ -300,6 +340,8 @@ class Push:
     def _see(self, status: StreamStatus) -> None:
         durable_moved = status.durable_unit_count != self._status.durable_unit_count
         self._status = status
+        if durable_moved:
+            self._owned.announce(status.durable_unit_count, status.durable_pts_s)
         self._pacer.touch(urgent=durable_moved)
 
     def _hear(self, media: MediaReport) -> None:

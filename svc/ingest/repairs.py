@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.limits import BlockLimits
 from kvstore.session import session_ids
 from svc.engine.index_repair import index_fault, repair_index
+from svc.ingest.ownership import Owned
 from svc.ingest.pushes import Pushes
 from svc.rpc.errors import RequestError
 
@@ -21,13 +23,20 @@ class IndexRepairs:
     """Looks all sessions of a store over; a push to one of them waits while it is repaired."""
 
     def __init__(
-        self, root: Path, *, limits: BlockLimits, shm_dir: Path | None, pushes: Pushes
+        self,
+        root: Path,
+        *,
+        limits: BlockLimits,
+        shm_dir: Path | None,
+        pushes: Pushes,
+        take: Callable[[str], Awaitable[Owned]],
     ) -> None:
-        """`limits` and `shm_dir` are those of the store's writers."""
+        """`limits` and `shm_dir` are those of the store's writers; `take` makes a session ours."""
         self._root = root
         self._limits = limits
         self._shm_dir = shm_dir
         self._pushes = pushes
+        self._take = take
 
     async def run(self, threads: Executor) -> None:
         """Repairs what needs it; a session that cannot be repaired is logged and left."""
@@ -35,9 +44,14 @@ class IndexRepairs:
         for session_id in await loop.run_in_executor(threads, self._faulty):
             try:
                 async with self._pushes.excluded(session_id):
-                    await loop.run_in_executor(threads, self._repair, session_id)
-            except RequestError:
-                continue  # a push has opened it meanwhile, and made its index whole
+                    owned = await self._take(session_id)
+                    try:
+                        await loop.run_in_executor(threads, self._repair, session_id)
+                    finally:
+                        await owned.release()
+            except RequestError as error:
+                # A push, here or in another process, has it: that makes its index whole.
+                logger.info("index left alone", extra={"session": session_id, "reason": str(error)})
 
     def _faulty(self) -> list[str]:
         return [

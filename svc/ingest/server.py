@@ -12,6 +12,9 @@ from svc.ingest.app import App
 from svc.ingest.daemon_threads import DaemonThreads
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.errors import translate
+from svc.ingest.owners import open_ownership
+from svc.ingest.ownership import Ownership, SoleOwner
+from svc.ingest.scrubber import Scrubber
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
 
@@ -30,7 +33,10 @@ class IngestServer:
         """Nothing listens or loads yet; call it on the event loop."""
         self._settings = settings
         self._app: App | None = None
+        self._address: Address | None = None
+        self._ownership: Ownership = SoleOwner()
         self._repairing: asyncio.Task[None] | None = None
+        self._scrubber = Scrubber(settings.data_dir, bytes_per_s=settings.scrub_bytes_per_s)
         self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
         self._media_threads = DaemonThreads("media")
         self._server = RpcServer(
@@ -51,7 +57,8 @@ class IngestServer:
         Raises:
             PortInUseError: the address cannot be listened on.
         """
-        return await self._server.start()
+        self._address = await self._server.start()
+        return self._address
 
     async def load(self) -> None:
         """Loads the model on the thread that will use it, then serves.
@@ -64,6 +71,9 @@ class IngestServer:
             lambda: App.load(settings, self._encode_thread, threads)
         )
         app = await asyncio.wrap_future(loading)
+        assert self._address is not None
+        app.ownership = self._ownership = open_ownership(settings, app.sessions, self._address)
+        await self._ownership.start()
         self._repairing = asyncio.create_task(app.index_repairs.run(DaemonThreads("index repair")))
         done, _ = await asyncio.wait({self._repairing}, timeout=INDEX_REPAIR_WAIT_S)
         if done:
@@ -71,6 +81,7 @@ class IngestServer:
         else:
             logger.warning("serving while key indexes are still being made whole")
         self._app = app
+        self._scrubber.start()
         await self._server.set_serving()
 
     async def stop(self) -> bool:
@@ -86,6 +97,8 @@ class IngestServer:
             stopping = asyncio.create_task(self._server.stop(drain_s + _STOP_CALLS_S))
             released = await self._app.pushes.drain(drain_s)
             await stopping
+        await self._ownership.stop()
+        await asyncio.to_thread(self._scrubber.stop)
         ended = await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
         return released and ended
 

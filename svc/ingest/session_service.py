@@ -40,23 +40,28 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.CreateSessionRequest, context: _Context
     ) -> session_pb2.CreateSessionResponse:
         """Creates a session."""
-        sessions = self._app().sessions
-        session = await asyncio.to_thread(
-            sessions.create,
-            request.session_id,
-            display_name=_display_name(request.display_name),
-            sample_fps=request.settings.sample_fps,
-            window_tokens=request.settings.window_token_count,
-            exist_ok=request.exist_ok,
-        )
+        app = self._app()
+        sessions = app.sessions
+        check_session_id(request.session_id)
+        async with app.ownership.creating(request.session_id) as naming:
+            session = await asyncio.to_thread(
+                sessions.create,
+                request.session_id,
+                display_name=_display_name(request.display_name),
+                sample_fps=request.settings.sample_fps,
+                window_tokens=request.settings.window_token_count,
+                exist_ok=request.exist_ok,
+                on_made=naming.note_made,
+            )
         return session_pb2.CreateSessionResponse(session=await _message(sessions, session))
 
     async def GetSession(  # noqa: N802
         self, request: session_pb2.GetSessionRequest, context: _Context
     ) -> session_pb2.GetSessionResponse:
         """Returns one session."""
-        sessions = self._app().sessions
-        session = await asyncio.to_thread(sessions.get, request.session_id)
+        app = self._app()
+        sessions = app.sessions
+        session = await app.get_session(request.session_id)
         return session_pb2.GetSessionResponse(session=await _message(sessions, session))
 
     async def ListSessions(  # noqa: N802
@@ -84,10 +89,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self, request: session_pb2.UpdateSessionRequest, context: _Context
     ) -> session_pb2.UpdateSessionResponse:
         """Changes the fields named by the mask."""
-        sessions = self._app().sessions
+        app = self._app()
+        sessions = app.sessions
         if list(request.update_mask.paths) != ["display_name"]:
             given = ", ".join(request.update_mask.paths) or "nothing"
             raise _invalid("update_mask", given, "display_name")
+        await app.get_session(request.session.session_id)
         session = await asyncio.to_thread(
             sessions.rename,
             request.session.session_id,
@@ -100,14 +107,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.DeleteSessionResponse:
         """Deletes a session with its memory."""
         # A client that goes away ends its call; the deletion goes on, and keeps pushes away.
-        deletion = asyncio.create_task(_delete(self._app(), request.session_id))
+        deletion = asyncio.create_task(self._app().delete_session(request.session_id))
         await asyncio.shield(deletion)
         return session_pb2.DeleteSessionResponse()
-
-
-async def _delete(app: App, session_id: str) -> None:
-    async with app.pushes.excluded(session_id):
-        await asyncio.to_thread(app.sessions.delete, session_id)
 
 
 def _invalid(field: str, given: object, allowed: str) -> RequestError:
@@ -171,6 +173,8 @@ def _write(session: Session, stats: SessionStats | None) -> session_pb2.Session:
             token_count=stats.token_count,
             disk_bytes=stats.disk_bytes,
             gap_count=stats.gap_count,
+            dropped_unit_count=stats.dropped_unit_count,
         ),
         model=session.model,
+        kv_encoding=session.settings.kv_encoding,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -74,8 +75,11 @@ class Sessions:
         sample_fps: float,
         window_tokens: int,
         exist_ok: bool,
+        on_made: Callable[[], None] = lambda: None,
     ) -> Session:
         """Creates a session; 0 stands for a default. With `exist_ok` one that agrees is returned.
+
+        `on_made` is called when it was not there before.
 
         Raises:
             RequestError: a setting is out of range, or the session that exists does not agree.
@@ -102,6 +106,7 @@ class Sessions:
             existing = load_session(self._root, session_id)
             self._check_agrees(existing, sample_fps=sample_fps, window_tokens=window_tokens)
             return _session(existing)
+        on_made()
         logger.info("session created", extra={"session": session_id})
         return _session(record)
 
@@ -252,7 +257,8 @@ class Sessions:
 
 
 def _session(record: SessionRecord) -> Session:
-    stored = record.settings
+    # Sessions of before store format 2 say nothing of it; the store refuses them by their format.
+    stored = {"kv_encoding": "model", **record.settings}
     return Session(
         session_id=record.session_id,
         display_name=stored["display_name"],

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from kvstore.diskuse import used_bytes
 from kvstore.errors import SessionNotFoundError
 from kvstore.glance import Glance, glance
 from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
 
-_DISK_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system's own blocks are
 _KEPT_COUNT = 4096
 
 
@@ -28,6 +28,8 @@ class SessionStats:
     token_count: int
     disk_bytes: int
     gap_count: int
+    dropped_unit_count: int
+    """Not in the other counts."""
 
 
 class StatsReader:
@@ -75,26 +77,25 @@ class StatsReader:
         finally:
             reader.close()
         last_pts_s, durable_count = snapshot.last_pts_s, snapshot.durable_unit_count
+        first_unit = snapshot.first_unit
+        held_count = snapshot.unit_count - first_unit
         return SessionStats(
-            visible_unit_count=snapshot.unit_count,
-            durable_unit_count=durable_count,
-            first_pts_s=float(snapshot.first_pts_s[0]) if snapshot.unit_count else None,
-            last_visible_pts_s=float(last_pts_s[-1]) if snapshot.unit_count else None,
-            last_durable_pts_s=float(last_pts_s[durable_count - 1]) if durable_count else None,
-            token_count=int(snapshot.token_counts.sum()),
+            visible_unit_count=held_count,
+            durable_unit_count=max(durable_count - first_unit, 0),
+            first_pts_s=float(snapshot.first_pts_s[first_unit]) if held_count else None,
+            last_visible_pts_s=float(last_pts_s[-1]) if held_count else None,
+            last_durable_pts_s=(
+                float(last_pts_s[durable_count - 1]) if durable_count > first_unit else None
+            ),
+            token_count=int(snapshot.token_counts[first_unit:].sum()),
             disk_bytes=self._disk_bytes(session_id),
-            gap_count=int(snapshot.gaps_before.sum()),
+            gap_count=int(snapshot.gaps_before[first_unit:].sum()),
+            dropped_unit_count=first_unit,
         )
 
     def _disk_bytes(self, session_id: str) -> int:
-        total = 0
-        try:
-            paths = list(session_folder(self._root, session_id).iterdir())
-        except FileNotFoundError as error:
-            raise SessionNotFoundError(session_id) from error
-        for path in paths:
-            try:
-                total += path.stat().st_blocks * _DISK_BLOCK_BYTES
-            except FileNotFoundError:
-                continue  # a temporary file that was moved into place meanwhile
+        folder = session_folder(self._root, session_id)
+        total = used_bytes(folder)
+        if not folder.is_dir():
+            raise SessionNotFoundError(session_id)
         return total

@@ -11,6 +11,8 @@ from functools import partial
 from typing import TypeVar
 
 from kvstore.errors import SessionNotFoundError
+from kvstore.guarded import GuardedReader
+from kvstore.readpool import Reading, ReadPool
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -21,7 +23,7 @@ from svc.engine.store_memory import StoreMemory
 from svc.qa.as_of import Wait, cut_snapshot
 from svc.qa.convert import Answered, Question
 from svc.qa.errors import SNAPSHOT_LOST_ERRORS
-from svc.qa.evidence import evidence_spans
+from svc.qa.evidence import evidence_spans, lost_spans
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.sessions import Lease, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
@@ -37,12 +39,20 @@ T = TypeVar("T")
 class Answerer:
     """Answers questions with one model and one store. Used on the event loop."""
 
-    def __init__(self, *, model: LoadedModel, sessions: SessionCache, runner: Runner) -> None:
-        """The runner's thread must be running for answers to come."""
+    def __init__(
+        self,
+        *,
+        model: LoadedModel,
+        sessions: SessionCache,
+        runner: Runner,
+        pool: ReadPool | None = None,
+    ) -> None:
+        """The runner's thread must be running for answers to come; it reads with the pool."""
         self._model = model
         self._identity = model_identity(model)
         self._sessions = sessions
         self._runner = runner
+        self._pool = pool
 
     async def answer(
         self, question: Question, *, arrived_s: float, deadline_s: float
@@ -117,7 +127,9 @@ class Answerer:
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
         record, snapshot, index = await self._look(session, question, deadline)
-        memory = StoreMemory(self._model, session.reader, index, snapshot)
+        reading = Reading(deadline_s=deadline.at_s)
+        reader = GuardedReader(session.reader, self._pool, reading)
+        memory = StoreMemory(self._model, reader, index, snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -125,12 +137,17 @@ class Answerer:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         held = self._sessions.lease_again(session)
+
+        def let_go() -> None:
+            reader.end()
+            held.release()
+
         job = Job(
             session_id=question.session_id,
             request=question.request,
             memory=memory,
             deliver=deliver,
-            let_go=held.release,
+            let_go=let_go,
         )
         try:
             self._runner.submit(job)
@@ -148,6 +165,7 @@ class Answerer:
                 yield event
         finally:
             self._runner.cancel(job)
+            reading.give_up()
 
     async def _look(
         self, session: OpenSession, question: Question, deadline: Deadline
@@ -203,7 +221,12 @@ class Answerer:
         return Answered(
             result=result,
             evidence=evidence_spans(result, snapshot, frame_period_s=period_s),
+            lost=lost_spans(result.lost, snapshot, frame_period_s=period_s),
             evidence_until_s=until_s,
+            remembers_from_s=(
+                float(snapshot.first_pts_s[snapshot.first_unit]) if snapshot.first_unit else None
+            ),
+            held_unit_count=snapshot.unit_count - snapshot.first_unit,
             asked_at_s=asked_at_s,
             ttft_s=started_s - arrived_s + ttft_s,
             total_s=time.perf_counter() - arrived_s,
@@ -221,7 +244,7 @@ class Deadline:
 
     def __init__(self, at_s: float) -> None:
         """`at_s` is by time.perf_counter."""
-        self._at_s = at_s
+        self.at_s = at_s
 
     async def keep(self, waiting: Awaitable[T]) -> T:
         """Returns what is waited for.
@@ -231,7 +254,7 @@ class Deadline:
         """
         try:
             # Not wait_for: before Python 3.12 it forgets a cancellation that comes with the result.
-            async with asyncio.timeout(self._at_s - time.perf_counter()):
+            async with asyncio.timeout(self.at_s - time.perf_counter()):
                 return await waiting
         except TimeoutError as error:
             raise RequestError(

@@ -55,11 +55,13 @@ def cut_snapshot(
     _not_empty(snapshot)
     side: Literal["right", "left"] = "right" if cut == "at_or_before" else "left"
     count = int(np.searchsorted(snapshot.last_pts_s, asked_at_s, side=side))
-    if count == 0:
-        first_s = float(snapshot.last_pts_s[0])
+    if count <= snapshot.first_unit:
+        first_s = float(snapshot.last_pts_s[snapshot.first_unit])
+        why = "; what came before was forgotten" if snapshot.first_unit else ""
         raise RequestError(
             Reason.ASKED_AT_BEFORE_START,
-            f"asked at {asked_at_s} s, the first moment that can be answered is at {first_s} s",
+            f"asked at {asked_at_s} s, the first moment that can be answered is at {first_s} s"
+            f"{why}",
             asked_at_s=asked_at_s,
             first_pts_s=first_s,
         )
@@ -87,7 +89,7 @@ def _not_received(snapshot: Snapshot, asked_at_s: float, received_s: float) -> R
 
 
 def _not_empty(snapshot: Snapshot) -> Snapshot:
-    if snapshot.unit_count == 0:
+    if snapshot.unit_count == snapshot.first_unit:
         raise RequestError(
             Reason.SESSION_EMPTY, "nothing of the video can be seen yet: the session is empty"
         )

@@ -14,7 +14,7 @@ from svc.engine.answer_request import AnswerLimits, AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.qa.as_of import Cut
 from svc.qa.errors import invalid_field
-from svc.qa.evidence import EvidenceSpan
+from svc.qa.evidence import EvidenceSpan, LostSpan
 from svc.rpc.errors import Reason, RequestError
 
 T = TypeVar("T")
@@ -59,7 +59,13 @@ class Answered:
 
     result: AnswerResult
     evidence: Sequence[EvidenceSpan]
+    lost: Sequence[LostSpan]
+    """What was chosen and could not be read."""
     evidence_until_s: float
+    remembers_from_s: float | None
+    """Start of the first unit that was not dropped; None: nothing was."""
+    held_unit_count: int
+    """Units of the snapshot that were not dropped."""
     asked_at_s: float
     ttft_s: float
     total_s: float
@@ -122,7 +128,9 @@ def answer_message(answered: Answered) -> pb.AskResponse:
         ttft_s=answered.ttft_s,
         total_s=answered.total_s,
         model=answered.model,
-        snapshot_unit_count=result.snapshot_unit_count,
+        snapshot_unit_count=answered.held_unit_count,
+        remembers_from_s=answered.remembers_from_s,
+        evidence_lost=[_lost_message(span) for span in answered.lost],
     )
     return pb.AskResponse(answer=answer)
 
@@ -130,6 +138,20 @@ def answer_message(answered: Answered) -> pb.AskResponse:
 def _evidence_message(span: EvidenceSpan) -> pb.Evidence:
     return pb.Evidence(
         start_s=span.start_s, end_s=span.end_s, score=span.score, tier=_TIERS[span.tier]
+    )
+
+
+def _lost_message(span: LostSpan) -> pb.LostEvidence:
+    reason = (
+        pb.LostEvidence.REASON_UNREADABLE if span.unreadable else pb.LostEvidence.REASON_CHECKSUM
+    )
+    return pb.LostEvidence(
+        start_s=span.start_s,
+        end_s=span.end_s,
+        first_unit_index=span.first_unit_index,
+        unit_count=span.unit_count,
+        reason=reason,
+        first_layer_index=span.first_layer_index,
     )
 
 

@@ -6,6 +6,7 @@ from kvstore import errors as store
 from retrieval import errors as retrieval
 from svc.engine import answer_request
 from svc.engine import errors as engine
+from svc.engine.losses import EvidenceLostError
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.store_errors import translate_store_error
 
@@ -13,10 +14,11 @@ _SHOWN_CHARS = 100
 
 SNAPSHOT_LOST_ERRORS = (
     store.SnapshotExpiredError,
+    store.UnitDroppedError,
     retrieval.EpochChangedError,
     retrieval.IndexShortError,
 )
-"""The ingest process came back from a crash meanwhile: a new snapshot may do."""
+"""The ingest process came back from a crash, or dropped units, meanwhile: take a new snapshot."""
 
 
 def invalid_field(field: str, given: object, allowed: str) -> RequestError:
@@ -36,7 +38,23 @@ def invalid_field(field: str, given: object, allowed: str) -> RequestError:
 
 def translate(error: Exception) -> RequestError | None:
     """Returns the refusal that an error of kvstore, retrieval or the engine stands for."""
+    if isinstance(error, EvidenceLostError):
+        return _of_loss(error)
     return translate_store_error(error) or _of_retrieval(error) or _of_request(error)
+
+
+def _of_loss(error: EvidenceLostError) -> RequestError:
+    first = error.first
+    return RequestError(
+        Reason.STORE_DAMAGED,
+        str(error),
+        session_id=first.session_id,
+        block="hot tail" if first.block_index is None else first.block_index,
+        unit=first.unit_index,
+        layer=first.layer_index,
+        lost_units=error.lost_count,
+        chosen_units=error.wanted_count,
+    )
 
 
 def _of_retrieval(error: Exception) -> RequestError | None:

@@ -1,4 +1,4 @@
-"""The moments an answer rests on, as times: spans of units made spans of the stream."""
+"""The moments an answer rests on, or did without: spans of units made spans of the stream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from kvstore.geometry import Tier
 from kvstore.snapshot import Snapshot
 from retrieval import fusion
 from svc.engine.answer_result import AnswerResult
+from svc.engine.losses import LostUnit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,57 @@ class EvidenceSpan:
     """Share of all relevance that its units hold, in [0, 1]."""
     tier: Tier
     """The slowest tier its units were read from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostSpan:
+    """One moment that was chosen and could not be read, [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+    first_unit_index: int
+    unit_count: int
+    unreadable: bool
+    """Whether the disk refused; otherwise the bytes were not those that were written."""
+    first_layer_index: int
+    """The first layer that did without it."""
+
+
+def lost_spans(
+    lost: Sequence[LostUnit], snapshot: Snapshot, *, frame_period_s: float
+) -> list[LostSpan]:
+    """Returns what an answer lost, in order of time; neighbours lost alike are one span.
+
+    Args:
+        lost: ascending by unit.
+        snapshot: what the answer could see.
+        frame_period_s: time between two sampled frames of the stream.
+    """
+    runs: list[list[LostUnit]] = []
+    for unit in lost:
+        if runs and _lost_alike(runs[-1][-1], unit):
+            runs[-1].append(unit)
+        else:
+            runs.append([unit])
+    return [
+        LostSpan(
+            start_s=float(snapshot.first_pts_s[run[0].unit_index]),
+            end_s=_end_s(snapshot, run[-1].unit_index + 1, frame_period_s),
+            first_unit_index=run[0].unit_index,
+            unit_count=len(run),
+            unreadable=run[0].unreadable,
+            first_layer_index=run[0].layer_index,
+        )
+        for run in runs
+    ]
+
+
+def _lost_alike(one: LostUnit, following: LostUnit) -> bool:
+    return (
+        one.unit_index + 1 == following.unit_index
+        and one.unreadable == following.unreadable
+        and one.layer_index == following.layer_index
+    )
 
 
 def evidence_spans(

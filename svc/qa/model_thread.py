@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from svc.config import Settings
 from svc.engine.answer import AnswerEngine
+from svc.engine.answer_request import AnswerLimits
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import ServingDefaults, model_config, serving_defaults
 from svc.qa.runner import Runner
@@ -87,6 +88,7 @@ def _load(settings: Settings) -> Loaded:
     config = model_config(settings.model, settings.dtype, settings.device)
     defaults = serving_defaults(config)
     model = load_model(config, vision=False)
-    engine = AnswerEngine(model)
+    limits = AnswerLimits(max_lost_fraction=settings.max_lost_fraction)
+    engine = AnswerEngine(model, limits)
     warm_up(engine, model)
     return Loaded(model=model, engine=engine, defaults=defaults)

@@ -9,9 +9,11 @@ import logging
 import sys
 from typing import Any
 
+from kvstore.readpool import ReadPool
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
 from svc.qa.answerer import Answerer
+from svc.qa.directory import open_directory
 from svc.qa.errors import translate
 from svc.qa.model_thread import Loaded, ModelThread
 from svc.qa.runner import Runner
@@ -37,9 +39,11 @@ async def serve(settings: Settings) -> bool:
         EngineError: the model cannot be served, or there is none.
     """
     stopping = stop_event_on_signals()
+    directory = open_directory(settings)
     service = QuestionService(
         max_open_questions=settings.max_open_questions,
         default_timeout_s=settings.question_timeout_s,
+        directory=directory,
     )
     server = RpcServer(
         address=Address(host=settings.host, port=settings.qa_port),
@@ -50,6 +54,7 @@ async def serve(settings: Settings) -> bool:
     address = await server.start()
     runner = Runner(packed_count=settings.packed_questions)
     model_thread = ModelThread(settings, runner)
+    pool = ReadPool(settings.reader_thread_count(), ahead_thread_count=settings.read_ahead_threads)
     sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
@@ -58,8 +63,9 @@ async def serve(settings: Settings) -> bool:
         await _first_of(stop_asked, model_thread.loaded)
         if model_thread.loaded.done():
             loaded = model_thread.loaded.result()
-            _begin(service, loaded, sessions, runner)
+            _begin(service, loaded, sessions, runner, pool)
             await server.set_serving()
+            directory.start(address)
             _announce(address)
             await _first_of(stop_asked, model_thread.ended)
         if model_thread.ended.done():
@@ -71,15 +77,21 @@ async def serve(settings: Settings) -> bool:
     finally:
         sweeping.cancel()
         stop_asked.cancel()
+        await directory.stop()
         await server.stop(_STOP_CALLS_S)
         await model_thread.stop(_STOP_STEP_S)
+        pool.close()
         sessions.close()
 
 
 def _begin(
-    service: QuestionService, loaded: Loaded, sessions: SessionCache, runner: Runner
+    service: QuestionService,
+    loaded: Loaded,
+    sessions: SessionCache,
+    runner: Runner,
+    pool: ReadPool,
 ) -> None:
-    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner)
+    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner, pool=pool)
     service.begin(
         answerer,
         limits=loaded.engine.limits,

@@ -11,11 +11,13 @@ from contextlib import aclosing
 
 import grpc
 
+from kvstore.errors import SessionNotFoundError
 from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
 from svc.engine.answer_request import AnswerLimits
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, answer_message, delta_message, parse_question
+from svc.qa.directory import Directory, NoDirectory
 from svc.rpc.errors import Reason, RequestError
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,15 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["QuestionService"].full_name
 class QuestionService(question_pb2_grpc.QuestionServiceServicer):
     """Admits questions, a bounded number at a time, and answers them while the process serves."""
 
-    def __init__(self, *, max_open_questions: int, default_timeout_s: float) -> None:
-        """Refuses every call until `begin`."""
+    def __init__(
+        self,
+        *,
+        max_open_questions: int,
+        default_timeout_s: float,
+        directory: Directory | None = None,
+    ) -> None:
+        """Refuses every call until `begin`; `directory` knows the sessions of other stores."""
+        self._directory = directory or NoDirectory()
         self._max_open = max_open_questions
         self._default_timeout_s = default_timeout_s
         self._answerer: Answerer | None = None
@@ -79,6 +88,11 @@ class QuestionService(question_pb2_grpc.QuestionServiceServicer):
                         yield answer_message(event)
                     else:
                         yield delta_message(event)
+        except SessionNotFoundError:
+            elsewhere = await self._directory.elsewhere(request.session_id)
+            if elsewhere is None:
+                raise
+            raise elsewhere from None
         finally:
             self._open_count -= 1
             if not self._open_count:

@@ -12,6 +12,7 @@ from typing import overload
 
 from kvstore.control import Watermarks
 from kvstore.errors import KVStoreError, SessionNotFoundError
+from kvstore.quarantine import Quarantine, sweep_quarantine
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
 from kvstore.snapshot import Snapshot
@@ -41,7 +42,9 @@ class OpenSession:
         """
         self.session_id = record.session_id
         self.version = _version(record)
-        self.reader = SessionReader.open(root, record.session_id)
+        self.reader = SessionReader.open(
+            root, record.session_id, quarantine=Quarantine(root, record.session_id)
+        )
         self.lease_count = 0
         self.discarded = False
         self._root = root
@@ -179,7 +182,10 @@ class SessionCache:
             self._discard(session)
 
     def sweep(self) -> None:
-        """Lets go of sessions that were deleted: open files would keep their disk space."""
+        """Lets go of sessions that were deleted: open files would keep their disk space.
+
+        What was remembered of their damage goes too.
+        """
         with self._lock:
             unused = [session for session in self._open.values() if not session.lease_count]
             leases = [self._leased(session) for session in unused]  # or it is closed meanwhile
@@ -196,6 +202,7 @@ class SessionCache:
                 )
             finally:
                 lease.release()
+        sweep_quarantine(self._root)
 
     def close(self) -> None:
         """Closes everything that is not leased."""

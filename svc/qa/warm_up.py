@@ -26,6 +26,7 @@ class RandomMemory:
         self._model = model
         self._local_positions = model.adapter.local_positions()
         self.unit_count = unit_count
+        self.first_unit = 0
         self.token_counts = np.full(unit_count, model.adapter.tokens_per_unit, np.int64)
         self.position_spans = np.full(unit_count, model.adapter.position_span, np.int64)
         self.tiers: Mapping[int, Tier] = dict.fromkeys(range(unit_count), Tier.HOT)

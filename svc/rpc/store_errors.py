@@ -30,6 +30,16 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
                 f"the ingest process was restarted meanwhile: {text}",
                 session_id=error.session_id,
             )
+        case store.ReadGivenUpError():
+            return RequestError(Reason.QUESTION_TIMED_OUT, text)
+        case store.UnitDroppedError():
+            return RequestError(
+                Reason.SNAPSHOT_LOST,
+                text,
+                session_id=error.session_id,
+                unit=error.unit_index,
+                first_unit=error.first_unit,
+            )
         case store.GeometryMismatchError():
             return RequestError(
                 Reason.IDENTITY_MISMATCH,
@@ -78,6 +88,15 @@ def _of_damage(error: store.KVStoreError) -> RequestError | None:
 def _of_writer(error: store.KVStoreError) -> RequestError | None:
     text = str(error)
     match error:
+        case store.BudgetExceededError():
+            return RequestError(
+                Reason.STORE_FULL,
+                text,
+                budget=error.budget,
+                budget_bytes=error.budget_bytes,
+                used_bytes=error.used_bytes,
+                needed_bytes=error.needed_bytes,
+            )
         case store.StoreFullError():
             return RequestError(
                 Reason.STORE_FULL,
@@ -85,6 +104,13 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
                 needed_bytes=error.needed_bytes,
                 free_bytes=error.free_bytes,
                 reserve_bytes=error.reserve_bytes,
+            )
+        case store.WriterFencedError():
+            return RequestError(
+                Reason.LEASE_LOST,
+                f"session {error.session_id!r} may belong to another process by now; what was "
+                "acknowledged is safe",
+                session_id=error.session_id,
             )
         case store.WriterFailedError() | store.WriterClosedError():
             return RequestError(
@@ -101,5 +127,14 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
                 session_id=error.session_id,
                 given_bytes=error.unit_bytes,
                 allowed_bytes=error.hot_tail_bytes,
+            )
+        case store.NotFiniteError():
+            # The model made them so: nothing that the client sends differently helps.
+            return RequestError(
+                Reason.INTERNAL,
+                text,
+                session_id=error.session_id,
+                unit=error.unit_index,
+                layer=error.layer_index,
             )
     return None

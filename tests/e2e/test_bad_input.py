@@ -23,7 +23,7 @@ what was acknowledged is lost. Faults that other tests cover are not repeated; t
                                                       svc/qa/test_refusals
     full disk: really full                            test_full_disk
     full disk: reserve reached, every step of a write svc/ingest/test_faults, kvstore
-    damaged store                                     svc/ingest/test_sessions, svc/qa/test_refusals
+    damaged store                                     svc/ingest/test_sessions, svc/qa/test_damage
     port in use, folder that is no model              svc/ingest/test_process, svc/qa/test_process
     store in a folder that cannot be written          svc/ingest/test_process
     a server that is too busy to answer at once       test_supervision

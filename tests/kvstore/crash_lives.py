@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvstore.diskuse import used_bytes
 from kvstore.errors import KVStoreError, StoreFullError, WriterFailedError
 from kvstore.limits import BlockLimits
+from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
 from tests.kvstore.samples import FAST_FOLDER, SESSION, append, kill, open_writer, unit_is
 from tests.kvstore.simulated_disk import ProcessKilled, SimulatedDisk, SimulatedIO
 
-_LIMITS = BlockLimits(
+PLAIN_LIMITS = BlockLimits(
     block_tokens=16,
     block_span_s=1e9,
     segment_bytes=100 * 1024,
@@ -39,6 +41,7 @@ class Tally:
     kept_unacknowledged: int = 0
     failed_writers: int = 0
     full_disks: int = 0
+    dropped: int = 0
 
 
 def faulty_io(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
@@ -54,7 +57,16 @@ def faulty_io(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
 class SessionLives:
     """One session on one simulated disk."""
 
-    def __init__(self, root: Path, seed: int, tally: Tally, make_io: MakeIO) -> None:
+    def __init__(
+        self,
+        root: Path,
+        seed: int,
+        tally: Tally,
+        make_io: MakeIO,
+        limits: BlockLimits = PLAIN_LIMITS,
+    ) -> None:
+        self._limits = limits
+        self._first_unit = 0
         self._root = root
         self._rng = random.Random(seed)
         self._disk = SimulatedDisk(self._rng)
@@ -69,7 +81,7 @@ class SessionLives:
         io = self._make_io(self._disk, self._rng)
         writer: SessionWriter | None = None
         try:
-            writer = open_writer(self._root, limits=_LIMITS, io=io)
+            writer = open_writer(self._root, limits=self._limits, io=io)
             control = self._control()
             self._meet_recovery(writer)
             while True:
@@ -126,7 +138,14 @@ class SessionLives:
             snapshot = reader.snapshot()
             if snapshot.unit_count != count:
                 raise PromiseBrokenError(f"a reader sees {snapshot.unit_count} of {count} units")
-            for index in range(count):
+            if snapshot.first_unit < self._first_unit:
+                raise PromiseBrokenError(f"units came back that were dropped: {snapshot}")
+            self._tally.dropped += snapshot.first_unit - self._first_unit
+            self._first_unit = snapshot.first_unit
+            used = used_bytes(session_folder(self._root, SESSION))
+            if 0 < self._limits.budget.session_bytes < used:
+                raise PromiseBrokenError(f"{used} bytes are used")
+            for index in range(snapshot.first_unit, count):
                 if not unit_is(reader, snapshot, index, salt=self._salts[index]):
                     raise PromiseBrokenError(f"unit {index} is not the one last written")
         finally:
@@ -140,13 +159,18 @@ class SessionLives:
 
     def end(self) -> None:
         """Open the session once more on a disk without faults."""
-        writer = open_writer(self._root, limits=_LIMITS, io=SimulatedIO(self._disk))
+        writer = open_writer(self._root, limits=self._limits, io=SimulatedIO(self._disk))
         self._meet_recovery(writer)
         writer.close()
 
 
 def live_and_die(
-    session_count: int, lives_each: int, *, first_seed: int = 0, make_io: MakeIO = faulty_io
+    session_count: int,
+    lives_each: int,
+    *,
+    first_seed: int = 0,
+    make_io: MakeIO = faulty_io,
+    limits: BlockLimits = PLAIN_LIMITS,
 ) -> Tally:
     """Run sessions through lives.
 
@@ -156,7 +180,7 @@ def live_and_die(
     tally = Tally()
     for seed in range(first_seed, first_seed + session_count):
         with tempfile.TemporaryDirectory(dir=FAST_FOLDER) as folder:
-            lives = SessionLives(Path(folder), seed, tally, make_io)
+            lives = SessionLives(Path(folder), seed, tally, make_io, limits)
             try:
                 for life in range(1, lives_each + 1):
                     lives.live(life)

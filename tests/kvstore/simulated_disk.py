@@ -10,7 +10,7 @@ import errno
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kvstore.diskio import Buffer, DiskIO
@@ -24,10 +24,12 @@ class ProcessKilled(BaseException):
 class Change:
     """An unsynced change and what undoes it."""
 
-    kind: str  # "write", "size", "create" or "unlink"
+    kind: str  # "write", "size", "create", "unlink" or "rename"
     path: Path
     offset: int = 0
-    before: bytes = b""
+    before: bytes | None = b""
+    """Of a rename: what had the name, None when nothing had."""
+    renamed_from: Path | None = None
 
 
 class SimulatedDisk:
@@ -52,11 +54,18 @@ class SimulatedDisk:
                 change.path.unlink(missing_ok=True)
         elif change.kind == "unlink":
             if self.rng.random() < probability and not change.path.exists():
-                change.path.write_bytes(change.before)
+                change.path.write_bytes(change.before or b"")
+        elif change.kind == "rename":
+            lost = self.rng.random() < probability and change.path.exists()
+            if lost and change.renamed_from is not None:
+                os.rename(change.path, change.renamed_from)
+                if change.before is not None:
+                    change.path.write_bytes(change.before)
         elif change.path.exists():
             self._lose_content(change, probability)
 
     def _lose_content(self, change: Change, probability: float) -> None:
+        assert change.before is not None
         fd = os.open(change.path, os.O_RDWR)
         try:
             if change.kind == "size":
@@ -96,13 +105,13 @@ class SimulatedIO(DiskIO):
     ) -> None:
         self.disk = disk
         self.call_count = 0
-        self._killed_at = killed_at
+        self.killed_at = killed_at
         self._sync_fails_at = sync_fails_at
         self._full_fraction = full_fraction
 
     def _dies(self) -> bool:
         self.call_count += 1
-        return self.call_count == self._killed_at
+        return self.call_count == self.killed_at
 
     def _call(self) -> None:
         if self._dies():
@@ -168,6 +177,20 @@ class SimulatedIO(DiskIO):
         super().unlink(path)
         self.disk.changes.append(Change("unlink", path, 0, before))
 
+    def rename(self, path: Path, onto: Path) -> None:
+        self._call()
+        before = onto.read_bytes() if onto.exists() else None
+        super().rename(path, onto)
+        # What was not synced of the file goes with it.
+        self.disk.changes = [
+            replace(change, path=onto)
+            if change.path == path and change.kind in ("write", "size")
+            else change
+            for change in self.disk.changes
+            if change.path != path or change.kind != "create"
+        ]
+        self.disk.changes.append(Change("rename", onto, 0, before, path))
+
     def fsync_folder(self, folder: Path) -> None:
         self._call()
-        self.disk.synced(folder, ("create", "unlink"))
+        self.disk.synced(folder, ("create", "unlink", "rename"))

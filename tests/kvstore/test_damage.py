@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import shutil
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_the_last_acknowledged_block_is_protected_by_the_control_page(
 
 def test_damage_to_one_slice_is_an_error_for_that_unit_and_layer_only(root: Path) -> None:
     block = build(root)[2]
-    offset = block.header.layer_offset(block.geometry, 1) + 20
+    offset = block.header.layer_offset(block.layout, 1) + 20
     overwrite(root, block, offset, b"\x00\x01\x02")
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()
@@ -200,7 +201,7 @@ def test_a_segment_cut_short_below_an_acknowledged_block_is_refused(root: Path) 
 def test_a_torn_tail_without_proof_is_cut_and_the_log_goes_on(root: Path) -> None:
     last = build(root)[-1]
     (folder_of(root) / "CTL").unlink()
-    overwrite(root, last, last.header.layer_offset(last.geometry, 0), b"\xff" * 100)
+    overwrite(root, last, last.header.layer_offset(last.layout, 0), b"\xff" * 100)
     writer = open_writer(root)
     assert writer.durable_unit_count == last.header.first_unit
     assert writer.recovery.torn_bytes == last.stop - last.offset
@@ -235,16 +236,16 @@ def test_another_geometry_is_refused(root: Path) -> None:
 def test_a_file_of_another_version_is_refused_by_name(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as newer:
-        newer.setattr("kvstore.format.FORMAT_VERSION", 2)
-        build_with_newer = open_writer(root)
-        append(build_with_newer, 3)
-        build_with_newer.flush()
-        build_with_newer.close()
+    with monkeypatch.context() as older:
+        older.setattr("kvstore.format.FORMAT_VERSION", 1)
+        build_with_older = open_writer(root)
+        append(build_with_older, 3)
+        build_with_older.flush()
+        build_with_older.close()
     (folder_of(root) / "CTL").unlink()
     with pytest.raises(FormatVersionError) as error:
         open_writer(root)
-    assert (error.value.version, error.value.supported) == (2, 1)
+    assert (error.value.version, error.value.supported) == (1, 2)
 
 
 def test_header_pages_reject_every_flipped_bit(root: Path) -> None:
@@ -260,3 +261,18 @@ def test_header_pages_reject_every_flipped_bit(root: Path) -> None:
             damaged = bytearray(page)
             damaged[bit // 8] ^= 1 << bit % 8
             assert kind.unpack(damaged, path) is None
+
+
+def test_headers_keep_every_field_they_were_packed_with(root: Path) -> None:
+    place = build(root)[1]
+    block = dataclasses.replace(place.header, generation=3, hash=0)
+    unpacked = BlockHeader.unpack(block.pack(), root)
+    assert unpacked is not None
+    assert dataclasses.replace(unpacked, hash=0) == block
+    segment = SegmentHeader.unpack(
+        segment_path(folder_of(root), 1).read_bytes()[:PAGE_BYTES], folder_of(root)
+    )
+    assert segment is not None
+    assert segment.layout == place.layout
+    rewritten = dataclasses.replace(segment, generation=2, chain_end_hash=2**64 - 1)
+    assert SegmentHeader.unpack(rewritten.pack(), root) == rewritten

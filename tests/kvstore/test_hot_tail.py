@@ -14,6 +14,7 @@ import pytest
 
 import kvstore.hotfile
 from kvstore.diskio import DiskIO
+from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError, UnitTooLargeError
 from kvstore.geometry import Geometry, Tier
 from kvstore.hotfile import clean_stale_hot_tails, fallback_folder
@@ -58,8 +59,8 @@ def make_ring(root: Path) -> HotTail:
         root,
         SESSION,
         epoch=1,
-        geometry=BIG,
-        ring_bytes=RING_UNITS * (BIG.extent_bytes(TOKEN_COUNT) + 4096),
+        layout=Layout(BIG),
+        ring_bytes=RING_UNITS * (Layout(BIG).extent_bytes(TOKEN_COUNT) + 4096),
         first_unit=0,
         shm_dir=root,
         min_free_bytes=0,
@@ -102,7 +103,7 @@ def torn_reads(root: Path, monkeypatch: pytest.MonkeyPatch, *, floor: bool, chec
             Path(started.with_suffix(".name").read_text()),
             session_hash=session_hash(SESSION),
             epoch=1,
-            geometry=BIG,
+            layout=Layout(BIG),
         )
         assert view is not None
         if not checksum:
@@ -176,7 +177,7 @@ def test_a_ring_of_no_given_size_has_a_bound_that_the_log_tells_of(
     large = Geometry(layer_count=28, kv_head_count=4, head_dim=128, element="float16")
     for block_tokens, expected in ((4096, 3 * 28 * 4096 * 2048), (8192, 2**30)):
         limits = BlockLimits(block_tokens=block_tokens)
-        assert default_hot_tail_bytes(SESSION, large, limits) == expected
+        assert default_hot_tail_bytes(SESSION, Layout(large), limits) == expected
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.__dict__["hot_tail_bytes"] == 2**30

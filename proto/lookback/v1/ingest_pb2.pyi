@@ -478,6 +478,7 @@ class Opened(_message.Message):
     CREDIT_ITEM_COUNT_FIELD_NUMBER: _builtins.int
     TARGET_FPS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    WINDOW_ROUNDED_FIELD_NUMBER: _builtins.int
     durable_pts_s: _builtins.float
     """Where a resumed push starts: the last durable frame's time, if there is one."""
     credit_item_count: _builtins.int
@@ -486,6 +487,10 @@ class Opened(_message.Message):
     """Frames per second that the session keeps; more is decoded and left out."""
     max_message_bytes: _builtins.int
     """Largest message in bytes."""
+    window_rounded: _builtins.bool
+    """The session stores keys and values in int8 or int4, and the stream goes on from a window that was
+    read back from them: what follows is close to what an uninterrupted stream would hold, not equal.
+    """
     def __init__(
         self,
         *,
@@ -493,10 +498,11 @@ class Opened(_message.Message):
         credit_item_count: _builtins.int = ...,
         target_fps: _builtins.float = ...,
         max_message_bytes: _builtins.int = ...,
+        window_rounded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "durable_pts_s", b"durable_pts_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "credit_item_count", b"credit_item_count", "durable_pts_s", b"durable_pts_s", "max_message_bytes", b"max_message_bytes", "target_fps", b"target_fps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "credit_item_count", b"credit_item_count", "durable_pts_s", b"durable_pts_s", "max_message_bytes", b"max_message_bytes", "target_fps", b"target_fps", "window_rounded", b"window_rounded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable_pts_s: _TypeAlias = _typing.Literal["durable_pts_s"]  # noqa: Y015
     _WhichOneofArgType__durable_pts_s: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s"]  # noqa: Y015

@@ -59,11 +59,15 @@ class IngestServiceStub:
       FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                           IDENTITY_MISMATCH: it was encoded by another model, or in another way.
                           SOURCE_MISMATCH: it holds video of another source; see Open.source.
+                          SESSION_ELSEWHERE: another process has it; the detail's `address`, if
+                          there is one, says where to open it.
       ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+                          LEASE_LOST: another process may have it by now; open it again.
       RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                           its reserve. Without a reason: a message beyond the limit.
       DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
       UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+                          REGISTRY_UNAVAILABLE: nobody can say whose the session is.
       INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
     """
 
@@ -98,11 +102,15 @@ class IngestServiceAsyncStub(IngestServiceStub):
       FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                           IDENTITY_MISMATCH: it was encoded by another model, or in another way.
                           SOURCE_MISMATCH: it holds video of another source; see Open.source.
+                          SESSION_ELSEWHERE: another process has it; the detail's `address`, if
+                          there is one, says where to open it.
       ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+                          LEASE_LOST: another process may have it by now; open it again.
       RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                           its reserve. Without a reason: a message beyond the limit.
       DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
       UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+                          REGISTRY_UNAVAILABLE: nobody can say whose the session is.
       INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
     """
 
@@ -140,11 +148,15 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION SESSION_FINISHED: it takes no more video.
                               IDENTITY_MISMATCH: it was encoded by another model, or in another way.
                               SOURCE_MISMATCH: it holds video of another source; see Open.source.
+                              SESSION_ELSEWHERE: another process has it; the detail's `address`, if
+                              there is one, says where to open it.
           ABORTED             SESSION_IN_USE: another call pushes to it, or still stores what it sent.
+                              LEASE_LOST: another process may have it by now; open it again.
           RESOURCE_EXHAUSTED  CREDIT_EXCEEDED. TOO_MANY_CALLS. STORE_FULL: the disk has no room beside
                               its reserve. Without a reason: a message beyond the limit.
           DATA_LOSS           STORE_DAMAGED: what is stored of the session cannot be read.
           UNAVAILABLE         NOT_READY: the model is being loaded. DRAINING: the server stops.
+                              REGISTRY_UNAVAILABLE: nobody can say whose the session is.
           INTERNAL            INTERNAL: a fault of the server, of its model or its disk.
         """
 

@@ -91,7 +91,7 @@ class AskRequest(_message.Message):
     """Time in the stream at which the question is asked. Absent: everything visible now.
     A time that is received but not yet visible waits, within the deadline; one beyond what was
     received is refused: OUT_OF_RANGE (ASKED_AT_NOT_RECEIVED); one before the first frame too:
-    OUT_OF_RANGE (ASKED_AT_BEFORE_START). A finished session has no later time: asked beyond its
+    OUT_OF_RANGE (ASKED_AT_BEFORE_START), as is one that was forgotten since. A finished session has no later time: asked beyond its
     end it answers as of its end, as `evidence_until_s` says.
     """
     cut: Global___SnapshotCut.ValueType
@@ -384,6 +384,8 @@ class Answer(_message.Message):
     TOTAL_S_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     SNAPSHOT_UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_LOST_FIELD_NUMBER: _builtins.int
+    REMEMBERS_FROM_S_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: Global___Answer.FinishReason.ValueType
@@ -410,6 +412,10 @@ class Answer(_message.Message):
     """Name of the model."""
     snapshot_unit_count: _builtins.int
     """Units the snapshot held."""
+    remembers_from_s: _builtins.float
+    """Start of what the session remembers, where older video was dropped to make room or for its
+    age; absent: it remembers from its start.
+    """
     @_builtins.property
     def choice_log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Log-likelihood of each choice, in the order given."""
@@ -417,6 +423,12 @@ class Answer(_message.Message):
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """The moments the answer rests on, best first, at most 5."""
+
+    @_builtins.property
+    def evidence_lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostEvidence]:
+        """What was chosen to answer from and could not be read, in order of time; mostly nothing. The
+        next best took its place where the choice was the server's.
+        """
 
     def __init__(
         self,
@@ -436,16 +448,88 @@ class Answer(_message.Message):
         total_s: _builtins.float = ...,
         model: _builtins.str = ...,
         snapshot_unit_count: _builtins.int = ...,
+        evidence_lost: _abc.Iterable[Global___LostEvidence] | None = ...,
+        remembers_from_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "choice_index", b"choice_index"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "choice_index", b"choice_index", "remembers_from_s", b"remembers_from_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_index: _TypeAlias = _typing.Literal["choice_index"]  # noqa: Y015
     _WhichOneofArgType__choice_index: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index"]  # noqa: Y015
+    _WhichOneofReturnType__remembers_from_s: _TypeAlias = _typing.Literal["remembers_from_s"]  # noqa: Y015
+    _WhichOneofArgType__remembers_from_s: _TypeAlias = _typing.Literal["_remembers_from_s", b"_remembers_from_s"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__choice_index) -> _WhichOneofReturnType__choice_index | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__remembers_from_s) -> _WhichOneofReturnType__remembers_from_s | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class LostEvidence(_message.Message):
+    """Neighbouring units that an answer did without because they are damaged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Reason:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[LostEvidence._Reason.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REASON_UNSPECIFIED: LostEvidence._Reason.ValueType  # 0
+        """Never sent."""
+        REASON_CHECKSUM: LostEvidence._Reason.ValueType  # 1
+        """Their bytes are not those that were written."""
+        REASON_UNREADABLE: LostEvidence._Reason.ValueType  # 2
+        """The disk could not read them."""
+
+    class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+        """What is wrong with them."""
+
+    REASON_UNSPECIFIED: LostEvidence.Reason.ValueType  # 0
+    """Never sent."""
+    REASON_CHECKSUM: LostEvidence.Reason.ValueType  # 1
+    """Their bytes are not those that were written."""
+    REASON_UNREADABLE: LostEvidence.Reason.ValueType  # 2
+    """The disk could not read them."""
+
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    FIRST_UNIT_INDEX_FIELD_NUMBER: _builtins.int
+    UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FIRST_LAYER_INDEX_FIELD_NUMBER: _builtins.int
+    start_s: _builtins.float
+    """Start of the span, inclusive."""
+    end_s: _builtins.float
+    """End of the span, exclusive."""
+    first_unit_index: _builtins.int
+    """Index of the first unit in the session."""
+    unit_count: _builtins.int
+    """How many units."""
+    reason: Global___LostEvidence.Reason.ValueType
+    """Why."""
+    first_layer_index: _builtins.int
+    """The first layer of the model that did without them; the layers before it had read theirs."""
+    def __init__(
+        self,
+        *,
+        start_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+        first_unit_index: _builtins.int = ...,
+        unit_count: _builtins.int = ...,
+        reason: Global___LostEvidence.Reason.ValueType = ...,
+        first_layer_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "first_layer_index", b"first_layer_index", "first_unit_index", b"first_unit_index", "reason", b"reason", "start_s", b"start_s", "unit_count", b"unit_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostEvidence: _TypeAlias = LostEvidence  # noqa: Y015
 
 @_typing.final
 class Evidence(_message.Message):

@@ -49,11 +49,15 @@ class QuestionServiceStub:
       NOT_FOUND            SESSION_NOT_FOUND      there is none, or it is being deleted
       FAILED_PRECONDITION  SESSION_EMPTY          nothing of the video is visible yet
       FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
+      FAILED_PRECONDITION  SESSION_ELSEWHERE      it lies in another store; the detail's `address`,
+                                                  if there is one, says where to ask
       ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
       RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                  more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
+      UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
       UNAVAILABLE          NOT_READY +            the server is loading its model
       UNAVAILABLE          DRAINING +             the server is about to stop
       INTERNAL             INTERNAL               a fault of the server; its log says which
@@ -82,11 +86,15 @@ class QuestionServiceAsyncStub(QuestionServiceStub):
       NOT_FOUND            SESSION_NOT_FOUND      there is none, or it is being deleted
       FAILED_PRECONDITION  SESSION_EMPTY          nothing of the video is visible yet
       FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
+      FAILED_PRECONDITION  SESSION_ELSEWHERE      it lies in another store; the detail's `address`,
+                                                  if there is one, says where to ask
       ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
       RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+      DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                  more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
+      UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
       UNAVAILABLE          NOT_READY +            the server is loading its model
       UNAVAILABLE          DRAINING +             the server is about to stop
       INTERNAL             INTERNAL               a fault of the server; its log says which
@@ -118,11 +126,15 @@ class QuestionServiceServicer(metaclass=_abc_1.ABCMeta):
           NOT_FOUND            SESSION_NOT_FOUND      there is none, or it is being deleted
           FAILED_PRECONDITION  SESSION_EMPTY          nothing of the video is visible yet
           FAILED_PRECONDITION  IDENTITY_MISMATCH      encoded by another model or format than served
+          FAILED_PRECONDITION  SESSION_ELSEWHERE      it lies in another store; the detail's `address`,
+                                                      if there is one, says where to ask
           ABORTED              SNAPSHOT_LOST +        the ingest process was restarted meanwhile
           RESOURCE_EXHAUSTED   TOO_MANY_CALLS +       as many questions as allowed are open
-          DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing
+          DATA_LOSS            STORE_DAMAGED          what the answer needs is damaged or missing, and
+                                                      more of it than an answer may go on without
           DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                       default of 120 s, passed before the end
+          UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
           UNAVAILABLE          NOT_READY +            the server is loading its model
           UNAVAILABLE          DRAINING +             the server is about to stop
           INTERNAL             INTERNAL               a fault of the server; its log says which

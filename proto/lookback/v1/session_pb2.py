@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookback/v1/session.proto\x12\x0blookback.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.lookback.v1.Session.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12(\n\x05stats\x18\x06 \x01(\x0b\x32\x19.lookback.v1.SessionStats\x12\r\n\x05model\x18\x07 \x01(\t\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02\"A\n\x0fSessionSettings\x12\x12\n\nsample_fps\x18\x01 \x01(\x01\x12\x1a\n\x12window_token_count\x18\x02 \x01(\x05\"\x9c\x02\n\x0cSessionStats\x12\x1a\n\x12visible_unit_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x02 \x01(\x03\x12\x18\n\x0b\x66irst_pts_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12last_visible_pts_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12last_durable_pts_s\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tgap_count\x18\x08 \x01(\x03\x42\x0e\n\x0c_first_pts_sB\x15\n\x13_last_visible_pts_sB\x15\n\x13_last_durable_pts_s\"\x82\x01\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12\x10\n\x08\x65xist_ok\x18\x04 \x01(\x08\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.lookback.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\xc6\x03\n\x0eSessionService\x12V\n\rCreateSession\x12!.lookback.v1.CreateSessionRequest\x1a\".lookback.v1.CreateSessionResponse\x12R\n\nGetSession\x12\x1e.lookback.v1.GetSessionRequest\x1a\x1f.lookback.v1.GetSessionResponse\"\x03\x90\x02\x01\x12X\n\x0cListSessions\x12 .lookback.v1.ListSessionsRequest\x1a!.lookback.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12V\n\rUpdateSession\x12!.lookback.v1.UpdateSessionRequest\x1a\".lookback.v1.UpdateSessionResponse\x12V\n\rDeleteSession\x12!.lookback.v1.DeleteSessionRequest\x1a\".lookback.v1.DeleteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookback/v1/session.proto\x12\x0blookback.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.lookback.v1.Session.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12(\n\x05stats\x18\x06 \x01(\x0b\x32\x19.lookback.v1.SessionStats\x12\r\n\x05model\x18\x07 \x01(\t\x12\x13\n\x0bkv_encoding\x18\x08 \x01(\t\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02\"A\n\x0fSessionSettings\x12\x12\n\nsample_fps\x18\x01 \x01(\x01\x12\x1a\n\x12window_token_count\x18\x02 \x01(\x05\"\xb8\x02\n\x0cSessionStats\x12\x1a\n\x12visible_unit_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x02 \x01(\x03\x12\x18\n\x0b\x66irst_pts_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12last_visible_pts_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12last_durable_pts_s\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tgap_count\x18\x08 \x01(\x03\x12\x1a\n\x12\x64ropped_unit_count\x18\t \x01(\x03\x42\x0e\n\x0c_first_pts_sB\x15\n\x13_last_visible_pts_sB\x15\n\x13_last_durable_pts_s\"\x82\x01\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12\x10\n\x08\x65xist_ok\x18\x04 \x01(\x08\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.lookback.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\xc6\x03\n\x0eSessionService\x12V\n\rCreateSession\x12!.lookback.v1.CreateSessionRequest\x1a\".lookback.v1.CreateSessionResponse\x12R\n\nGetSession\x12\x1e.lookback.v1.GetSessionRequest\x1a\x1f.lookback.v1.GetSessionResponse\"\x03\x90\x02\x01\x12X\n\x0cListSessions\x12 .lookback.v1.ListSessionsRequest\x1a!.lookback.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12V\n\rUpdateSession\x12!.lookback.v1.UpdateSessionRequest\x1a\".lookback.v1.UpdateSessionResponse\x12V\n\rDeleteSession\x12!.lookback.v1.DeleteSessionRequest\x1a\".lookback.v1.DeleteSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,33 +38,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['ListSessions']._serialized_options = b'\220\002\001'
   _globals['_SESSION']._serialized_start=110
-  _globals['_SESSION']._serialized_end=426
-  _globals['_SESSION_STATE']._serialized_start=360
-  _globals['_SESSION_STATE']._serialized_end=426
-  _globals['_SESSIONSETTINGS']._serialized_start=428
-  _globals['_SESSIONSETTINGS']._serialized_end=493
-  _globals['_SESSIONSTATS']._serialized_start=496
-  _globals['_SESSIONSTATS']._serialized_end=780
-  _globals['_CREATESESSIONREQUEST']._serialized_start=783
-  _globals['_CREATESESSIONREQUEST']._serialized_end=913
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=915
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=977
-  _globals['_GETSESSIONREQUEST']._serialized_start=979
-  _globals['_GETSESSIONREQUEST']._serialized_end=1018
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1020
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1079
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1081
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1141
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1143
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1230
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=1232
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1342
-  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1344
-  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1406
-  _globals['_DELETESESSIONREQUEST']._serialized_start=1408
-  _globals['_DELETESESSIONREQUEST']._serialized_end=1450
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=1452
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=1475
-  _globals['_SESSIONSERVICE']._serialized_start=1478
-  _globals['_SESSIONSERVICE']._serialized_end=1932
+  _globals['_SESSION']._serialized_end=447
+  _globals['_SESSION_STATE']._serialized_start=381
+  _globals['_SESSION_STATE']._serialized_end=447
+  _globals['_SESSIONSETTINGS']._serialized_start=449
+  _globals['_SESSIONSETTINGS']._serialized_end=514
+  _globals['_SESSIONSTATS']._serialized_start=517
+  _globals['_SESSIONSTATS']._serialized_end=829
+  _globals['_CREATESESSIONREQUEST']._serialized_start=832
+  _globals['_CREATESESSIONREQUEST']._serialized_end=962
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=964
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=1026
+  _globals['_GETSESSIONREQUEST']._serialized_start=1028
+  _globals['_GETSESSIONREQUEST']._serialized_end=1067
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1069
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1128
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1130
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1190
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1192
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1279
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=1281
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1391
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1393
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1455
+  _globals['_DELETESESSIONREQUEST']._serialized_start=1457
+  _globals['_DELETESESSIONREQUEST']._serialized_end=1499
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=1501
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=1524
+  _globals['_SESSIONSERVICE']._serialized_start=1527
+  _globals['_SESSIONSERVICE']._serialized_end=1981
 # @@protoc_insertion_point(module_scope)

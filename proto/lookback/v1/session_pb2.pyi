@@ -57,6 +57,7 @@ class Session(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    KV_ENCODING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Identifier: lower-case letters, digits and inner hyphens, at most 63 characters."""
     display_name: _builtins.str
@@ -65,6 +66,8 @@ class Session(_message.Message):
     """Output only."""
     model: _builtins.str
     """Output only. Name and digest of the model that encodes the session."""
+    kv_encoding: _builtins.str
+    """Output only. How keys and values are stored: "model" (as the model makes them), "int8" or "int4"."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only."""
@@ -87,10 +90,11 @@ class Session(_message.Message):
         settings: Global___SessionSettings | None = ...,
         stats: Global___SessionStats | None = ...,
         model: _builtins.str = ...,
+        kv_encoding: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "settings", b"settings", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "model", b"model", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "kv_encoding", b"kv_encoding", "model", b"model", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -136,12 +140,15 @@ class SessionStats(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     GAP_COUNT_FIELD_NUMBER: _builtins.int
+    DROPPED_UNIT_COUNT_FIELD_NUMBER: _builtins.int
     visible_unit_count: _builtins.int
     """Units that questions can use now."""
     durable_unit_count: _builtins.int
     """Units that are on disk and synced."""
     first_pts_s: _builtins.float
-    """Presentation time of the first frame of the first unit, if there is one."""
+    """Presentation time of the first frame of the first unit that is left, if there is one: from
+    then on the session remembers.
+    """
     last_visible_pts_s: _builtins.float
     """Presentation time of the last frame of the last visible unit, if there is one."""
     last_durable_pts_s: _builtins.float
@@ -152,6 +159,8 @@ class SessionStats(_message.Message):
     """Bytes that the session takes on disk."""
     gap_count: _builtins.int
     """Holes in the stream longer than the limit that the server had when the session was created."""
+    dropped_unit_count: _builtins.int
+    """Units that were dropped to make room or for their age; not in the other counts."""
     def __init__(
         self,
         *,
@@ -163,10 +172,11 @@ class SessionStats(_message.Message):
         token_count: _builtins.int = ...,
         disk_bytes: _builtins.int = ...,
         gap_count: _builtins.int = ...,
+        dropped_unit_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "first_pts_s", b"first_pts_s", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "disk_bytes", b"disk_bytes", "durable_unit_count", b"durable_unit_count", "first_pts_s", b"first_pts_s", "gap_count", b"gap_count", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s", "token_count", b"token_count", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "disk_bytes", b"disk_bytes", "dropped_unit_count", b"dropped_unit_count", "durable_unit_count", b"durable_unit_count", "first_pts_s", b"first_pts_s", "gap_count", b"gap_count", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s", "token_count", b"token_count", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_pts_s: _TypeAlias = _typing.Literal["first_pts_s"]  # noqa: Y015
     _WhichOneofArgType__first_pts_s: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s"]  # noqa: Y015

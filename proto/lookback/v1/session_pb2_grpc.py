@@ -33,7 +33,9 @@ class SessionServiceStub:
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     def __init__(self, channel):
@@ -77,7 +79,9 @@ class SessionServiceServicer:
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     def CreateSession(self, request, context):
@@ -166,7 +170,9 @@ class SessionService:
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     @staticmethod

@@ -34,7 +34,9 @@ class SessionServiceStub:
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     @_typing.overload
@@ -72,7 +74,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -106,7 +110,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Any call can end with UNAVAILABLE (NOT_READY: the model is being loaded), INTERNAL, and, where it
     names a session, INVALID_ARGUMENT (INVALID_SESSION_ID) and DATA_LOSS (STORE_DAMAGED: what is
-    stored of it cannot be read).
+    stored of it cannot be read). Where several servers share a registry, also FAILED_PRECONDITION
+    (SESSION_ELSEWHERE: another server has it, at the detail's `address`) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE: nobody can say whose it is).
     """
 
     @_abc_1.abstractmethod

@@ -43,3 +43,31 @@ def ingest(
     from svc.cli.bench.ingest import bench_ingest
 
     bench_ingest(frames, hours, json_file)
+
+
+@app.command()
+def store(
+    units: Annotated[int, typer.Option(min=16, help="7B units of the session read.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the best of each counts.")] = 5,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--dir", exists=True, file_okay=False, help="Where to write; else as TMPDIR."),
+    ] = None,
+    json_file: _JsonOption = None,
+) -> None:
+    """The store beside bare memory and the bare disk: reads, appends, search, overhead."""
+    from svc.cli.bench.store import Sizes, bench_store
+
+    bench_store(folder, Sizes(units=units, rounds=rounds), json_file)
+
+
+@app.command()
+def encoding(
+    units: Annotated[int, typer.Option(min=1, help="7B units of each session written.")] = 40,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the best of each counts.")] = 7,
+    json_file: _JsonOption = None,
+) -> None:
+    """Keys and values in 8 and 4 bits: bytes per stream hour, speed, and error of attention."""
+    from svc.cli.bench.encoding import bench_encoding
+
+    bench_encoding(units, rounds, json_file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from lookback.v1 import question_pb2
 from svc.cli.main import app
 from svc.cli.sessions import print_table
 from svc.cli.times import format_time, parse_time_s
 from svc.client import Session, SessionSettings, SessionState, SessionStats
 from svc.rpc.errors import Reason, RequestError
 from tests.svc.cli.conftest import Lookback, Service
+from tests.svc.client.material import one_answer
 from tests.svc.client.protocol_server import StoredSession
 
 NOBODY = ["--ingest-address", "127.0.0.1:1", "--qa-address", "127.0.0.1:1"]
@@ -33,7 +36,13 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions", "show"],
     ["sessions", "finish"],
     ["sessions", "delete"],
+    ["bench", "store"],
     ["store"],
+    ["store", "export"],
+    ["store", "import"],
+    ["store", "repair"],
+    ["store", "scrub"],
+    ["store", "stat"],
     ["store", "verify"],
 )
 
@@ -70,7 +79,9 @@ def test_an_answer_as_json_is_one_object_with_exactly_these_fields(
             {"start_s": 12.0, "end_s": 15.0, "score": 0.75, "tier": "disk"},
             {"start_s": 61.5, "end_s": 62.5, "score": 0.125, "tier": "hot"},
         ],
+        "evidence_lost": [],
         "evidence_until_s": 62.0,
+        "remembers_from_s": None,
         "retrieved_unit_count": 8,
         "retrieved_token_count": 288,
         "prompt_token_count": 310,
@@ -90,7 +101,7 @@ def test_with_choices_the_object_also_names_the_choice(
     fields = json.loads(outcome.out)
     assert fields["choice_index"] == 1
     assert fields["choice_log_likelihoods"] == [-1.0, -2.0]
-    assert len(fields) == 14
+    assert len(fields) == 16
 
 
 def test_an_answer_for_people_is_its_text_and_the_moments(
@@ -118,6 +129,43 @@ def test_a_question_beyond_the_end_is_told_where_the_video_ended(
             assert lookback.run(*ask, *when).err == ""
     stored.finished = False
     assert lookback.run(*ask, "--at", "2:00").err == ""
+
+
+def lossy_answer(request: question_pb2.AskRequest) -> Iterator[question_pb2.AskResponse]:
+    """An answer that had to do without two moments."""
+    *deltas, last = one_answer(request)
+    for start_s, count, reason in ((3.0, 2, 1), (70.0, 1, 2)):
+        last.answer.evidence_lost.add(
+            start_s=start_s,
+            end_s=start_s + count,
+            first_unit_index=int(start_s),
+            unit_count=count,
+            reason=reason,
+            first_layer_index=1,
+        )
+    yield from (*deltas, last)
+
+
+def test_what_an_answer_lost_is_a_warning_and_part_of_the_object(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    service.server.answer = lossy_answer
+    outcome = lookback.run("ask", "hall", "What?", *service.options)
+    assert outcome.status == 0
+    assert outcome.err == (
+        "warning: 3 damaged units were left out of this answer: "
+        "0:03.0 - 0:05.0 (checksum), 1:10.0 - 1:11.0 (unreadable)\n"
+    )
+    outcome = lookback.run("ask", "hall", "What?", "--json", *service.options)
+    assert json.loads(outcome.out)["evidence_lost"][1] == {
+        "start_s": 70.0,
+        "end_s": 71.0,
+        "first_unit_index": 70,
+        "unit_count": 1,
+        "reason": "unreadable",
+        "first_layer_index": 1,
+    }
 
 
 def test_options_before_and_after_the_command_lead_to_the_same_service(

@@ -46,8 +46,9 @@ class StoredUnit:
 class ListMemory:
     """Memory over units in a list; mean keys are computed from them, as an index holds them."""
 
-    def __init__(self, units: Sequence[StoredUnit]) -> None:
+    def __init__(self, units: Sequence[StoredUnit], *, first_unit: int = 0) -> None:
         self.units = list(units)
+        self.first_unit = first_unit
         self.tiers: Mapping[int, Tier] = {}
 
     @property
@@ -63,10 +64,13 @@ class ListMemory:
         return np.array([unit.span for unit in self.units], np.int64)
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.concatenate([self.units[unit].positions for unit in units])
+        found = [self.units[unit].positions for unit in units]
+        return np.concatenate([np.empty(0, np.int64), *found])
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack([mean_key(unit.kv, layer) for unit in self.units]) @ query
+        scores = np.stack([mean_key(unit.kv, layer) for unit in self.units]) @ query
+        scores[: self.first_unit] = -np.inf
+        return scores
 
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         chosen = [self.units[unit].kv for unit in units]

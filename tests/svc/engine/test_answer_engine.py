@@ -22,6 +22,7 @@ from svc.engine.answer_request import (
 )
 from svc.engine.answering import Answering
 from svc.engine.errors import EmptyQuestionError, QuestionTooLongError
+from svc.engine.losses import EvidenceLostError
 from svc.engine.model import LoadedModel
 from svc.engine.sampling import Sampling
 from tests.svc.engine import streams
@@ -153,7 +154,7 @@ def test_one_requests_fault_is_its_own(model: LoadedModel, memory: ListMemory) -
     sound = engine.start(request(), memory)
     engine.step([failing, sound])
     assert failing.finished
-    assert isinstance(failing.error, SliceCorruptError)
+    assert isinstance(failing.error, EvidenceLostError)
     assert failing.result is None
     finish(engine, sound)
     assert sound.result is not None

@@ -50,7 +50,15 @@ SESSION = "street"
 class StoredSession:
     """A session being written, and read as another process would read it."""
 
-    def __init__(self, root: Path, model: LoadedModel) -> None:
+    def __init__(
+        self,
+        root: Path,
+        model: LoadedModel,
+        limits: BlockLimits | None = None,
+        hot_tail_bytes: int | None = None,
+    ) -> None:
+        self._hot_tail_bytes = hot_tail_bytes
+        self._limits = limits or BlockLimits(block_tokens=25, min_free_bytes=0)
         self._root = root
         self._model = model
         self.geometry = Geometry(
@@ -64,9 +72,12 @@ class StoredSession:
         self.open()
 
     def open(self) -> None:
-        limits = BlockLimits(block_tokens=25, min_free_bytes=0)
         self._writer = SessionWriter.open(
-            self._root, SESSION, geometry=self.geometry, limits=limits
+            self._root,
+            SESSION,
+            geometry=self.geometry,
+            limits=self._limits,
+            hot_tail_bytes=self._hot_tail_bytes,
         )
         self.reader = SessionReader.open(self._root, SESSION)
         self._rows: KeyIndexWriter = open_key_index(
@@ -119,8 +130,13 @@ class StoredSession:
 
 
 @contextmanager
-def stored(root: Path, model: LoadedModel) -> Iterator[StoredSession]:
-    session = StoredSession(root, model)
+def stored(
+    root: Path,
+    model: LoadedModel,
+    limits: BlockLimits | None = None,
+    hot_tail_bytes: int | None = None,
+) -> Iterator[StoredSession]:
+    session = StoredSession(root, model, limits, hot_tail_bytes)
     try:
         yield session
     finally:

@@ -55,6 +55,11 @@ class IngestProcess:
         self.address = event["address"]
         return self
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def terminate(self) -> None:
         """Sends SIGTERM."""
         self._process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ ASKED = st.integers(-2, 24).map(lambda half: half / 2)
 CUTS = st.sampled_from(["at_or_before", "before"])
 
 
-def snapshot(times_s: list[float], *, epoch: int = 1) -> Snapshot:
+def snapshot(times_s: list[float], *, epoch: int = 1, first_unit: int = 0) -> Snapshot:
     times = np.array(times_s, np.float64)
     ones: Any = np.ones(len(times), np.int64)
     return Snapshot(
@@ -32,6 +32,7 @@ def snapshot(times_s: list[float], *, epoch: int = 1) -> Snapshot:
         position_spans=ones,
         drop_fractions=np.zeros(len(times)),
         gaps_before=np.zeros(len(times), np.bool_),
+        first_unit=first_unit,
         hot_tail=None,
     )
 
@@ -121,3 +122,33 @@ def test_words_of_another_writer_than_the_snapshots_are_not_believed() -> None:
         finished=False,
     )
     assert isinstance(seen, Wait)
+
+
+@given(st.integers(1, 8), st.integers(0, 8), ASKED, CUTS, st.booleans())
+def test_a_time_of_which_nothing_is_left_is_refused_with_the_time_the_memory_begins(
+    unit_count: int, first_unit: int, asked_at_s: float, cut: Cut, whole: bool
+) -> None:
+    first_unit = min(first_unit, unit_count)
+    times_s = [float(second) for second in range(unit_count)]
+    if not whole:  # as a reader knows them that came after they were dropped
+        times_s[:first_unit] = [-math.inf] * first_unit
+    seen = snapshot(times_s, first_unit=first_unit)
+    question: Any = {"asked_at_s": asked_at_s, "cut": cut, "finished": True}
+    left = [
+        t
+        for t in times_s[first_unit:]
+        if (t <= asked_at_s if cut == "at_or_before" else t < asked_at_s)
+    ]
+    if first_unit == unit_count:
+        assert refused(seen, NOTHING_KNOWN, **question) is Reason.SESSION_EMPTY
+    elif not left:
+        with pytest.raises(RequestError) as caught:
+            cut_snapshot(seen, NOTHING_KNOWN, **question)
+        assert caught.value.reason is Reason.ASKED_AT_BEFORE_START
+        assert caught.value.metadata["first_pts_s"] == str(times_s[first_unit])
+        assert ("forgotten" in str(caught.value)) == (first_unit > 0)
+    else:
+        got = cut_snapshot(seen, NOTHING_KNOWN, **question)
+        assert isinstance(got, Snapshot)
+        assert got.first_unit == first_unit
+        assert got.last_pts_s[first_unit:].tolist() == left

@@ -209,24 +209,32 @@ def keys_offset(store: Path, session_id: str, unit: int, layer: int) -> int:
     return data.index(keys.tobytes())
 
 
-def test_a_damaged_unit_is_reported_by_name_and_never_answered_from(
+def test_a_damaged_unit_is_named_in_the_answer_or_in_its_refusal(
     qa: QaProcess, store: Path, finished: LiveSession
 ) -> None:
     whole = qa.ask(finished.session_id)
     segment = store / "sessions" / finished.session_id / "seg-000000.kvs"
     with Damage(segment, keys_offset(store, finished.session_id, unit=2, layer=1)):
-        refusal = qa.refusal(finished.session_id)
+        without = qa.ask(finished.session_id, retrieval=pb.RetrievalOptions(unit_count=6))
+        refusal = qa.refusal(finished.session_id, retrieval=pb.RetrievalOptions(unit_indices=[2]))
         unharmed = qa.ask(
             finished.session_id, retrieval=pb.RetrievalOptions(unit_indices=[0, 1, 3])
         )
+    (lost,) = without.evidence_lost
+    assert (lost.first_unit_index, lost.unit_count, lost.first_layer_index) == (2, 1, 1)
+    assert (lost.start_s, lost.end_s) == (2.0, 3.0)
+    assert lost.reason == pb.LostEvidence.REASON_CHECKSUM
     assert (refusal.code, refusal.reason) == (Code.DATA_LOSS, "STORE_DAMAGED")
     assert refusal.metadata == {
         "session_id": finished.session_id,
         "block": "0",
         "unit": "2",
         "layer": "1",
+        "lost_units": "1",
+        "chosen_units": "1",
     }
     assert unharmed.snapshot_unit_count == 6
+    assert not unharmed.evidence_lost
     assert qa.ask(finished.session_id).text == whole.text
 
 

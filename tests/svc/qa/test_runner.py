@@ -14,6 +14,7 @@ from kvstore.errors import SliceCorruptError
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
+from svc.engine.losses import EvidenceLostError
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.qa.runner import Event, Job, Runner
@@ -144,7 +145,7 @@ def test_damage_fails_its_question_alone(model: LoadedModel, ask: Callable[..., 
     gate.reading.wait()
     bad = ask("b", DamagedMemory(model, 3))
     gate.may_read.set()
-    assert isinstance(bad.last(), SliceCorruptError)
+    assert isinstance(bad.last(), EvidenceLostError)
     assert good.result().finish_reason == "length"
 
 

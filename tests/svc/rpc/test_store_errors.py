@@ -11,6 +11,7 @@ import pytest
 
 from kvstore.errors import (
     KVStoreError,
+    NotFiniteError,
     SliceCorruptError,
     UnitTooLargeError,
     WriterClosedError,
@@ -22,7 +23,7 @@ from svc.rpc.errors import Reason
 from svc.rpc.store_errors import translate_store_error
 
 # What the server's operator must mend, nobody else can.
-FAULTS_OF_OURS = {WriterFailedError, WriterClosedError, UnitTooLargeError}
+FAULTS_OF_OURS = {WriterFailedError, WriterClosedError, UnitTooLargeError, NotFiniteError}
 
 
 def every_kind(base: type[KVStoreError] = KVStoreError) -> Iterator[type[KVStoreError]]:
@@ -34,8 +35,9 @@ def every_kind(base: type[KVStoreError] = KVStoreError) -> Iterator[type[KVStore
 def example(kind: type[KVStoreError]) -> KVStoreError:
     """An error of this class; what it says does not matter here."""
     values: dict[str, Any] = {"path": Path("seg"), "session_id": "cam", "reason": "torn"}
-    parameters = list(inspect.signature(kind.__init__).parameters)[1:]
-    return kind(*(values.get(name, 7) for name in parameters))
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    required = [each.name for each in parameters if each.default is each.empty]
+    return kind(*(values.get(name, 7) for name in required))
 
 
 @pytest.mark.parametrize("translate", [translate_store_error, of_ingest, of_qa])

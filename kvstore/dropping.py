@@ -1,0 +1,197 @@
+"""Dropping the oldest of a session: whole segments, from the front, and never the last one.
+
+The order makes a crash harmless at every step: the floor record is made durable, readers are told,
+then the files go. Whatever still lies below the floor goes at the next recovery.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+from kvstore.blockread import BlockPlace, TornBlockError, read_block
+from kvstore.diskio import DiskIO
+from kvstore.diskuse import path_bytes
+from kvstore.errors import BlockCorruptError
+from kvstore.floor import Floor, clean_floor, write_floor
+from kvstore.paths import segment_numbers, segment_path
+
+logger = logging.getLogger(__name__)
+
+_SEGMENTS_PER_RETENTION = 16
+"""Whole segments go: one that spans more of what is kept than this share is closed early."""
+
+
+@dataclass(slots=True)
+class LogSegment:
+    """A segment that is there."""
+
+    floor: Floor
+    """What the floor is once this segment is the first."""
+    token_count: int = 0
+    first_pts_s: float = -math.inf
+    """Of its first unit; -inf where it was not looked up."""
+    last_pts_s: float = math.inf
+    """Of its last unit; inf where it was not looked up."""
+    written_unix_s: float = math.inf
+    """By the wall clock of its last block."""
+
+    @property
+    def number(self) -> int:
+        """The number in its file's name."""
+        return self.floor.first_segment
+
+
+class SegmentQueue:
+    """The segments of a log, oldest first. Owned by the writer's thread."""
+
+    def __init__(self, blocks: Sequence[BlockPlace]) -> None:
+        """Take the good blocks above the floor."""
+        self._segments: deque[LogSegment] = deque()
+        self._token_count = 0
+        for place in blocks:
+            header = place.header
+            if not self._segments or self._segments[-1].number != place.segment_number:
+                self.begin(
+                    Floor(
+                        first_segment=place.segment_number,
+                        first_block=header.sequence,
+                        first_unit=header.first_unit,
+                        previous_hash=header.previous_hash,
+                    )
+                )
+            self.add(header.token_count, written_unix_s=header.created_unix_s)
+
+    def learn_times(self, folder: Path, blocks: Sequence[BlockPlace]) -> None:
+        """Read the times of the units in recovered segments.
+
+        Raises:
+            BlockCorruptError: a unit table is damaged.
+        """
+        spans = {segment.number: segment for segment in self._segments}
+        for place in blocks:
+            segment = spans[place.segment_number]
+            with open(segment_path(folder, place.segment_number), "rb") as file:
+                try:
+                    rows = read_block(file.fileno(), place).table.rows
+                except TornBlockError as error:
+                    sequence = place.header.sequence
+                    raise BlockCorruptError(folder.name, sequence, str(error)) from error
+            if segment.floor.first_block == place.header.sequence:
+                segment.first_pts_s = float(rows["first_pts_s"][0])
+            segment.last_pts_s = float(rows["last_pts_s"][-1])
+
+    def begin(self, floor: Floor) -> None:
+        """A segment that starts where `floor` says comes behind the others."""
+        self._segments.append(LogSegment(floor))
+
+    def add(
+        self,
+        token_count: int,
+        *,
+        written_unix_s: float,
+        first_pts_s: float = -math.inf,
+        last_pts_s: float = math.inf,
+    ) -> None:
+        """A block of so many tokens was written to the last segment."""
+        segment = self._segments[-1]
+        if not segment.token_count:
+            segment.first_pts_s = first_pts_s
+        segment.last_pts_s = last_pts_s
+        segment.written_unix_s = written_unix_s
+        segment.token_count += token_count
+        self._token_count += token_count
+
+    def is_long(self, pts_s: float, retain_s: float) -> bool:
+        """Whether the last segment spans so much of what is kept that it should not go on."""
+        if not retain_s or not self._segments or not self._segments[-1].token_count:
+            return False
+        return pts_s - self._segments[-1].first_pts_s > retain_s / _SEGMENTS_PER_RETENTION
+
+    def expired(
+        self, *, keep_tokens: int, retain_s: float, newest_pts_s: float, now_unix_s: float
+    ) -> list[LogSegment]:
+        """The segments that may go for their age, oldest first.
+
+        Age is told by two clocks, and the younger counts: the stream's, from the segment's last
+        unit to the newest one, and the wall's, from when the segment was last written to now. A
+        jump of either alone, which makes everything look old, drops nothing that is young.
+        """
+        old_pts_s, old_unix_s = newest_pts_s - retain_s, now_unix_s - retain_s
+        return list(
+            takewhile(
+                lambda old: old.last_pts_s < old_pts_s and old.written_unix_s < old_unix_s,
+                self.droppable(keep_tokens),
+            )
+        )
+
+    def droppable(self, keep_tokens: int) -> list[LogSegment]:
+        """The segments that may go, oldest first: what is left holds `keep_tokens`."""
+        found: list[LogSegment] = []
+        left = self._token_count
+        for segment in islice(self._segments, max(0, len(self._segments) - 1)):
+            left -= segment.token_count
+            if left < keep_tokens:
+                break
+            found.append(segment)
+        return found
+
+    def drop(self, count: int) -> Floor:
+        """Forget the first `count` segments; the floor that is then."""
+        for _ in range(count):
+            self._token_count -= self._segments.popleft().token_count
+        return self._segments[0].floor
+
+
+def enough_to_free(folder: Path, segments: Sequence[LogSegment], wanted_bytes: int) -> int:
+    """How many of the segments, oldest first, must go to free so much; all when they do not."""
+    freed = 0
+    for count, segment in enumerate(segments, start=1):
+        freed += path_bytes(segment_path(folder, segment.number))
+        if freed >= wanted_bytes:
+            return count
+    return len(segments)
+
+
+def drop_below(
+    folder: Path,
+    session_hash: int,
+    floor: Floor,
+    io: DiskIO,
+    announce: Callable[[int], None],
+) -> None:
+    """Make `floor` the session's floor and remove what lies below it.
+
+    Args:
+        announce: tells readers the first unit that is left.
+
+    Raises:
+        OSError: the disk failed; recovery finishes it, or finds nothing begun.
+    """
+    write_floor(folder, session_hash, floor, io)
+    announce(floor.first_unit)
+    remove_below(folder, floor, io)
+
+
+def remove_below(folder: Path, floor: Floor, io: DiskIO) -> None:
+    """Remove segments below a durable floor, as a crash or `drop_below` leaves them."""
+    clean_floor(folder, io)
+    gone = [number for number in segment_numbers(folder) if number < floor.first_segment]
+    for number in gone:
+        io.unlink(segment_path(folder, number))
+    if gone:
+        # The space is free only when the file system has written down that the files are gone.
+        io.fsync_folder(folder)
+        logger.info(
+            "oldest segments dropped",
+            extra={
+                "session": folder.name,
+                "segment_count": len(gone),
+                "first_unit": floor.first_unit,
+            },
+        )

@@ -1,0 +1,67 @@
+"""A reader as one task uses it: its reads share a pool, and end with the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from kvstore.extents import check_outputs
+from kvstore.geometry import Tier
+from kvstore.readahead import ReadAhead
+from kvstore.reader import SessionReader
+from kvstore.readpool import Reading, ReadPool
+from kvstore.snapshot import Snapshot
+
+
+class GuardedReader:
+    """A session's reader, bound to a pool and to what says how long its reads are wanted."""
+
+    def __init__(self, reader: SessionReader, pool: ReadPool | None, reading: Reading) -> None:
+        """Own nothing; with no pool, the calling thread reads.
+
+        Args:
+            reader: of the session.
+            pool: says too whether the next layer's units are read ahead.
+            reading: until when reads are wanted.
+        """
+        self._reader = reader
+        self._pool = pool
+        self._reading = reading
+        self.ahead: ReadAhead | None = None
+        """What reads ahead, where something does."""
+        if pool is not None and pool.reads_ahead:
+            self.ahead = ReadAhead(reader, pool, reading)
+
+    def read(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        unit_indices: Iterable[int],
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+    ) -> list[Tier]:
+        """Read as `SessionReader.read` does, and go on with the same units of the next layer.
+
+        Raises:
+            ReadGivenUpError: the task is given up, or its deadline passed.
+        """
+        units = [int(unit) for unit in unit_indices]
+        extents = check_outputs(snapshot, self._reader.geometry, layer, units, keys_out, values_out)
+        tiers = self.ahead.take(layer, extents) if self.ahead else {}
+        rest = [extent for extent in extents if extent.place not in tiers]
+        found = self._reader.fill(snapshot, layer, rest, pool=self._pool, reading=self._reading)
+        tiers.update(zip((extent.place for extent in rest), found, strict=True))
+        if self.ahead:
+            self.ahead.begin(snapshot, layer + 1, units)
+        return [tiers[place] for place in range(len(units))]
+
+    def end(self) -> None:
+        """Return when none of its reads is running."""
+        if self.ahead:
+            self.ahead.end()
+
+    def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
+        """Row and column of each kept token of a unit, as `SessionReader.cells`."""
+        return self._reader.cells(snapshot, unit_index)
