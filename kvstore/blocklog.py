@@ -145,7 +145,7 @@ class BlockLog:
 
     def _reserve(self, fd: int, allocated: int, stop: int) -> int:
         """Allocate the file up to `stop`, in steps, and return the new size."""
-        step = self._limits.preallocate_bytes
+        step = self._limits.preallocate_step_bytes
         size = max(stop, min(-(-stop // step) * step, self._limits.segment_stop_bytes))
         needed = size - allocated
         try:

@@ -155,9 +155,14 @@ def _encode_half(layout: Layout, elements: Array, half: _Half) -> None:
     step = _step(low, high, layout.level_count)
     _narrow(shape, low.copy(), half.low)
     _narrow(shape, high.copy(), half.high)
+    # Of a step near the smallest number there is, the last code may be out of reach by division.
+    coarse = (step < np.finfo(step.dtype).tiny) & (high > low)
+    ends = (numbers == high) & coarse if coarse.any() else None
     np.subtract(numbers, low, out=numbers)
     np.divide(numbers, step, out=numbers)
     np.rint(numbers, out=numbers)
+    if ends is not None:
+        numbers[ends] = layout.level_count
     if layout.encoding == "int8":
         np.copyto(half.codes, numbers, casting="unsafe")
         return

@@ -107,13 +107,18 @@ class SliceCorruptError(KVStoreError):
         self.layer_index = layer_index
         self.unreadable = unreadable
         """Whether the disk refused; otherwise it gave other bytes than were written."""
-        self.damaged: tuple[SliceCorruptError, ...] = (self,)
+        self._others: tuple[SliceCorruptError, ...] = ()
+
+    @property
+    def damaged(self) -> tuple[SliceCorruptError, ...]:
         """Everything that one read could not give; this is the first."""
+        # Not kept: an error that holds itself keeps its traceback, and what is open there, alive.
+        return (self, *self._others)
 
 
 def joined(errors: Sequence[SliceCorruptError]) -> SliceCorruptError:
     """The first of several errors of one read, holding all of them."""
-    errors[0].damaged = tuple(errors)
+    errors[0]._others = tuple(errors[1:])
     return errors[0]
 
 

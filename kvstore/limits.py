@@ -9,6 +9,7 @@ from kvstore.budget import DiskBudget
 
 _MIB = 1 << 20
 _SEGMENTS_PER_BUDGET = 16
+_STEPS_PER_BUDGET = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,14 @@ class BlockLimits:
                 "keep_tokens must be >= 0 and retain_s finite and >= 0, got "
                 f"{self.keep_tokens} and {self.retain_s}"
             )
+
+    @property
+    def preallocate_step_bytes(self) -> int:
+        """Steps in which disk is really reserved: no large part of a small budget."""
+        smallest_bytes = self.budget.smallest_bytes
+        if not smallest_bytes:
+            return self.preallocate_bytes
+        return max(4096, min(self.preallocate_bytes, smallest_bytes // _STEPS_PER_BUDGET))
 
     @property
     def segment_stop_bytes(self) -> int:

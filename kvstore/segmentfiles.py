@@ -42,7 +42,10 @@ class SegmentFiles:
         with self._lock:
             file = self._files.get(number)
             if file is None:
-                file = _OpenFile(os.open(segment_path(self._folder, number), os.O_RDONLY))
+                fd = os.open(segment_path(self._folder, number), os.O_RDONLY)
+                # Slices are read whole and lie apart: what lies behind one is not wanted.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+                file = _OpenFile(fd)
                 self._files[number] = file
             self._files.move_to_end(number)
             file.users += 1

@@ -69,7 +69,8 @@ class App:
         self.index_repairs = IndexRepairs(
             settings.data_dir,
             limits=BlockLimits(
-                min_free_bytes=settings.min_free_bytes, budget=disk_budget(settings)
+                min_free_bytes=settings.min_free_bytes,
+                budget=replace(disk_budget(settings), on_full="refuse"),
             ),
             shm_dir=settings.shm_dir,
             pushes=self.pushes,

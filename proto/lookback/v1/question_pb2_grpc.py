@@ -70,7 +70,7 @@ class QuestionServiceServicer:
         more of it than an answer may go on without
         DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
         default of 120 s, passed before the end
-        UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
+        UNAVAILABLE          REGISTRY_UNAVAILABLE +  it is not here, and nobody can say where
         UNAVAILABLE          NOT_READY +            the server is loading its model
         UNAVAILABLE          DRAINING +             the server is about to stop
         INTERNAL             INTERNAL               a fault of the server; its log says which

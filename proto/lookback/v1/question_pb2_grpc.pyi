@@ -57,7 +57,7 @@ class QuestionServiceStub:
                                                   more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
-      UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
+      UNAVAILABLE          REGISTRY_UNAVAILABLE +  it is not here, and nobody can say where
       UNAVAILABLE          NOT_READY +            the server is loading its model
       UNAVAILABLE          DRAINING +             the server is about to stop
       INTERNAL             INTERNAL               a fault of the server; its log says which
@@ -94,7 +94,7 @@ class QuestionServiceAsyncStub(QuestionServiceStub):
                                                   more of it than an answer may go on without
       DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                   default of 120 s, passed before the end
-      UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
+      UNAVAILABLE          REGISTRY_UNAVAILABLE +  it is not here, and nobody can say where
       UNAVAILABLE          NOT_READY +            the server is loading its model
       UNAVAILABLE          DRAINING +             the server is about to stop
       INTERNAL             INTERNAL               a fault of the server; its log says which
@@ -134,7 +134,7 @@ class QuestionServiceServicer(metaclass=_abc_1.ABCMeta):
                                                       more of it than an answer may go on without
           DEADLINE_EXCEEDED    QUESTION_TIMED_OUT     the deadline, the client's or the server's
                                                       default of 120 s, passed before the end
-          UNAVAILABLE          REGISTRY_UNAVAILABLE + it is not here, and nobody can say where
+          UNAVAILABLE          REGISTRY_UNAVAILABLE +  it is not here, and nobody can say where
           UNAVAILABLE          NOT_READY +            the server is loading its model
           UNAVAILABLE          DRAINING +             the server is about to stop
           INTERNAL             INTERNAL               a fault of the server; its log says which

@@ -168,17 +168,22 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
     memcpy = Memcpy(SLICE_BYTES, question.slice_count)
     pool = ReadPool(_READ_THREADS)
     direct = DirectReads(paths, SLICE_BYTES, threads=_READ_THREADS)
-    warm, shared, copied, cold, raw = [], [], [], [], []
+    warm: list[float] = []
+    shared: list[float] = []
+    copied, cold, raw = [], [], []
     try:
+        # First what is warm, as writing left it in the page cache; then all of it is dropped.
+        for _ in range(sizes.rounds):
+            picks = list(question.picks(rng))
+            for rates, threads in ((warm, None), (shared, pool)):
+                read = partial(question.read, picks, threads)
+                rates.append(question.byte_count / seconds(read))
+                copied.append(memcpy.bytes_per_s(question.byte_count))
         for _ in range(sizes.rounds):
             drop_cached(paths)
-            picks = list(question.picks(rng))
-            cold.append(question.byte_count / seconds(partial(question.read, picks, pool)))
+            read = partial(question.read, list(question.picks(rng)), pool)
+            cold.append(question.byte_count / seconds(read))
             raw.append(direct.bytes_per_s(question.byte_count, rng))
-            question.read(picks)
-            warm.append(question.byte_count / seconds(partial(question.read, picks)))
-            shared.append(question.byte_count / seconds(partial(question.read, picks, pool)))
-            copied.append(memcpy.bytes_per_s(question.byte_count))
     finally:
         pool.close()
         direct.close()

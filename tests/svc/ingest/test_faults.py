@@ -74,7 +74,7 @@ async def test_a_disk_that_is_full_when_the_push_begins(
     client = await start(min_free_bytes=1000)
     await client.create("cam")
     with monkeypatch.context() as patch:
-        patch.setattr("svc.ingest.app.shutil.disk_usage", lambda path: _Usage(10**6, 10**6, 10))
+        patch.setattr(DiskIO, "free_bytes", lambda io, folder: 10)
         with pytest.raises(Refused) as caught:
             await client.open(open_images("cam"))
     assert caught.value.reason == "STORE_FULL"
