@@ -97,3 +97,15 @@ def configure_logs(process: str, level: str, stream: TextIO | None = None) -> No
     logging.captureWarnings(True)
     for noisy in ("httpx", "httpcore", "urllib3", "asyncio", "filelock", "faiss"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+@contextmanager
+def only_errors_of(name: str) -> Iterator[None]:
+    """Leaves out what the logger `name` has to say short of an error, while within."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

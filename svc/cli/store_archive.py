@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import sys
@@ -15,6 +14,7 @@ import typer
 
 from svc.cli.failures import CommandError
 from svc.cli.store_folder import FolderArgument, byte_progress, disk_limits, mib, require_store
+from svc.logs import only_errors_of
 
 _PIPE = "-"
 
@@ -63,8 +63,8 @@ def import_(
     def make_index(root: Path, session_id: str) -> None:
         from svc.engine.index_repair import repair_index  # brings torch: not for a bad archive
 
-        logging.getLogger("svc.engine").setLevel(logging.ERROR)  # that it is made anew is no news
-        repair_index(root, session_id, limits=limits, shm_dir=settings.shm_dir)
+        with only_errors_of("svc.engine"):  # that it is made anew is no news
+            repair_index(root, session_id, limits=limits, shm_dir=settings.shm_dir)
 
     folder.mkdir(parents=True, exist_ok=True)
     with _read(file) as source, byte_progress("import") as progress:

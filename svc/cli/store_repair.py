@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from svc.cli.failures import CommandError
 from svc.cli.store_folder import FolderArgument, disk_limits, require_store
 from svc.cli.store_verify import damage_line
 from svc.cli.text import printable
+from svc.logs import only_errors_of
 
 if TYPE_CHECKING:
     from svc.config import Settings
@@ -35,14 +35,14 @@ def repair(
     from svc.config import read_settings
 
     require_store(folder)
-    logging.getLogger("svc.engine").setLevel(logging.ERROR)  # what is done is said below
     settings = read_settings()
     if session is None:
         _clear_leftovers(folder, settings)
     elif session not in stored_session_names(folder):
         raise CommandError("SESSION_NOT_FOUND", f"session {session!r} does not exist")
     names = stored_session_names(folder) if session is None else [session]
-    beyond = [name for name in names if not _repair(folder, name, settings)]
+    with only_errors_of("svc.engine"):  # what is done is said here
+        beyond = [name for name in names if not _repair(folder, name, settings)]
     if beyond:
         raise CommandError(
             "STORE_DAMAGED", f"{len(beyond)} of {len(names)} sessions cannot be made whole"

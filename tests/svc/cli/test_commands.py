@@ -260,6 +260,7 @@ def test_a_list_on_a_narrow_terminal_leaves_nothing_of_the_names_out(
         token_count=1,
         disk_bytes=12_345_678_900,
         gap_count=0,
+        dropped_unit_count=0,
     )
     ids, names = ["front-door", "x" * 31 + "y" * 32], ["Yard", "Front door of the old building"]
     print_table(
