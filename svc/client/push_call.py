@@ -79,7 +79,7 @@ class PushCall:
             if opened is None:
                 yield PushLeft(progress=None)
                 return
-            gap = await self._cursor.start(_durable_s(opened))
+            gap = await self._cursor.start(_resume_s(opened))
             yield PushOpened(
                 durable_pts_s=_durable_s(opened),
                 target_fps=opened.target_fps,
@@ -123,7 +123,7 @@ class PushCall:
         opened = response.opened
         self._grant(opened.credit_item_count)
         self._message_bytes = opened.max_message_bytes or _BATCH_BYTES
-        self._plan.pacer.start(_durable_s(opened))
+        self._plan.pacer.start(_resume_s(opened))
         return opened
 
     def _take(self, response: ingest_pb2.IngestResponse) -> PushEvent | None:
@@ -251,3 +251,8 @@ class PushCall:
 
 def _durable_s(opened: ingest_pb2.Opened) -> float | None:
     return opened.durable_pts_s if opened.HasField("durable_pts_s") else None
+
+
+def _resume_s(opened: ingest_pb2.Opened) -> float | None:
+    """Returns up to where the server has this source; another one's times say nothing of it."""
+    return None if opened.joined else _durable_s(opened)

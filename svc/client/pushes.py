@@ -50,7 +50,8 @@ class PushCalls(SessionCalls):
                 what is lost beyond `replay_limit_bytes` is told by PushGap.
             label: tells this video from others (`label_of_file`): a session of another is refused.
                 None: not checked.
-            join: push it although the session holds another video.
+            join: push it although the session holds another video. Its times must begin after what
+                the session has: SOURCE_MISMATCH otherwise.
             speed: seconds of video per second; 0: as fast as the server takes it.
             finish: end the session's video at the end of the source; else it stays live.
             stop: once set, no more is sent, and the push ends with PushLeft.

@@ -30,9 +30,10 @@ from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
+from svc.ingest.sources import JoinedDecoder
 from svc.ingest.stream import MakeWorker
 from svc.ingest.unit_builder import UnitBuilder
-from svc.video.decoder import open_decoder
+from svc.video.decoder import Decoder, open_decoder
 from svc.video.frames import Media
 from svc.video.limits import MIB, VideoLimits
 from svc.video.sampler import Sampler, SamplerState
@@ -101,8 +102,10 @@ class App:
         _warn_of_foreign(sessions, model)
         return cls(settings, model, sessions, encode_thread, media_threads)
 
-    async def open_push(self, opening: Opening) -> tuple[Push, Session]:
+    async def open_push(self, opening: Opening) -> tuple[Push, Session, bool]:
         """Starts a push to a session, which is looked at once it is free.
+
+        Returns the push, the session, and whether it joins video of another source.
 
         Raises:
             RequestError: it is finished, does not fit the model or holds another video, or no
@@ -112,19 +115,19 @@ class App:
         session_id, source = opening.session_id, opening.source
         async with self.pushes.admission(session_id):
             session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
-            if source is not None:
-                await asyncio.to_thread(
-                    self.sessions.admit_source, session, source, join=opening.join_source
-                )
-            push = self._make_push(session, opening.media)
+            joins = await asyncio.to_thread(
+                self.sessions.admit_source, session, source, join=opening.join_source
+            )
+            push = self._make_push(session, opening.media, joins=joins)
             self.pushes.start(push)
-        return push, session
+        return push, session, joins
 
-    def _make_push(self, session: Session, media: Media) -> Push:
+    def _make_push(self, session: Session, media: Media, *, joins: bool) -> Push:
+        spool = _spool(self.settings)
         return Push(
             session_id=session.session_id,
             open_stream=lambda: self._open_stream(session),
-            make_worker=_worker_factory(self._model, session, media, _spool(self.settings)),
+            make_worker=_worker_factory(self._model, session, media, spool, joins=joins),
             finish_session=lambda: self.sessions.finish(session.session_id),
             encode_thread=self._encode_thread,
             media_threads=self._media_threads,
@@ -177,7 +180,9 @@ def _spool(settings: Settings) -> Spool:
     )
 
 
-def _worker_factory(model: LoadedModel, session: Session, media: Media, spool: Spool) -> MakeWorker:
+def _worker_factory(
+    model: LoadedModel, session: Session, media: Media, spool: Spool, *, joins: bool
+) -> MakeWorker:
     """Returns what makes the media side of a push, given where the session stopped."""
 
     def make_worker(
@@ -187,8 +192,11 @@ def _worker_factory(model: LoadedModel, session: Session, media: Media, spool: S
     ) -> MediaWorker:
         state = None if resume is None else SamplerState.from_json(resume)
         sampler = Sampler(session.settings.sampling, state)
+        decoder: Decoder = open_decoder(media, MEDIA_LIMITS, spool)
+        if joins and state is not None:
+            decoder = JoinedDecoder(decoder, state.last_pts_s)
         return MediaWorker(
-            decoder=open_decoder(media, MEDIA_LIMITS, spool),
+            decoder=decoder,
             sampler=sampler,
             units=UnitBuilder(model.adapter),
             put=put,

@@ -21,6 +21,7 @@ from kvstore.session import (
     update_session,
 )
 from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.ingest.sources import SOURCES_KEY, SourceLabel, admit
 from svc.ingest.stats import SessionStats, StatsReader
 from svc.rpc.errors import Reason, RequestError
 
@@ -40,18 +41,6 @@ class Session:
     settings: SessionSettings
     model: str
     """Name and digest of the model that encodes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceLabel:
-    """Tells one video from another, as the client made it."""
-
-    fingerprint: str
-    name: str
-    """For people; not compared."""
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.fingerprint})"
 
 
 class Sessions:
@@ -132,10 +121,10 @@ class Sessions:
             raise mismatch
         return _session(record)
 
-    def admit_source(self, session: Session, source: SourceLabel, *, join: bool) -> None:
-        """Keeps which video is pushed to a session that no push has open.
+    def admit_source(self, session: Session, source: SourceLabel | None, *, join: bool) -> bool:
+        """Keeps which video is pushed to a session that no push has open; see `sources.admit`.
 
-        A session that holds nothing is nobody's yet: what was tried before it may have failed.
+        Returns whether it is joined to video of another source.
 
         Raises:
             RequestError: SOURCE_MISMATCH: it holds video of another source, and not to `join`.
@@ -143,23 +132,20 @@ class Sessions:
         """
         with self._updating:
             record = load_session(self._root, session.session_id)
-            kept = record.settings.get("source")
-            if kept is not None:
-                known = SourceLabel(**kept)
-                if known == source:
-                    return
-                others = known.fingerprint != source.fingerprint
-                if others and not join and self.stats(session).durable_unit_count:
-                    raise RequestError(
-                        Reason.SOURCE_MISMATCH,
-                        f"session {session.session_id!r} holds video of {known}, not of {source}; "
-                        "join_source adds it all the same",
-                        session_id=session.session_id,
-                        stored=known,
-                        given=source,
-                    )
-            settings = {**record.settings, "source": asdict(source)}
-            update_session(self._root, replace(record, settings=settings))
+            stored = record.settings.get(SOURCES_KEY, [])
+            if source is None and not stored:
+                return False
+            admission = admit(
+                session.session_id,
+                stored,
+                source,
+                durable_unit_count=self.stats(session).durable_unit_count,
+                join=join,
+            )
+            if admission.sources != stored:
+                settings = {**record.settings, SOURCES_KEY: admission.sources}
+                update_session(self._root, replace(record, settings=settings))
+        return admission.joins
 
     def page(self, *, after: str, count: int) -> tuple[list[Session], bool]:
         """Returns up to `count` sessions with ids behind `after`, and whether there are more.

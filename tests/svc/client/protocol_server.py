@@ -37,7 +37,7 @@ class StoredSession:
     durable: list[float] = field(default_factory=list)
     finished: bool = False
     fingerprint: str = ""
-    """Of the source that was pushed last."""
+    """Of the source that was pushed last and stored."""
 
 
 class ProtocolServer(
@@ -173,6 +173,9 @@ class _Call:
         self._taken = 0
         self._credit = self._granted = server.credit  # granted: what the client was told
         self._decodable = False
+        self._known = 0
+        self._fingerprint = ""
+        self._joins_after: float | None = None
 
     async def run(self) -> AsyncIterator[ingest_pb2.IngestResponse]:
         server = self._server
@@ -185,18 +188,21 @@ class _Call:
         stored = server._stored(first.open.session_id)
         if stored.finished:
             raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
-        fingerprint = first.open.source.fingerprint
-        if fingerprint:
-            others = stored.fingerprint not in ("", fingerprint)
-            if others and stored.durable and not first.open.join_source:
+        self._fingerprint = fingerprint = first.open.source.fingerprint
+        joined = bool(fingerprint and stored.durable and stored.fingerprint != fingerprint)
+        if joined:
+            self._joins_after = stored.durable[-1]
+            if not first.open.join_source:
                 raise RequestError(
                     Reason.SOURCE_MISMATCH,
                     f"the session holds video of {stored.fingerprint}, not of {fingerprint}; "
                     "join_source adds it all the same",
                 )
-            stored.fingerprint = fingerprint
         opened = ingest_pb2.Opened(
-            credit_item_count=self._credit, target_fps=1.0, max_message_bytes=4096
+            credit_item_count=self._credit,
+            target_fps=1.0,
+            max_message_bytes=4096,
+            joined=joined,
         )
         if stored.durable:
             opened.durable_pts_s = stored.durable[-1]
@@ -242,9 +248,16 @@ class _Call:
             self._decodable = self._decodable or item.key_frame
             if not self._decodable:
                 return
+        if self._joins_after is not None and item.pts_s <= self._joins_after:
+            raise RequestError(
+                Reason.SOURCE_MISMATCH, f"must begin after {self._joins_after}, not at {item.pts_s}"
+            )
+        self._joins_after = None
         known = (stored.durable + self._pending)[-1:]
         if not known or item.pts_s > known[0]:
             self._pending.append(item.pts_s)
+        else:
+            self._known += 1
         if len(self._pending) >= server.durable_every:
             self._flush(stored)
         if server.more_credit:
@@ -252,6 +265,8 @@ class _Call:
 
     def _flush(self, stored: StoredSession) -> None:
         stored.durable.extend(self._pending)
+        if self._pending and self._fingerprint:
+            stored.fingerprint = self._fingerprint
         self._pending = []
 
     def _progress(self, stored: StoredSession) -> ingest_pb2.Progress:
@@ -262,6 +277,7 @@ class _Call:
             durable_unit_count=len(stored.durable),
             credit_item_count=self._credit,
             received_frame_count=self._taken,
+            known_frame_count=self._known,
         )
         if known:
             progress.received_pts_s = progress.visible_pts_s = known[-1]
