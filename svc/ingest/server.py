@@ -7,9 +7,9 @@ import logging
 
 from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
 from svc.config import Settings
+from svc.daemon_threads import DaemonThreads
 from svc.ingest import service, session_service
 from svc.ingest.app import App
-from svc.ingest.daemon_threads import DaemonThreads
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.errors import translate
 from svc.rpc.errors import Reason, RequestError
