@@ -14,9 +14,8 @@ from svc.client.pacing import Pacer
 from svc.client.push import Push
 from svc.client.push_plan import PushPlan
 from svc.client.sessions import SessionCalls
-from svc.client.source import AnySource, LiveSource
+from svc.client.source import AnySource
 from svc.client.source_label import SourceLabel
-from svc.client.types import Session
 
 
 class PushCalls(SessionCalls):
@@ -89,18 +88,3 @@ class PushCalls(SessionCalls):
                     yield event
 
         return events()
-
-    async def finish_session(self, session_id: str) -> Session:
-        """Ends the video of a live session that nobody pushes to, as a push's `finish` does.
-
-        Raises:
-            LookbackError: SESSION_NOT_FOUND, SESSION_FINISHED; SESSION_IN_USE while a client
-                pushes to it; what else refuses a push: IDENTITY_MISMATCH, STORE_FULL.
-        """
-        nothing = LiveSource(items=())
-        async with contextlib.aclosing(
-            self.push(session_id, nothing, give_up_after_s=0.0)
-        ) as events:
-            async for _ in events:
-                pass
-        return await self.get_session(session_id)

@@ -93,6 +93,19 @@ class SessionCalls:
         )
         return session_from(response.session)
 
+    async def finish_session(self, session_id: str) -> Session:
+        """Ends the video of a live session that nobody pushes to, as a push's `finish` does.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, SESSION_FINISHED; SESSION_BUSY while a client pushes
+                to it.
+        """
+        request = session_pb2.FinishSessionRequest(session_id=session_id)
+        response = await self._unary(
+            self._sessions.FinishSession(request, timeout=self._unary_timeout_s)
+        )
+        return session_from(response.session)
+
     async def delete_session(self, session_id: str) -> None:
         """Deletes a session with its memory.
 

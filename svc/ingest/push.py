@@ -39,7 +39,7 @@ class Push:
         session_id: str,
         open_stream: Callable[[], Stream],
         make_worker: MakeWorker,
-        finish_session: Callable[[], None],
+        finish_session: Callable[[], object],
         encode_thread: EncodeThread,
         media_threads: Executor,
         credit_items: int,

@@ -95,6 +95,16 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         )
         return session_pb2.UpdateSessionResponse(session=await _message(sessions, session))
 
+    async def FinishSession(  # noqa: N802
+        self, request: session_pb2.FinishSessionRequest, context: _Context
+    ) -> session_pb2.FinishSessionResponse:
+        """Ends the video of a session that nobody pushes to."""
+        app = self._app()
+        # A client that goes away ends its call; what keeps pushes away lasts as long as the work.
+        finishing = asyncio.create_task(_finish(app, request.session_id))
+        session = await asyncio.shield(finishing)
+        return session_pb2.FinishSessionResponse(session=await _message(app.sessions, session))
+
     async def DeleteSession(  # noqa: N802
         self, request: session_pb2.DeleteSessionRequest, context: _Context
     ) -> session_pb2.DeleteSessionResponse:
@@ -103,6 +113,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         deletion = asyncio.create_task(_delete(self._app(), request.session_id))
         await asyncio.shield(deletion)
         return session_pb2.DeleteSessionResponse()
+
+
+async def _finish(app: App, session_id: str) -> Session:
+    async with app.pushes.excluded(session_id):
+        return await asyncio.to_thread(app.sessions.finish, session_id)
 
 
 async def _delete(app: App, session_id: str) -> None:

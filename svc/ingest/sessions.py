@@ -111,11 +111,7 @@ class Sessions:
         """
         record = load_session(self._root, session_id)
         if record.state == "finished":
-            raise RequestError(
-                Reason.SESSION_FINISHED,
-                f"session {session_id!r} is finished and takes no more video",
-                session_id=session_id,
-            )
+            raise _finished(session_id)
         mismatch = self._rules.mismatch(record.identity)
         if mismatch is not None:
             raise mismatch
@@ -178,17 +174,21 @@ class Sessions:
             update_session(self._root, renamed)
         return _session(renamed)
 
-    def finish(self, session_id: str) -> None:
-        """Marks a session finished.
+    def finish(self, session_id: str) -> Session:
+        """Marks a session finished that is not.
 
         Raises:
+            RequestError: SESSION_FINISHED.
             KVStoreError, OSError: its record cannot be read or written.
         """
         with self._updating:
-            update_session(
-                self._root, replace(load_session(self._root, session_id), state="finished")
-            )
+            record = load_session(self._root, session_id)
+            if record.state == "finished":
+                raise _finished(session_id)
+            finished = replace(record, state="finished")
+            update_session(self._root, finished)
         logger.info("session finished", extra={"session": session_id})
+        return _session(finished)
 
     def delete(self, session_id: str) -> None:
         """Deletes a session with its memory; a crash leaves it whole or gone.
@@ -235,6 +235,14 @@ class Sessions:
                     stored=stored,
                     given=given,
                 )
+
+
+def _finished(session_id: str) -> RequestError:
+    return RequestError(
+        Reason.SESSION_FINISHED,
+        f"session {session_id!r} is finished and takes no more video",
+        session_id=session_id,
+    )
 
 
 def _session(record: SessionRecord) -> Session:

@@ -256,10 +256,10 @@ def test_a_session_is_not_finished_under_its_pusher(
     lookback: type[Lookback], service: Service
 ) -> None:
     service.server.sessions["a"] = StoredSession()
-    service.server.refuse_opens = [RequestError(Reason.SESSION_IN_USE, "it has an open call")]
+    service.server.busy = True
     outcome = lookback.run("sessions", "finish", "a", *service.options)
     assert outcome.status == 1
-    assert outcome.err.startswith("error: SESSION_IN_USE: it has an open call: end that push")
+    assert outcome.err.startswith("error: SESSION_BUSY: it has an open call: end that push")
     assert not service.server.sessions["a"].finished
 
 

@@ -62,6 +62,8 @@ class ProtocolServer(
         """Raised at every call of the three services."""
         self.refuse_opens: list[RequestError] = []
         """Raised one per ingest call, first ones first."""
+        self.busy = False
+        """Whether somebody pushes to every session."""
         self.refuse_items_after: tuple[int, RequestError] | None = None
         self.answer: Callable[[question_pb2.AskRequest], Iterator[question_pb2.AskResponse]]
         self.answer = one_answer
@@ -112,6 +114,16 @@ class ProtocolServer(
         session = self._message(request.session.session_id)
         session.display_name = request.session.display_name
         return session_pb2.UpdateSessionResponse(session=session)
+
+    async def FinishSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        stored = self._stored(request.session_id)
+        if stored.finished:
+            raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
+        if self.busy:
+            raise RequestError(Reason.SESSION_BUSY, "it has an open call")
+        stored.finished = True
+        return session_pb2.FinishSessionResponse(session=self._message(request.session_id))
 
     async def DeleteSession(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
