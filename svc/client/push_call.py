@@ -124,6 +124,7 @@ class PushCall:
         self._grant(opened.credit_item_count)
         self._message_bytes = opened.max_message_bytes or _BATCH_BYTES
         self._plan.pacer.start(_resume_s(opened))
+        self._plan.tail.target_fps = opened.target_fps
         return opened
 
     def _take(self, response: ingest_pb2.IngestResponse) -> PushEvent | None:
@@ -198,6 +199,7 @@ class PushCall:
             ):
                 break
             self._cursor.pop()
+            self._plan.tail.add(item)
             items.append(item)
             batch_bytes += item_bytes
         return items

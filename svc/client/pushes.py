@@ -16,6 +16,7 @@ from svc.client.push_plan import PushPlan
 from svc.client.sessions import SessionCalls
 from svc.client.source import AnySource
 from svc.client.source_label import SourceLabel
+from svc.client.tail import SentTail
 
 
 class PushCalls(SessionCalls):
@@ -63,7 +64,7 @@ class PushCalls(SessionCalls):
 
         Raises:
             LookbackError: what trying again does not help (MEDIA_CORRUPT, SESSION_FINISHED,
-                SOURCE_MISMATCH, ...), or GAVE_UP, REPLAY_OVERRUN.
+                SOURCE_MISMATCH, ...), or GAVE_UP, REPLAY_OVERRUN, FINISH_UNKNOWN.
             svc.video.errors.VideoError: the source cannot be read.
         """
         pacer = Pacer(speed)
@@ -79,6 +80,7 @@ class PushCalls(SessionCalls):
                 opening=open_request(session_id, cursor.media, label=label, join=join),
                 cursor=cursor,
                 pacer=pacer,
+                tail=SentTail(),
                 finish=finish,
                 stop=stop or asyncio.Event(),
             )

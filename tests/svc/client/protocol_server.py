@@ -62,6 +62,8 @@ class ProtocolServer(
         """Raised at every call of the three services."""
         self.refuse_opens: list[RequestError] = []
         """Raised one per ingest call, first ones first."""
+        self.finishes_when_cut = False
+        """Whether somebody else finishes a session when its ingest call is cut."""
         self.busy = False
         """Whether somebody pushes to every session."""
         self.refuse_items_after: tuple[int, RequestError] | None = None
@@ -79,6 +81,8 @@ class ProtocolServer(
             async for response in call.run():
                 yield response
         except Cut:
+            if self.finishes_when_cut:
+                self.sessions[call.session_id].finished = True
             if not self.failures.clean_end:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
@@ -185,6 +189,7 @@ class _Call:
         self._taken = 0
         self._credit = self._granted = server.credit  # granted: what the client was told
         self._decodable = False
+        self.session_id = ""
         self._known = 0
         self._fingerprint = ""
         self._joins_after: float | None = None
@@ -197,7 +202,8 @@ class _Call:
         server.failures.at("open")
         if server.refuse_opens:
             raise server.refuse_opens.pop(0)
-        stored = server._stored(first.open.session_id)
+        self.session_id = first.open.session_id
+        stored = server._stored(self.session_id)
         if stored.finished:
             raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
         self._fingerprint = fingerprint = first.open.source.fingerprint
