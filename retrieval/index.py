@@ -8,7 +8,6 @@ The index is derived from the stored keys: whoever finds it damaged creates it a
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Self
 
@@ -16,10 +15,12 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.checked_rows import CheckedRows
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
 from retrieval.index_file import IndexFile, IndexLayout
-from retrieval.index_rows import Chunk, first_unsound_row, row_check
+from retrieval.index_rows import Chunk, row_check
 from retrieval.selection import best
+from retrieval.stored_rows import first_unsound_stored_row
 
 DEFAULT_CHUNK_ROW_COUNT = 1024
 
@@ -58,7 +59,8 @@ class KeyIndexWriter:
         loss the count may have reached the disk, and rows before it not.
 
         Raises:
-            IndexDamagedError: absent, foreign, torn, or of another geometry; `create` it.
+            IndexDamagedError: absent, foreign, torn, not readable, or of another geometry; `create`
+                it.
         """
         file = IndexFile.open(path, writable=True)
         try:
@@ -68,11 +70,11 @@ class KeyIndexWriter:
                     f"its rows are {file.layout.layer_count} x {file.layout.dim}, "
                     f"this model's are {layer_count} x {dim}",
                 )
-            opened = cls(file)
-            sound_count = opened._count_sound_rows()
+            sound_count = first_unsound_stored_row(file, file.count)
         except BaseException:
             file.close()
             raise
+        opened = cls(file)
         opened.truncate(sound_count, epoch)
         return opened
 
@@ -160,12 +162,6 @@ class KeyIndexWriter:
             self._chunks = self._file.map_chunks(chunk_index + 1)
         return self._chunks[chunk_index]
 
-    def _count_sound_rows(self) -> int:
-        count = self._file.count
-        if count:
-            self._chunk((count - 1) // self._file.layout.chunk_row_count)  # maps all before it too
-        return first_unsound_row(self._chunks, 0, count)
-
 
 class KeyIndexReader:
     """Searches the rows. Safe to use from many threads; writes nothing."""
@@ -174,9 +170,7 @@ class KeyIndexReader:
         """Take over an open `file`; use `open`."""
         self._file = file
         self._epoch = file.epoch
-        self._chunks: list[Chunk] = []
-        self._sound_count = 0
-        self._growing = threading.Lock()
+        self._rows = CheckedRows(file)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -222,7 +216,8 @@ class KeyIndexReader:
     def check(self, count: int) -> None:
         """Check the first `count` rows, as far as no earlier read of this reader has.
 
-        Reads them all, once: a caller that must not wait for a disk lets another thread do it.
+        Reads them all, once: a caller that must not wait for a disk lets another thread do it, and
+        reads rows that are checked meanwhile.
 
         Raises:
             IndexShortError: fewer rows are published.
@@ -231,6 +226,26 @@ class KeyIndexReader:
         """
         self._checked_chunks(count)
         self._check_epoch()
+
+    def check_stored(self, count: int) -> None:
+        """Check the first `count` rows by reads: what the disk cannot read is an error, no SIGBUS.
+
+        Reads them all at every call, and spares later reads nothing.
+
+        Raises:
+            IndexShortError: fewer rows are published.
+            IndexDamagedError: a row cannot be read, or fails its checksum.
+            EpochChangedError: a writer recovered the session meanwhile.
+        """
+        self._check_published(count)
+        try:
+            sound_count = first_unsound_stored_row(self._file, count)
+        except IndexDamagedError:
+            self._check_epoch()
+            raise
+        self._check_epoch()
+        if sound_count < count:
+            raise IndexDamagedError(self._file.path, f"its row {sound_count} fails its checksum")
 
     def scores(self, layer: int, query: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         """Return the inner product of `query` with each of the first `count` rows.
@@ -284,7 +299,7 @@ class KeyIndexReader:
 
     def close(self) -> None:
         """Let go of the file. No other thread may be reading."""
-        self._chunks.clear()
+        self._rows.close()
         self._file.close()
 
     def _checked(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -306,23 +321,19 @@ class KeyIndexReader:
 
     def _checked_chunks(self, count: int) -> list[Chunk]:
         """Return the chunks of the first `count` rows, all of which pass their checksums."""
+        self._check_published(count)
+        try:
+            return self._rows.chunks(count)
+        except IndexDamagedError:
+            self._check_epoch()  # a cut voids checksums
+            raise
+
+    def _check_published(self, count: int) -> None:
         if count < 0:
             raise ValueError(f"count must be >= 0, got {count}")
         published = self.count
         if count > published:
             raise IndexShortError(self._file.path, asked_count=count, row_count=published)
-        needed = self._file.layout.chunk_count(count)
-        with self._growing:
-            if len(self._chunks) < needed:
-                self._chunks = self._file.map_chunks(needed)
-            if self._sound_count < count:
-                self._sound_count = first_unsound_row(self._chunks, self._sound_count, count)
-            if self._sound_count < count:
-                self._check_epoch()  # a cut voids checksums
-                raise IndexDamagedError(
-                    self._file.path, f"its row {self._sound_count} fails its checksum"
-                )
-            return self._chunks[:needed]
 
     def _check_epoch(self) -> None:
         epoch = self._file.epoch
