@@ -18,7 +18,7 @@ from svc.rpc.server import Address, RpcServer
 logger = logging.getLogger(__name__)
 
 INDEX_REPAIR_WAIT_S = 20.0
-"""How long serving waits for indexes to be made whole; what is left then goes on beside it."""
+"""How long serving waits for what headers tell of; the rest, and all rows, go on beside it."""
 _STOP_CALLS_S = 1.0
 _STOP_THREADS_S = 2.0
 
@@ -64,11 +64,20 @@ class IngestServer:
             lambda: App.load(settings, self._encode_thread, threads)
         )
         app = await asyncio.wrap_future(loading)
-        self._repairing = asyncio.create_task(app.index_repairs.run(DaemonThreads("index repair")))
-        done, _ = await asyncio.wait({self._repairing}, timeout=INDEX_REPAIR_WAIT_S)
-        if done:
+        repairs = app.index_repairs
+        self._repairing = asyncio.create_task(repairs.run(DaemonThreads("index repair")))
+        headers_whole = asyncio.create_task(repairs.headers_whole.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {self._repairing, headers_whole},
+                timeout=INDEX_REPAIR_WAIT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            headers_whole.cancel()
+        if self._repairing in done:
             self._repairing.result()
-        else:
+        elif not done:
             logger.warning("serving while key indexes are still being made whole")
         self._app = app
         await self._server.set_serving()

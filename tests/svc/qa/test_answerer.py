@@ -22,7 +22,7 @@ from retrieval.index_file import IndexFile
 from retrieval.index_rows import row_check
 from svc.engine import ingest_session
 from svc.engine.answer_request import AnswerLimits
-from svc.engine.index_repair import index_fault, repair_index
+from svc.engine.index_repair import repair_index, row_fault
 from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
 from svc.qa.errors import translate
@@ -193,7 +193,7 @@ async def test_a_question_is_answered_once_the_index_is_made_whole_under_an_open
     bench.sessions.close()  # what is open has checked the row already
     with pytest.raises(IndexDamagedError, match="row 2"):
         await bench.answer("door")
-    assert index_fault(tmp_path, "door") is not None
+    assert row_fault(tmp_path, "door") is not None
     repair_index(tmp_path, "door", limits=BlockLimits(min_free_bytes=0))
     after = await bench.answer("door")
     assert after.result.text == before.result.text
