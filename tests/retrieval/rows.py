@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index import KeyIndexWriter
+from retrieval.index_writer import KeyIndexWriter
 
 LAYERS, DIM, CHUNK = 3, 10, 4
 

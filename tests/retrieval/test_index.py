@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
 from retrieval.index_file import IndexFile
+from retrieval.index_writer import KeyIndexWriter
 from tests.retrieval.rows import CHUNK, DIM, LAYERS, create, make_rows
 
 

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from retrieval import checked_rows, index_rows, stored_rows
 from retrieval.errors import IndexDamagedError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
 from retrieval.index_file import IndexFile
 from retrieval.index_rows import row_check
+from retrieval.index_writer import KeyIndexWriter
 from tests.retrieval.rows import CHUNK, DIM, LAYERS, create, make_rows
 
 

@@ -17,8 +17,9 @@ from kvstore.errors import SliceCorruptError
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from retrieval.errors import RetrievalError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
 from retrieval.index_file import IndexFile
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine import ingest_session
 from svc.engine.index_repair import header_fault, repair_index, row_fault
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest

@@ -17,9 +17,9 @@ from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
 from retrieval import index_rows
 from retrieval.errors import EpochChangedError, IndexDamagedError
-from retrieval.index import KeyIndexWriter
 from retrieval.index_file import IndexFile
 from retrieval.index_rows import row_check
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine import ingest_session
 from svc.engine.answer_request import AnswerLimits
 from svc.engine.index_repair import repair_index, row_fault
