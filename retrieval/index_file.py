@@ -182,6 +182,31 @@ class IndexFile:
         data = self._map(PAGE_BYTES, length)
         return [self._view(data, index * layout.chunk_bytes) for index in range(chunk_count)]
 
+    def read_rows(self, row_index: int, row_count: int) -> Chunk:
+        """Read rows that lie in one chunk, and their checksums, without a mapping.
+
+        Returns:
+            A chunk of just these rows, in memory of its own.
+
+        Raises:
+            IndexDamagedError: the file ends before them.
+            OSError: the disk cannot read them.
+        """
+        layout = self.layout
+        chunk_index, place = divmod(row_index, layout.chunk_row_count)
+        if place + row_count > layout.chunk_row_count:
+            raise ValueError(f"rows {row_index} + {row_count} lie in more than one chunk")
+        chunk_offset = PAGE_BYTES + chunk_index * layout.chunk_bytes
+        values = bytearray()
+        for layer in range(layout.layer_count):
+            first = layer * layout.chunk_row_count + place
+            values += self._read(chunk_offset + 4 * layout.dim * first, 4 * layout.dim * row_count)
+        checks = self._read(chunk_offset + layout.check_offset_bytes + 8 * place, 8 * row_count)
+        shape = (layout.layer_count, row_count, layout.dim)
+        return Chunk(
+            np.frombuffer(values, np.float32).reshape(shape), np.frombuffer(checks, np.uint64)
+        )
+
     def sync(self) -> None:
         """Write everything down to the device."""
         os.fsync(self._descriptor)
@@ -202,6 +227,12 @@ class IndexFile:
                 f"growing by {growth_bytes} bytes would leave less than {self.min_free_bytes} free",
                 os.fspath(self.path),
             )
+
+    def _read(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) < length:
+            raise IndexDamagedError(self.path, f"it ends at {offset + len(data)} bytes")
+        return data
 
     def _view(self, data: mmap.mmap, offset: int) -> Chunk:
         layout = self.layout

@@ -53,17 +53,19 @@ class Chunk:
 
 
 def first_unsound_row(chunks: Sequence[Chunk], start: int, stop: int) -> int:
-    """Return the first of the rows [start, stop) that fails its checksum; `stop` if none does."""
-    first_row_index = 0
-    for chunk in chunks:
-        next_row_index = first_row_index + len(chunk.checks)
-        end = min(stop, next_row_index)
-        if start < end:
-            place = chunk.first_unsound(
-                start - first_row_index, end - first_row_index, first_row_index=first_row_index
-            )
-            if first_row_index + place < end:
-                return first_row_index + place
-            start = end
-        first_row_index = next_row_index
+    """Return the first of the rows [start, stop) that fails its checksum; `stop` if none does.
+
+    `chunks` begin with row 0 and are equally long.
+    """
+    place = start
+    while place < stop:
+        size = len(chunks[0].checks)  # of every chunk
+        index = place // size
+        first_row_index = index * size
+        end = min(stop, first_row_index + size)
+        place = first_row_index + chunks[index].first_unsound(
+            place - first_row_index, end - first_row_index, first_row_index=first_row_index
+        )
+        if place < end:
+            return place
     return stop

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import sys
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -95,21 +96,24 @@ def add_clip(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Adds `clip`."""
     parser = commands.add_parser("clip", help="write a held-out clip and questions about it")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--length-s", type=int, default=360)
+    parser.add_argument("--seed", type=int, default=0, help="another number, another clip")
+    parser.add_argument("--length-s", type=int, default=360, help="seconds of video, at least 120")
     parser.add_argument("--fps", type=int, default=4, help="frames a second in the file")
-    parser.add_argument("--questions-per-kind", type=int, default=2)
-    parser.add_argument("--grid-px", type=int, default=1)
+    parser.add_argument("--questions-per-kind", type=int, default=2, help="questions of each kind")
+    parser.add_argument("--grid-px", type=int, default=1, help="objects start at multiples of it")
     parser.set_defaults(command=_clip)
 
 
 def _clip(arguments: argparse.Namespace) -> None:
-    exam = make_exam(
-        seed=arguments.seed,
-        duration_s=arguments.length_s,
-        questions_per_kind=arguments.questions_per_kind,
-        grid_px=arguments.grid_px,
-    )
+    try:
+        exam = make_exam(
+            seed=arguments.seed,
+            duration_s=arguments.length_s,
+            questions_per_kind=arguments.questions_per_kind,
+            grid_px=arguments.grid_px,
+        )
+    except ValueError as error:
+        raise SystemExit(f"--length-s {arguments.length_s}: {error}") from error
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_mp4(
         exam.clip,
@@ -130,3 +134,7 @@ def _clip(arguments: argparse.Namespace) -> None:
     ]
     content = {"clip": "clip.mp4", "length_s": arguments.length_s, "questions": questions}
     (arguments.out / "questions.json").write_text(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(
+        f"{arguments.out / 'clip.mp4'}: {arguments.length_s} s of video\n"
+        f"{arguments.out / 'questions.json'}: {len(questions)} questions with their answers\n"
+    )

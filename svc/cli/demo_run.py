@@ -124,7 +124,7 @@ def _generate(folder: Path, seed: int) -> None:
     command = [sys.executable, "-m", "eval.streamworld", "clip", "--out", str(folder)]
     command += ["--seed", str(seed), "--length-s", str(_LENGTH_S)]
     # Of a session of its own: a Ctrl-C ends it through us, and quietly.
-    subprocess.run(command, check=True, start_new_session=True)
+    subprocess.run(command, check=True, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
 class _Watermark:

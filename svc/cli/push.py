@@ -71,7 +71,12 @@ def push(
     ] = True,
     join: Annotated[
         bool,
-        typer.Option("--join", help="Add this file to a session that holds video of another one."),
+        typer.Option(
+            "--join",
+            "--join",
+            help="Add this file to a session that holds video of another one. Its times must begin "
+            "after those that the session has.",
+        ),
     ] = False,
     give_up_after_s: Annotated[
         float,

@@ -92,6 +92,7 @@ class PushView:
             f"stored up to {format_time(progress.durable_pts_s)}",
         ]
         left_out = {
+            "already there": progress.known_frame_count,
             "too late": progress.late_frame_count,
             "duplicate": progress.duplicate_frame_count,
             "undecodable": progress.undecodable_packet_count,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc.cli.failures import CommandError
-from svc.cli.flags import naming
+from svc.cli.flags import named, naming
 
 if TYPE_CHECKING:
     from svc.supervisor import Supervisor
@@ -117,7 +117,8 @@ def serve(
             configure_logs("supervisor", settings.log_level)
             status = asyncio.run(serve_both(settings, on_ready=announce))
     except StartError as error:
-        raise CommandError("CANNOT_START", str(error), exit_status=error.exit_status) from error
+        message = named(str(error), _flags(given))
+        raise CommandError("CANNOT_START", message, exit_status=error.exit_status) from error
     raise typer.Exit(status)
 
 

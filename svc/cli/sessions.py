@@ -136,7 +136,7 @@ async def _finish(where: Endpoints, session: str) -> Session:
         try:
             return await client.finish_session(session)
         except LookbackError as error:
-            if error.reason != "SESSION_IN_USE":
+            if error.reason != "SESSION_BUSY":
                 raise
             raise CommandError(
                 error.reason, f"{error.message}: end that push first, or let it finish the session"

@@ -70,12 +70,12 @@ def _repair(folder: Path, name: str, settings: Settings) -> bool:
     """Mends one session and says what was done; returns whether it is whole then."""
     from kvstore.errors import KVStoreError, SessionLockedError, SessionNotFoundError
     from kvstore.session import load_session
-    from svc.engine.index_repair import index_fault, repair_index
+    from svc.engine.index_repair import header_fault, repair_index, row_fault
 
     try:
         load_session(folder, name)
         torn_bytes = _torn_bytes(folder, name)
-        fault = index_fault(folder, name)
+        fault = header_fault(folder, name) or row_fault(folder, name)
         if fault is None and not torn_bytes:
             return True
         row_count = repair_index(

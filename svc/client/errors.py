@@ -20,6 +20,8 @@ REPLAY_OVERRUN = "REPLAY_OVERRUN"
 """A source that cannot be read again would have to be, further back than is held."""
 ITEM_TOO_LARGE = "ITEM_TOO_LARGE"
 """An image, packet or chunk does not fit in a message."""
+FINISH_UNKNOWN = "FINISH_UNKNOWN"
+"""A push lost the answer to its `finish`, and the session, finished since, may lack its end."""
 PROTOCOL_VIOLATED = "PROTOCOL_VIOLATED"
 """The server sent what this version of the protocol does not know."""
 

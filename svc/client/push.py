@@ -71,8 +71,11 @@ class Push:
                     return
                 except LookbackError as error:
                     if self._finish_sent and error.reason == _SESSION_FINISHED:
-                        # The finish was taken; its acknowledgement is what got lost.
-                        yield PushFinished(progress=await self._final_progress())
+                        # Our finish was taken, and its acknowledgement is what got lost; or it was
+                        # another's, while we were away.
+                        progress = await self._final_progress()
+                        self._plan.tail.check(progress)
+                        yield PushFinished(progress=progress)
                         return
                     reconnecting = await self._sent_on(error) or self._reconnecting(error)
                     listen_closely = error.reason == CONNECTION_LOST

@@ -79,7 +79,7 @@ class PushCall:
             if opened is None:
                 yield PushLeft(progress=None)
                 return
-            gap = await self._cursor.start(_durable_s(opened))
+            gap = await self._cursor.start(_resume_s(opened))
             yield PushOpened(
                 durable_pts_s=_durable_s(opened),
                 target_fps=opened.target_fps,
@@ -124,7 +124,8 @@ class PushCall:
         opened = response.opened
         self._grant(opened.credit_item_count)
         self._message_bytes = opened.max_message_bytes or _BATCH_BYTES
-        self._plan.pacer.start(_durable_s(opened))
+        self._plan.pacer.start(_resume_s(opened))
+        self._plan.tail.target_fps = opened.target_fps
         return opened
 
     def _take(self, response: ingest_pb2.IngestResponse) -> PushEvent | None:
@@ -199,6 +200,7 @@ class PushCall:
             ):
                 break
             self._cursor.pop()
+            self._plan.tail.add(item)
             items.append(item)
             batch_bytes += item_bytes
         return items
@@ -252,3 +254,8 @@ class PushCall:
 
 def _durable_s(opened: ingest_pb2.Opened) -> float | None:
     return opened.durable_pts_s if opened.HasField("durable_pts_s") else None
+
+
+def _resume_s(opened: ingest_pb2.Opened) -> float | None:
+    """Returns up to where the server has this source; another one's times say nothing of it."""
+    return None if opened.joined else _durable_s(opened)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lookback.v1 import ingest_pb2, ingest_pb2_grpc
 from svc.client.cursor import Cursor
 from svc.client.pacing import Pacer
+from svc.client.tail import SentTail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,6 +21,7 @@ class PushPlan:
     """First message of every call."""
     cursor: Cursor
     pacer: Pacer
+    tail: SentTail
     finish: bool
     """Whether the end of the source ends the session's video."""
     stop: asyncio.Event

@@ -14,9 +14,9 @@ from svc.client.pacing import Pacer
 from svc.client.push import Push
 from svc.client.push_plan import PushPlan
 from svc.client.sessions import SessionCalls
-from svc.client.source import AnySource, LiveSource
+from svc.client.source import AnySource
 from svc.client.source_label import SourceLabel
-from svc.client.types import Session
+from svc.client.tail import SentTail
 
 
 class PushCalls(SessionCalls):
@@ -49,7 +49,8 @@ class PushCalls(SessionCalls):
                 what is lost beyond `replay_limit_bytes` is told by PushGap.
             label: tells this video from others (`label_of_file`): a session of another is refused.
                 None: not checked.
-            join: push it although the session holds another video.
+            join: push it although the session holds another video. Its times must begin after what
+                the session has: SOURCE_MISMATCH otherwise.
             speed: seconds of video per second; 0: as fast as the server takes it.
             finish: end the session's video at the end of the source; else it stays live.
             stop: once set, no more is sent, and the push ends with PushLeft.
@@ -62,7 +63,7 @@ class PushCalls(SessionCalls):
 
         Raises:
             LookbackError: what trying again does not help (MEDIA_CORRUPT, SESSION_FINISHED,
-                SOURCE_MISMATCH, ...), or GAVE_UP, REPLAY_OVERRUN.
+                SOURCE_MISMATCH, ...), or GAVE_UP, REPLAY_OVERRUN, FINISH_UNKNOWN.
             svc.video.errors.VideoError: the source cannot be read.
         """
         pacer = Pacer(speed)
@@ -81,6 +82,7 @@ class PushCalls(SessionCalls):
                 opening=open_request(session_id, cursor.media, label=label, join=join),
                 cursor=cursor,
                 pacer=pacer,
+                tail=SentTail(),
                 finish=finish,
                 stop=stop or asyncio.Event(),
             )
@@ -95,18 +97,3 @@ class PushCalls(SessionCalls):
                     yield event
 
         return events()
-
-    async def finish_session(self, session_id: str) -> Session:
-        """Ends the video of a live session that nobody pushes to, as a push's `finish` does.
-
-        Raises:
-            LookbackError: SESSION_NOT_FOUND, SESSION_FINISHED; SESSION_IN_USE while a client
-                pushes to it; what else refuses a push: IDENTITY_MISMATCH, STORE_FULL.
-        """
-        nothing = LiveSource(items=())
-        async with contextlib.aclosing(
-            self.push(session_id, nothing, give_up_after_s=0.0)
-        ) as events:
-            async for _ in events:
-                pass
-        return await self.get_session(session_id)

@@ -88,6 +88,17 @@ class SessionCalls:
         response = await self._unary(lambda stub: stub.UpdateSession, request)
         return session_from(response.session)
 
+    async def finish_session(self, session_id: str) -> Session:
+        """Ends the video of a live session that nobody pushes to, as a push's `finish` does.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, SESSION_FINISHED; SESSION_BUSY while a client pushes
+                to it.
+        """
+        request = session_pb2.FinishSessionRequest(session_id=session_id)
+        response = await self._unary(lambda stub: stub.FinishSession, request)
+        return session_from(response.session)
+
     async def delete_session(self, session_id: str) -> None:
         """Deletes a session with its memory.
 

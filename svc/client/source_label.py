@@ -34,6 +34,6 @@ def label_of_file(path: str | Path) -> SourceLabel:
         hasher = xxhash.xxh3_64(file.read(_READ_BYTES))
         file.seek(max(0, size_bytes - _READ_BYTES))
         hasher.update(file.read(_READ_BYTES))
-    return SourceLabel(
-        fingerprint=f"{size_bytes} bytes, xxh3 {hasher.hexdigest()}", name=Path(path).name
-    )
+    # A name need not be text: what of it is none would not fit in a message.
+    name = os.fsencode(Path(path).name).decode("utf-8", "replace")
+    return SourceLabel(fingerprint=f"{size_bytes} bytes, xxh3 {hasher.hexdigest()}", name=name)

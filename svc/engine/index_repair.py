@@ -14,7 +14,7 @@ from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
-from retrieval.errors import EpochChangedError, IndexDamagedError
+from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
 from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path, open_key_index
 
@@ -23,12 +23,8 @@ logger = logging.getLogger(__name__)
 _HOT_TAIL_BYTES = 1 << 20  # nothing is appended
 
 
-def index_fault(root: Path, session_id: str) -> str | None:
-    """Return why questions about a session cannot rely on its index; None when they can.
-
-    Reads all rows, since a bit that flipped on the disk shows nowhere else. They are a small part
-    of a store: a unit's row is as long as the keys and values of one of its tokens in half
-    precision.
+def header_fault(root: Path, session_id: str) -> str | None:
+    """Return why a session's index cannot serve, from headers alone; None when nothing is seen.
 
     Raises:
         KVStoreError, OSError: the session cannot be looked at.
@@ -53,8 +49,33 @@ def index_fault(root: Path, session_id: str) -> str | None:
             return f"its rows are {index.layer_count} x {index.dim}"
         if index.count < known.durable_unit_count:
             return f"it has {index.count} rows for {known.durable_unit_count} units"
-        index.check(known.durable_unit_count)
     except EpochChangedError:
+        return None  # a writer came meanwhile, and makes it whole
+    finally:
+        index.close()
+    return None
+
+
+def row_fault(root: Path, session_id: str) -> str | None:
+    """Return which row of a session's index is damaged; None when none is.
+
+    For an index whose header is sound. Reads all rows, since a bit that flipped on the disk shows
+    nowhere else. They are a small part of a store: a unit's row is as long as the keys and values
+    of one of its tokens in half precision.
+
+    Raises:
+        KVStoreError, OSError: the session cannot be looked at.
+    """
+    known = glance(root, session_id)
+    if known is None or known.durable_unit_count == 0:
+        return None
+    try:
+        index = KeyIndexReader.open(key_index_path(root, session_id))
+    except IndexDamagedError as error:
+        return error.reason
+    try:
+        index.check_stored(known.durable_unit_count)
+    except (EpochChangedError, IndexShortError):
         return None  # a writer came meanwhile, and makes it whole
     except IndexDamagedError as error:
         return error.reason

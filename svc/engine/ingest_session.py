@@ -23,7 +23,7 @@ from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
-from retrieval.index import KeyIndexWriter
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine.encoder import StreamEncoder, UnitEmbeds, WindowUnit
 from svc.engine.key_rows import key_row, open_key_index
 from svc.engine.model import LoadedModel

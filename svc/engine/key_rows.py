@@ -18,8 +18,8 @@ from kvstore.paths import INDEX_NAME, session_folder
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.errors import IndexDamagedError
-from retrieval.index import KeyIndexWriter
 from retrieval.index_file import Room
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine.stored_kv import read_units
 
 logger = logging.getLogger(__name__)

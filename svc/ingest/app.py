@@ -33,9 +33,10 @@ from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
+from svc.ingest.sources import JoinedDecoder
 from svc.ingest.stream import MakeWorker
 from svc.ingest.unit_builder import UnitBuilder
-from svc.video.decoder import open_decoder
+from svc.video.decoder import Decoder, open_decoder
 from svc.video.frames import Media
 from svc.video.limits import MIB, VideoLimits
 from svc.video.sampler import Sampler, SamplerState
@@ -111,8 +112,10 @@ class App:
         _warn_of_foreign(sessions, model)
         return cls(settings, model, sessions, encode_thread, media_threads)
 
-    async def open_push(self, opening: Opening) -> tuple[Push, Session]:
+    async def open_push(self, opening: Opening) -> tuple[Push, Session, bool]:
         """Starts a push to a session, which is looked at once it is free.
+
+        Returns the push, the session, and whether it joins video of another source.
 
         Raises:
             RequestError: it is finished, does not fit the model or holds another video, another
@@ -125,16 +128,15 @@ class App:
             owned = await self.ownership.take(session_id)
             try:
                 session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
-                if source is not None:
-                    await asyncio.to_thread(
-                        self.sessions.admit_source, session, source, join=opening.join_source
-                    )
-                push = self._make_push(session, opening.media, owned)
+                joins = await asyncio.to_thread(
+                    self.sessions.admit_source, session, source, join=opening.join_source
+                )
+                push = self._make_push(session, opening.media, owned, joins=joins)
                 self.pushes.start(push)
             except BaseException:
                 await owned.release()
                 raise
-        return push, session
+        return push, session, joins
 
     async def get_session(self, session_id: str) -> Session:
         """Returns a session of this store.
@@ -150,6 +152,22 @@ class App:
             if elsewhere is not None:
                 raise elsewhere from None
             raise
+
+    async def finish_session(self, session_id: str) -> Session:
+        """Ends the video of a live session that nobody pushes to.
+
+        Raises:
+            RequestError: SESSION_BUSY: a push is open here; SESSION_ELSEWHERE: another process has
+                it; SESSION_FINISHED.
+            KVStoreError: there is none, or its record is damaged.
+        """
+        async with self.pushes.excluded(session_id):
+            await self.get_session(session_id)
+            owned = await self.ownership.take(session_id)
+            try:
+                return await asyncio.to_thread(self.sessions.finish, session_id)
+            finally:
+                await owned.release()
 
     async def delete_session(self, session_id: str) -> None:
         """Deletes a session with its memory.
@@ -169,12 +187,13 @@ class App:
                 raise
             await owned.deleted()
 
-    def _make_push(self, session: Session, media: Media, owned: Owned) -> Push:
+    def _make_push(self, session: Session, media: Media, owned: Owned, *, joins: bool) -> Push:
+        spool = _spool(self.settings)
         return Push(
             session_id=session.session_id,
             owned=owned,
             open_stream=lambda: self._open_stream(session, owned),
-            make_worker=_worker_factory(self._model, session, media, _spool(self.settings)),
+            make_worker=_worker_factory(self._model, session, media, spool, joins=joins),
             finish_session=lambda: self.sessions.finish(session.session_id),
             encode_thread=self._encode_thread,
             media_threads=self._media_threads,
@@ -230,7 +249,9 @@ def _spool(settings: Settings) -> Spool:
     )
 
 
-def _worker_factory(model: LoadedModel, session: Session, media: Media, spool: Spool) -> MakeWorker:
+def _worker_factory(
+    model: LoadedModel, session: Session, media: Media, spool: Spool, *, joins: bool
+) -> MakeWorker:
     """Returns what makes the media side of a push, given where the session stopped."""
 
     def make_worker(
@@ -240,8 +261,11 @@ def _worker_factory(model: LoadedModel, session: Session, media: Media, spool: S
     ) -> MediaWorker:
         state = None if resume is None else SamplerState.from_json(resume)
         sampler = Sampler(session.settings.sampling, state)
+        decoder: Decoder = open_decoder(media, MEDIA_LIMITS, spool)
+        if joins and state is not None:
+            decoder = JoinedDecoder(decoder, state.last_pts_s)
         return MediaWorker(
-            decoder=open_decoder(media, MEDIA_LIMITS, spool),
+            decoder=decoder,
             sampler=sampler,
             units=UnitBuilder(model.adapter),
             put=put,

@@ -13,7 +13,7 @@ from google.protobuf import duration_pb2
 from lookback.v1 import ingest_pb2
 from svc.engine.ingest_session import StreamStatus
 from svc.ingest.events import Draining, Event, Finished, Progress
-from svc.ingest.sessions import SourceLabel
+from svc.ingest.sources import SourceLabel
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import MAX_MESSAGE_BYTES
 from svc.video.frames import (
@@ -151,7 +151,7 @@ def read_items(request: ingest_pb2.IngestRequest) -> Sequence[Item] | None:
 
 
 def opened_message(
-    status: StreamStatus, *, credit_items: int, target_fps: float
+    status: StreamStatus, *, credit_items: int, target_fps: float, joined: bool
 ) -> ingest_pb2.IngestResponse:
     """Returns the answer to `open`."""
     return ingest_pb2.IngestResponse(
@@ -161,6 +161,7 @@ def opened_message(
             target_fps=target_fps,
             max_message_bytes=MAX_MESSAGE_BYTES,
             window_rounded=status.window_rounded,
+            joined=joined,
         )
     )
 

@@ -16,10 +16,11 @@ from concurrent.futures import Executor
 
 from svc.engine.ingest_session import FrameUnit, StreamStatus
 from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
-from svc.ingest.events import Draining, Event, Finished, Pacer, Progress
+from svc.ingest.events import Event
 from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
 from svc.ingest.ownership import Owned
 from svc.ingest.stream import MakeWorker, Stream
+from svc.ingest.telling import Telling
 from svc.rpc.errors import Reason, RequestError
 from svc.video.frames import Item
 
@@ -41,7 +42,7 @@ class Push:
         owned: Owned,
         open_stream: Callable[[], Stream],
         make_worker: MakeWorker,
-        finish_session: Callable[[], None],
+        finish_session: Callable[[], object],
         encode_thread: EncodeThread,
         media_threads: Executor,
         credit_items: int,
@@ -55,24 +56,17 @@ class Push:
         self._finish_session = finish_session
         self._encode_thread = encode_thread
         self._media_threads = media_threads
-        self._credit_items = credit_items
+        self._telling = Telling(session_id, credit_items)
         self._loop = asyncio.get_running_loop()
-        self._pacer = Pacer()
         self._opened = asyncio.Event()
         self._input_over = asyncio.Event()
         self._room = asyncio.Event()
         self._worker: MediaWorker | None = None
         self._stream: Stream | None = None
         self._lane: Lane[FrameUnit] | None = None
-        self._media = MediaReport()
-        self._status = StreamStatus()
-        self._announced_credit = credit_items
         self._accepted_item_count = 0
         self._accepted_bytes = 0
-        self._draining: Draining | None = None
-        self._error: Exception | None = None
         self._finishing = False
-        self._finished = False
         self._task: asyncio.Task[None] | None = None
 
     # What the client does.
@@ -80,7 +74,6 @@ class Push:
     def start(self) -> asyncio.Task[None]:
         """Begins to open the session; the task ends, without an error, when it is released."""
         self._task = self._loop.create_task(self._run(), name=f"push {self.session_id}")
-        self._task.add_done_callback(lambda _: self._pacer.touch(urgent=True))
         return self._task
 
     async def opened(self) -> StreamStatus:
@@ -90,9 +83,9 @@ class Push:
             Exception: why it could not be opened.
         """
         await self._opened.wait()
-        if self._error is not None:
-            raise self._error
-        return self._status
+        if self._telling.error is not None:
+            raise self._telling.error
+        return self._telling.status
 
     async def offer(self, items: Sequence[Item]) -> None:
         """Accepts items, then waits while too many bytes are queued.
@@ -101,7 +94,8 @@ class Push:
             RequestError: there are more than the credit; those within it are accepted.
         """
         assert self._worker is not None
-        accepted = items[: self._announced_credit - self._accepted_item_count]
+        allowed_count = self._telling.announced_credit
+        accepted = items[: allowed_count - self._accepted_item_count]
         for item in accepted:
             self._worker.offer(item)
             self._accepted_bytes += size_bytes(item)
@@ -110,11 +104,11 @@ class Push:
             sent_count = self._accepted_item_count + len(items) - len(accepted)
             raise RequestError(
                 Reason.CREDIT_EXCEEDED,
-                f"{sent_count} items were sent in this call, {self._announced_credit} were allowed",
+                f"{sent_count} items were sent in this call, {allowed_count} were allowed",
                 sent_item_count=sent_count,
-                credit_item_count=self._announced_credit,
+                credit_item_count=allowed_count,
             )
-        while self._accepted_bytes - self._media.consumed_bytes > MAX_QUEUED_BYTES:
+        while self._accepted_bytes - self._telling.media.consumed_bytes > MAX_QUEUED_BYTES:
             if self._input_over.is_set():
                 return
             self._room.clear()
@@ -132,7 +126,7 @@ class Push:
         """No more comes, though the video is not over; `error` is told after all is processed."""
         if not self._input_over.is_set():
             self._input_over.set()
-            self._note(error)
+            self._telling.note(error)
             if self._worker is not None:
                 self._worker.cut()
 
@@ -140,7 +134,7 @@ class Push:
         """Ends the input, and leaves what has not been decoded yet."""
         self._input_over.set()
         self._room.set()
-        self._note(error)
+        self._telling.note(error)
         if self._worker is not None:
             self._worker.abandon()
 
@@ -158,36 +152,18 @@ class Push:
 
     async def drain(self, grace_s: float) -> None:
         """Tells the client to stop sending, and makes durable what is visible."""
-        self._draining = Draining(grace_s=grace_s)
-        self._pacer.touch(urgent=True)
+        self._telling.drain(grace_s)
         if self._lane is not None and self._stream is not None:
             await self._flush(self._stream, self._lane)
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """Yields what the client is to know, until the session is released; one consumer.
 
         Raises:
             Exception: why the push ended early, after everything accepted was processed.
         """
         assert self._task is not None
-        told: Progress | None = None
-        draining_told = False
-        over = False
-        while not over:
-            await self._pacer.wait()
-            over = self._task.done()
-            if self._draining is not None and not draining_told:
-                draining_told = True
-                yield self._draining
-            progress = self._progress()
-            if progress != told:
-                told = progress
-                self._announced_credit = progress.credit_item_count
-                yield progress
-        if self._error is not None:
-            raise self._error
-        if self._finished:
-            yield Finished(progress=self._progress())
+        return self._telling.events(self._task)
 
     # The pipeline.
 
@@ -215,17 +191,17 @@ class Push:
         try:
             stream = await asyncio.wrap_future(self._encode_thread.submit(self._open_stream))
         except Exception as error:  # noqa: BLE001 - told by `opened`
-            self._note(error)
+            self._telling.note(error)
             self._opened.set()
             return
         lane = self._encode_thread.lane(self._encoding(stream))
         self._stream, self._lane = stream, lane
-        self._status = stream.status
+        self._telling.status = stream.status
         try:
             self._check_published(stream.status)
             await self._pump(stream, lane)
         except Exception as error:  # noqa: BLE001 - told by `events`
-            self._note(error)
+            self._telling.note(error)
         finally:
             await self._close(stream, lane)
             self._opened.set()
@@ -233,9 +209,9 @@ class Push:
                 "push ended",
                 extra={
                     "session": self.session_id,
-                    "durable_unit_count": self._status.durable_unit_count,
-                    "finished": self._finished,
-                    "error": self._error and type(self._error).__name__,
+                    "durable_unit_count": self._telling.status.durable_unit_count,
+                    "finished": self._telling.finished,
+                    "error": self._telling.error and type(self._telling.error).__name__,
                 },
             )
 
@@ -273,13 +249,13 @@ class Push:
             self.abandon(lane.failure if isinstance(error, LaneFailedError) else error)
             await asyncio.gather(running, return_exceptions=True)
         await self._flush(stream, lane)
-        self._note(lane.failure)
-        if media_over and self._error is None:
+        self._telling.note(lane.failure)
+        if media_over and self._telling.error is None:
             if not self._owned.held():
                 raise self._lost()
             await asyncio.wrap_future(lane.submit(self._finish_session))
-            self._finished = True
-            status = self._status
+            self._telling.finished = True
+            status = self._telling.status
             self._owned.announce(status.durable_unit_count, status.durable_pts_s, state="finished")
 
     async def _flush_when_idle(
@@ -302,16 +278,7 @@ class Push:
         try:
             await asyncio.wrap_future(lane.submit(stream.close))
         except Exception as error:  # noqa: BLE001 - the session is let go of all the same
-            self._note(error)
-
-    def _note(self, error: Exception | None) -> None:
-        """Keeps the first fault, which is what the client is told; later ones follow from it."""
-        if error is None or error is self._error:
-            return
-        if self._error is None:
-            self._error = error
-        else:
-            logger.info("later fault of a push", extra={"session": self.session_id}, exc_info=error)
+            self._telling.note(error)
 
     # Word from the threads.
 
@@ -338,21 +305,10 @@ class Push:
         return report
 
     def _see(self, status: StreamStatus) -> None:
-        durable_moved = status.durable_unit_count != self._status.durable_unit_count
-        self._status = status
-        if durable_moved:
+        if status.durable_unit_count != self._telling.status.durable_unit_count:
             self._owned.announce(status.durable_unit_count, status.durable_pts_s)
-        self._pacer.touch(urgent=durable_moved)
+        self._telling.see(status)
 
     def _hear(self, media: MediaReport) -> None:
-        self._media = media
+        self._telling.hear(media)
         self._room.set()
-        left = self._announced_credit - media.consumed_item_count
-        self._pacer.touch(urgent=2 * left <= self._credit_items)
-
-    def _progress(self) -> Progress:
-        return Progress(
-            media=self._media,
-            stream=self._status,
-            credit_item_count=self._media.consumed_item_count + self._credit_items,
-        )

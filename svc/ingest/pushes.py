@@ -60,7 +60,7 @@ class Pushes:
 
     @asynccontextmanager
     async def excluded(self, session_id: str) -> AsyncIterator[None]:
-        """Keeps pushes away from a session, to delete it.
+        """Keeps pushes away from a session, to finish, repair or delete it.
 
         Raises:
             RequestError: SESSION_BUSY: a push is open.
@@ -114,7 +114,7 @@ class Pushes:
         if held is not None and not await _set_within(held, RELEASE_WAIT_S):
             raise RequestError(
                 reason,
-                f"session {session_id!r} is being opened or deleted by another call",
+                f"session {session_id!r} is being opened, finished or deleted by another call",
                 session_id=session_id,
             )
 

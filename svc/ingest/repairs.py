@@ -1,4 +1,4 @@
-"""At the start: sessions whose key index is not whole get it made anew, one after the other."""
+"""After a start: sessions whose key index is not whole get it made anew, one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.limits import BlockLimits
 from kvstore.session import session_ids
-from svc.engine.index_repair import index_fault, repair_index
+from svc.engine.index_repair import header_fault, repair_index, row_fault
 from svc.ingest.ownership import Owned
 from svc.ingest.pushes import Pushes
 from svc.rpc.errors import RequestError
@@ -20,7 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class IndexRepairs:
-    """Looks all sessions of a store over; a push to one of them waits while it is repaired."""
+    """Looks all sessions of a store over; a push to one of them waits while it is repaired.
+
+    First the headers, which tell at once what a crash left. Reading all rows takes long in a large
+    store and seldom finds anything.
+    """
 
     def __init__(
         self,
@@ -37,59 +41,49 @@ class IndexRepairs:
         self._shm_dir = shm_dir
         self._pushes = pushes
         self._take = take
+        self.headers_whole = asyncio.Event()
+        """Set once no header needs repair; the rows are still being checked."""
 
     async def run(self, threads: Executor) -> None:
         """Repairs what needs it; a session that cannot be repaired is logged and left."""
+        names = await asyncio.get_running_loop().run_in_executor(threads, session_ids, self._root)
+        sound = [name for name in names if await self._look(threads, name, header_fault)]
+        self.headers_whole.set()
+        for name in sound:
+            await self._look(threads, name, row_fault)
+
+    async def _look(
+        self, threads: Executor, session_id: str, find: Callable[[Path, str], str | None]
+    ) -> bool:
+        """Repairs a session at once if it has such a fault; returns whether it was seen without."""
         loop = asyncio.get_running_loop()
-        for session_id in await loop.run_in_executor(threads, self._faulty):
-            try:
-                async with self._pushes.excluded(session_id):
-                    owned = await self._take(session_id)
-                    try:
-                        await loop.run_in_executor(threads, self._repair, session_id)
-                    finally:
-                        await owned.release()
-            except RequestError as error:
-                # A push, here or in another process, has it: that makes its index whole.
-                logger.info("index left alone", extra={"session": session_id, "reason": str(error)})
-
-    def _faulty(self) -> list[str]:
-        return [
-            session_id
-            for session_id in session_ids(self._root)
-            if self._fault(session_id) is not None
-        ]
-
-    def _fault(self, session_id: str) -> str | None:
         try:
-            return index_fault(self._root, session_id)
+            fault = await loop.run_in_executor(threads, find, self._root, session_id)
+            if fault is None:
+                return True
+            async with self._pushes.excluded(session_id):
+                owned = await self._take(session_id)
+                try:
+                    await loop.run_in_executor(threads, self._repair, session_id, fault)
+                finally:
+                    await owned.release()
+        except RequestError as error:
+            # A push, here or in another process, has it: that makes its index whole.
+            logger.info("index left alone", extra={"session": session_id, "reason": str(error)})
         except SessionNotFoundError:
-            return None  # deleted meanwhile
+            pass  # deleted meanwhile
         except (KVStoreError, OSError) as error:
-            _log_failure(session_id, error)
-            return None
-
-    def _repair(self, session_id: str) -> None:
-        fault = self._fault(session_id)
-        if fault is None:
-            return
-        logger.warning("key index is not whole", extra={"session": session_id, "reason": fault})
-        try:
-            row_count = repair_index(
-                self._root, session_id, limits=self._limits, shm_dir=self._shm_dir
+            logger.error(
+                "key index cannot be made whole",
+                extra={"session": session_id, "reason": str(error)},
             )
-        except SessionNotFoundError:
-            return
-        except (KVStoreError, OSError) as error:
-            _log_failure(session_id, error)
-            return
+        except Exception:
+            logger.exception("key index cannot be looked at", extra={"session": session_id})
+        return False
+
+    def _repair(self, session_id: str, fault: str) -> None:
+        logger.warning("key index is not whole", extra={"session": session_id, "reason": fault})
+        row_count = repair_index(self._root, session_id, limits=self._limits, shm_dir=self._shm_dir)
         logger.info(
             "key index was made whole", extra={"session": session_id, "row_count": row_count}
         )
-
-
-def _log_failure(session_id: str, error: Exception) -> None:
-    logger.error(
-        "key index cannot be made whole",
-        extra={"session": session_id, "reason": str(error)},
-    )

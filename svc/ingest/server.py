@@ -7,9 +7,9 @@ import logging
 
 from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
 from svc.config import Settings
+from svc.daemon_threads import DaemonThreads
 from svc.ingest import service, session_service
 from svc.ingest.app import App
-from svc.ingest.daemon_threads import DaemonThreads
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.errors import translate
 from svc.ingest.owners import open_ownership
@@ -21,7 +21,7 @@ from svc.rpc.server import Address, RpcServer
 logger = logging.getLogger(__name__)
 
 INDEX_REPAIR_WAIT_S = 20.0
-"""How long serving waits for indexes to be made whole; what is left then goes on beside it."""
+"""How long serving waits for what headers tell of; the rest, and all rows, go on beside it."""
 _STOP_CALLS_S = 1.0
 _STOP_THREADS_S = 2.0
 
@@ -74,11 +74,20 @@ class IngestServer:
         assert self._address is not None
         app.ownership = self._ownership = open_ownership(settings, app.sessions, self._address)
         await self._ownership.start()
-        self._repairing = asyncio.create_task(app.index_repairs.run(DaemonThreads("index repair")))
-        done, _ = await asyncio.wait({self._repairing}, timeout=INDEX_REPAIR_WAIT_S)
-        if done:
+        repairs = app.index_repairs
+        self._repairing = asyncio.create_task(repairs.run(DaemonThreads("index repair")))
+        headers_whole = asyncio.create_task(repairs.headers_whole.wait())
+        try:
+            done, _ = await asyncio.wait(
+                {self._repairing, headers_whole},
+                timeout=INDEX_REPAIR_WAIT_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            headers_whole.cancel()
+        if self._repairing in done:
             self._repairing.result()
-        else:
+        elif not done:
             logger.warning("serving while key indexes are still being made whole")
         self._app = app
         self._scrubber.start()

@@ -41,7 +41,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
         requests = aiter(request_iterator)
         opening = read_open(await _first(requests))
         with log_fields(session=opening.session_id):
-            push, session = await app.open_push(opening)
+            push, session, joined = await app.open_push(opening)
             reader = _Reader(requests, push)
             try:
                 held = await push.opened()
@@ -50,6 +50,7 @@ class IngestService(ingest_pb2_grpc.IngestServiceServicer):
                     held,
                     credit_items=app.settings.credit_items,
                     target_fps=session.settings.sample_fps,
+                    joined=joined,
                 )
                 async for event in push.events():
                     yield event_message(event)

@@ -102,6 +102,16 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         )
         return session_pb2.UpdateSessionResponse(session=await _message(sessions, session))
 
+    async def FinishSession(  # noqa: N802
+        self, request: session_pb2.FinishSessionRequest, context: _Context
+    ) -> session_pb2.FinishSessionResponse:
+        """Ends the video of a session that nobody pushes to."""
+        app = self._app()
+        # A client that goes away ends its call; what keeps pushes away lasts as long as the work.
+        finishing = asyncio.create_task(app.finish_session(request.session_id))
+        session = await asyncio.shield(finishing)
+        return session_pb2.FinishSessionResponse(session=await _message(app.sessions, session))
+
     async def DeleteSession(  # noqa: N802
         self, request: session_pb2.DeleteSessionRequest, context: _Context
     ) -> session_pb2.DeleteSessionResponse:

@@ -22,6 +22,7 @@ from kvstore.session import (
     update_session,
 )
 from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.ingest.sources import SOURCES_KEY, SourceLabel, admit
 from svc.ingest.stats import SessionStats, StatsReader
 from svc.rpc.errors import Reason, RequestError
 
@@ -41,18 +42,6 @@ class Session:
     settings: SessionSettings
     model: str
     """Name and digest of the model that encodes it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceLabel:
-    """Tells one video from another, as the client made it."""
-
-    fingerprint: str
-    name: str
-    """For people; not compared."""
-
-    def __str__(self) -> str:
-        return f"{self.name!r} ({self.fingerprint})"
 
 
 class Sessions:
@@ -127,20 +116,16 @@ class Sessions:
         """
         record = load_session(self._root, session_id)
         if record.state == "finished":
-            raise RequestError(
-                Reason.SESSION_FINISHED,
-                f"session {session_id!r} is finished and takes no more video",
-                session_id=session_id,
-            )
+            raise _finished(session_id)
         mismatch = self._rules.mismatch(record.identity)
         if mismatch is not None:
             raise mismatch
         return _session(record)
 
-    def admit_source(self, session: Session, source: SourceLabel, *, join: bool) -> None:
-        """Keeps which video is pushed to a session that no push has open.
+    def admit_source(self, session: Session, source: SourceLabel | None, *, join: bool) -> bool:
+        """Keeps which video is pushed to a session that no push has open; see `sources.admit`.
 
-        A session that holds nothing is nobody's yet: what was tried before it may have failed.
+        Returns whether it is joined to video of another source.
 
         Raises:
             RequestError: SOURCE_MISMATCH: it holds video of another source, and not to `join`.
@@ -148,23 +133,20 @@ class Sessions:
         """
         with self._updating:
             record = load_session(self._root, session.session_id)
-            kept = record.settings.get("source")
-            if kept is not None:
-                known = SourceLabel(**kept)
-                if known == source:
-                    return
-                others = known.fingerprint != source.fingerprint
-                if others and not join and self.stats(session).durable_unit_count:
-                    raise RequestError(
-                        Reason.SOURCE_MISMATCH,
-                        f"session {session.session_id!r} holds video of {known}, not of {source}; "
-                        "join_source adds it all the same",
-                        session_id=session.session_id,
-                        stored=known,
-                        given=source,
-                    )
-            settings = {**record.settings, "source": asdict(source)}
-            update_session(self._root, replace(record, settings=settings))
+            stored = record.settings.get(SOURCES_KEY, [])
+            if source is None and not stored:
+                return False
+            admission = admit(
+                session.session_id,
+                stored,
+                source,
+                durable_unit_count=self.stats(session).durable_unit_count,
+                join=join,
+            )
+            if admission.sources != stored:
+                settings = {**record.settings, SOURCES_KEY: admission.sources}
+                update_session(self._root, replace(record, settings=settings))
+        return admission.joins
 
     def page(self, *, after: str, count: int) -> tuple[list[Session], bool]:
         """Returns up to `count` sessions with ids behind `after`, and whether there are more.
@@ -197,17 +179,21 @@ class Sessions:
             update_session(self._root, renamed)
         return _session(renamed)
 
-    def finish(self, session_id: str) -> None:
-        """Marks a session finished.
+    def finish(self, session_id: str) -> Session:
+        """Marks a session finished that is not.
 
         Raises:
+            RequestError: SESSION_FINISHED.
             KVStoreError, OSError: its record cannot be read or written.
         """
         with self._updating:
-            update_session(
-                self._root, replace(load_session(self._root, session_id), state="finished")
-            )
+            record = load_session(self._root, session_id)
+            if record.state == "finished":
+                raise _finished(session_id)
+            finished = replace(record, state="finished")
+            update_session(self._root, finished)
         logger.info("session finished", extra={"session": session_id})
+        return _session(finished)
 
     def delete(self, session_id: str) -> None:
         """Deletes a session with its memory; a crash leaves it whole or gone.
@@ -254,6 +240,14 @@ class Sessions:
                     stored=stored,
                     given=given,
                 )
+
+
+def _finished(session_id: str) -> RequestError:
+    return RequestError(
+        Reason.SESSION_FINISHED,
+        f"session {session_id!r} is finished and takes no more video",
+        session_id=session_id,
+    )
 
 
 def _session(record: SessionRecord) -> Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
@@ -22,6 +22,8 @@ from svc.engine.serving import model_identity
 from svc.engine.store_memory import StoreMemory
 from svc.qa.as_of import Wait, cut_snapshot
 from svc.qa.convert import Answered, Question
+from svc.qa.deadline import Deadline
+from svc.qa.disk_threads import DiskThreads
 from svc.qa.errors import SNAPSHOT_LOST_ERRORS
 from svc.qa.evidence import evidence_spans, lost_spans
 from svc.qa.runner import Event, Job, Runner
@@ -45,6 +47,7 @@ class Answerer:
         model: LoadedModel,
         sessions: SessionCache,
         runner: Runner,
+        threads: DiskThreads,
         pool: ReadPool | None = None,
     ) -> None:
         """The runner's thread must be running for answers to come; it reads with the pool."""
@@ -53,6 +56,7 @@ class Answerer:
         self._sessions = sessions
         self._runner = runner
         self._pool = pool
+        self._threads = threads
 
     async def answer(
         self, question: Question, *, arrived_s: float, deadline_s: float
@@ -99,28 +103,29 @@ class Answerer:
 
     async def _lease(self, session_id: str) -> Lease:
         """Returns the session; a question that is given up meanwhile leaves no lease behind."""
-        leasing = asyncio.ensure_future(asyncio.to_thread(self._sessions.lease, session_id))
-        try:
-            return await asyncio.shield(leasing)  # the thread cannot be stopped
-        except asyncio.CancelledError:
-            leasing.add_done_callback(_release_unwanted)
-            raise
+        return await self._threads.run(
+            session_id,
+            partial(self._sessions.lease, session_id),
+            when_given_up=lambda leasing: leasing.add_done_callback(_release_unwanted),
+        )
 
     async def _in_thread(self, session: OpenSession, work: Callable[[], T]) -> T:
-        """Returns what a thread does with a session, which stays open until that thread is done.
+        """Returns what a thread does with a leased session, which stays open until it is done.
 
         Whoever waits for it may be gone by then: a thread that waits for a disk cannot be stopped.
         """
-        held = self._sessions.lease_again(session)
 
-        def done(working: asyncio.Future[T]) -> None:
-            held.release()
-            if not working.cancelled():
-                working.exception()  # looked at here: perhaps nobody else does any more
+        def keep_open(working: asyncio.Future[T]) -> None:
+            held = self._sessions.lease_again(session)  # the question's own lease goes now
 
-        working = asyncio.ensure_future(asyncio.to_thread(work))
-        working.add_done_callback(done)
-        return await asyncio.shield(working)
+            def done(working: asyncio.Future[T]) -> None:
+                held.release()
+                if not working.cancelled():
+                    working.exception()  # looked at here: nobody else does any more
+
+            working.add_done_callback(done)
+
+        return await self._threads.run(session.session_id, work, when_given_up=keep_open)
 
     async def _answer_once(
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
@@ -237,26 +242,3 @@ class Answerer:
 def _release_unwanted(leasing: asyncio.Future[Lease]) -> None:
     if not leasing.cancelled() and leasing.exception() is None:
         leasing.result().release()
-
-
-class Deadline:
-    """A moment after which a question is given up."""
-
-    def __init__(self, at_s: float) -> None:
-        """`at_s` is by time.perf_counter."""
-        self.at_s = at_s
-
-    async def keep(self, waiting: Awaitable[T]) -> T:
-        """Returns what is waited for.
-
-        Raises:
-            RequestError: QUESTION_TIMED_OUT; the deadline passed first.
-        """
-        try:
-            # Not wait_for: before Python 3.12 it forgets a cancellation that comes with the result.
-            async with asyncio.timeout(self.at_s - time.perf_counter()):
-                return await waiting
-        except TimeoutError as error:
-            raise RequestError(
-                Reason.QUESTION_TIMED_OUT, "the deadline passed before the answer was complete"
-            ) from error

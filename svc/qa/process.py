@@ -12,10 +12,12 @@ from typing import Any
 from kvstore.readpool import ReadPool
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
+from svc.daemon_threads import DaemonThreads
 from svc.qa.answerer import Answerer
 from svc.qa.directory import open_directory
+from svc.qa.disk_threads import DiskThreads
 from svc.qa.errors import translate
-from svc.qa.model_thread import Loaded, ModelThread
+from svc.qa.model_thread import ModelThread
 from svc.qa.runner import Runner
 from svc.qa.service import SERVICE_NAME, QuestionService
 from svc.qa.sessions import SessionCache
@@ -24,6 +26,9 @@ from svc.rpc.server import Address, RpcServer, stop_event_on_signals
 logger = logging.getLogger(__name__)
 
 _OPEN_SESSIONS = 32
+_DISK_THREADS_PER_SESSION = 4
+_HELD_DISK_THREADS = 32
+"""Threads that may hang on disks while every open question still has one."""
 _SWEEP_EVERY_S = 5.0
 _STOP_CALLS_S = 1.0
 _STOP_STEP_S = 5.0
@@ -63,7 +68,22 @@ async def serve(settings: Settings) -> bool:
         await _first_of(stop_asked, model_thread.loaded)
         if model_thread.loaded.done():
             loaded = model_thread.loaded.result()
-            _begin(service, loaded, sessions, runner, pool)
+            threads = DiskThreads(
+                max_count=settings.max_open_questions + _HELD_DISK_THREADS,
+                max_count_per_session=_DISK_THREADS_PER_SESSION,
+            )
+            answerer = Answerer(
+                model=loaded.model,
+                sessions=sessions,
+                runner=runner,
+                threads=threads,
+                pool=pool,
+            )
+            service.begin(
+                answerer,
+                limits=loaded.engine.limits,
+                default_unit_count=loaded.defaults.retrieved_units,
+            )
             await server.set_serving()
             directory.start(address)
             _announce(address)
@@ -84,21 +104,6 @@ async def serve(settings: Settings) -> bool:
         sessions.close()
 
 
-def _begin(
-    service: QuestionService,
-    loaded: Loaded,
-    sessions: SessionCache,
-    runner: Runner,
-    pool: ReadPool,
-) -> None:
-    answerer = Answerer(model=loaded.model, sessions=sessions, runner=runner, pool=pool)
-    service.begin(
-        answerer,
-        limits=loaded.engine.limits,
-        default_unit_count=loaded.defaults.retrieved_units,
-    )
-
-
 def _announce(address: Address) -> None:
     """Tells the parent, on standard output, that and where the process serves."""
     event = {"event": "ready", "process": "qa", "address": str(address)}
@@ -113,6 +118,10 @@ async def _first_of(*futures: asyncio.Future[Any]) -> None:
 
 
 async def _sweep(sessions: SessionCache) -> None:
+    threads = DaemonThreads("sweep")  # one at a time; it may hang on a disk
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        await asyncio.to_thread(sessions.sweep)
+        try:
+            await asyncio.get_running_loop().run_in_executor(threads, sessions.sweep)
+        except Exception:
+            logger.exception("open sessions could not be looked over")

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -189,20 +190,24 @@ class SessionCache:
         with self._lock:
             unused = [session for session in self._open.values() if not session.lease_count]
             leases = [self._leased(session) for session in unused]  # or it is closed meanwhile
-        for lease in leases:
-            try:
-                lease.session.reader.snapshot()
-            except SessionNotFoundError:
-                self.discard(lease.session)
-            except (KVStoreError, OSError) as error:
-                self.discard(lease.session)  # the next question opens it anew, and is told
-                logger.warning(
-                    "open session cannot be looked at",
-                    extra={"session": lease.session.session_id, "reason": str(error)},
-                )
-            finally:
-                lease.release()
+        with ExitStack() as stack:
+            for lease in leases:
+                stack.callback(lease.release)
+            for lease in leases:
+                self._look_over(lease.session)
         sweep_quarantine(self._root)
+
+    def _look_over(self, session: OpenSession) -> None:
+        try:
+            session.reader.snapshot()
+        except SessionNotFoundError:
+            self.discard(session)
+        except (KVStoreError, OSError) as error:
+            self.discard(session)  # the next question opens it anew, and is told
+            logger.warning(
+                "open session cannot be looked at",
+                extra={"session": session.session_id, "reason": str(error)},
+            )
 
     def close(self) -> None:
         """Closes everything that is not leased."""

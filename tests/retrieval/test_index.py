@@ -15,33 +15,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
 from retrieval.index_file import IndexFile
-
-LAYERS, DIM, CHUNK = 3, 10, 4
-
-
-def make_rows(count: int, seed: int = 0) -> NDArray[np.float32]:
-    generator = np.random.default_rng(seed)
-    return generator.standard_normal((count, LAYERS, DIM), dtype=np.float32)
-
-
-def create(path: Path, rows: NDArray[np.float32], *, epoch: int = 1) -> KeyIndexWriter:
-    writer = KeyIndexWriter.create(
-        path, layer_count=LAYERS, dim=DIM, epoch=epoch, chunk_row_count=CHUNK
-    )
-    for row in rows:
-        writer.append(row)
-    return writer
+from retrieval.index_writer import KeyIndexWriter
+from tests.retrieval.rows import CHUNK, DIM, LAYERS, create, make_rows
 
 
 def reopen(path: Path, epoch: int) -> KeyIndexWriter:
     return KeyIndexWriter.open(path, layer_count=LAYERS, dim=DIM, epoch=epoch)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.rows"
 
 
 @settings(max_examples=60, deadline=None)

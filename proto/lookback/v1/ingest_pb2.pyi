@@ -85,8 +85,8 @@ class Open(_message.Message):
     session_id: _builtins.str
     """Required. An existing session; one pusher at a time: ABORTED (SESSION_IN_USE) otherwise."""
     join_source: _builtins.bool
-    """Push it although the session holds video of another source; its label takes the place of that
-    one's.
+    """Push it although the session holds video of another source. It must begin after what the session
+    has (SOURCE_MISMATCH); its label takes the place of that one's with its first unit that is stored.
     """
     @_builtins.property
     def images(self) -> Global___ImageMedia:
@@ -102,9 +102,9 @@ class Open(_message.Message):
 
     @_builtins.property
     def source(self) -> Global___SourceLabel:
-        """Which video it is, where the client can tell: a session keeps the label of the first that is
-        pushed to it, and once something of it is stored refuses another (SOURCE_MISMATCH), for two
-        videos pushed one after the other become one. Absent: not checked, and nothing is kept.
+        """Which video it is, where the client can tell: a session keeps the label, and once something of
+        it is stored refuses another (SOURCE_MISMATCH), for two videos pushed one after the other become
+        one; so it does when it holds video without a label. Absent: not checked, and nothing is kept.
         """
 
     def __init__(
@@ -479,6 +479,7 @@ class Opened(_message.Message):
     TARGET_FPS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     WINDOW_ROUNDED_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
     durable_pts_s: _builtins.float
     """Where a resumed push starts: the last durable frame's time, if there is one."""
     credit_item_count: _builtins.int
@@ -491,6 +492,10 @@ class Opened(_message.Message):
     """The session stores keys and values in int8 or int4, and the stream goes on from a window that was
     read back from them: what follows is close to what an uninterrupted stream would hold, not equal.
     """
+    joined: _builtins.bool
+    """The call adds video of another source to what the session has (Open.join_source): send it from
+    its start, not from the durable time on.
+    """
     def __init__(
         self,
         *,
@@ -499,10 +504,11 @@ class Opened(_message.Message):
         target_fps: _builtins.float = ...,
         max_message_bytes: _builtins.int = ...,
         window_rounded: _builtins.bool = ...,
+        joined: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "durable_pts_s", b"durable_pts_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "credit_item_count", b"credit_item_count", "durable_pts_s", b"durable_pts_s", "max_message_bytes", b"max_message_bytes", "target_fps", b"target_fps", "window_rounded", b"window_rounded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s", "credit_item_count", b"credit_item_count", "durable_pts_s", b"durable_pts_s", "joined", b"joined", "max_message_bytes", b"max_message_bytes", "target_fps", b"target_fps", "window_rounded", b"window_rounded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__durable_pts_s: _TypeAlias = _typing.Literal["durable_pts_s"]  # noqa: Y015
     _WhichOneofArgType__durable_pts_s: _TypeAlias = _typing.Literal["_durable_pts_s", b"_durable_pts_s"]  # noqa: Y015

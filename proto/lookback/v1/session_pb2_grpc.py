@@ -64,6 +64,11 @@ class SessionServiceStub:
                 request_serializer=lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.SerializeToString,
                 response_deserializer=lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.FromString,
                 _registered_method=True)
+        self.FinishSession = channel.unary_unary(
+                '/lookback.v1.SessionService/FinishSession',
+                request_serializer=lookback_dot_v1_dot_session__pb2.FinishSessionRequest.SerializeToString,
+                response_deserializer=lookback_dot_v1_dot_session__pb2.FinishSessionResponse.FromString,
+                _registered_method=True)
         self.DeleteSession = channel.unary_unary(
                 '/lookback.v1.SessionService/DeleteSession',
                 request_serializer=lookback_dot_v1_dot_session__pb2.DeleteSessionRequest.SerializeToString,
@@ -118,6 +123,16 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishSession(self, request, context):
+        """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
+        encoded, and on a full disk. Questions are still answered.
+        FAILED_PRECONDITION (SESSION_FINISHED); (SESSION_BUSY) while a client pushes to it.
+        NOT_FOUND (SESSION_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteSession(self, request, context):
         """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
         NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
@@ -148,6 +163,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.UpdateSession,
                     request_deserializer=lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.FromString,
                     response_serializer=lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.SerializeToString,
+            ),
+            'FinishSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishSession,
+                    request_deserializer=lookback_dot_v1_dot_session__pb2.FinishSessionRequest.FromString,
+                    response_serializer=lookback_dot_v1_dot_session__pb2.FinishSessionResponse.SerializeToString,
             ),
             'DeleteSession': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteSession,
@@ -273,6 +293,33 @@ class SessionService:
             '/lookback.v1.SessionService/UpdateSession',
             lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.SerializeToString,
             lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookback.v1.SessionService/FinishSession',
+            lookback_dot_v1_dot_session__pb2.FinishSessionRequest.SerializeToString,
+            lookback_dot_v1_dot_session__pb2.FinishSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

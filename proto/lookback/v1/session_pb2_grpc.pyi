@@ -60,6 +60,12 @@ class SessionServiceStub:
     """Changes the fields named by `update_mask`. Only `display_name` can change.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
     """
+    FinishSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.FinishSessionRequest, _session_pb2.FinishSessionResponse]
+    """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
+    encoded, and on a full disk. Questions are still answered.
+    FAILED_PRECONDITION (SESSION_FINISHED); (SESSION_BUSY) while a client pushes to it.
+    NOT_FOUND (SESSION_NOT_FOUND).
+    """
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]
     """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
     NOT_FOUND (SESSION_NOT_FOUND). ABORTED (SESSION_IN_USE): another process writes to it.
@@ -96,6 +102,12 @@ class SessionServiceAsyncStub(SessionServiceStub):
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes the fields named by `update_mask`. Only `display_name` can change.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    """
+    FinishSession: _aio.UnaryUnaryMultiCallable[_session_pb2.FinishSessionRequest, _session_pb2.FinishSessionResponse]  # type: ignore[assignment]
+    """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
+    encoded, and on a full disk. Questions are still answered.
+    FAILED_PRECONDITION (SESSION_FINISHED); (SESSION_BUSY) while a client pushes to it.
+    NOT_FOUND (SESSION_NOT_FOUND).
     """
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_pb2.DeleteSessionRequest, _session_pb2.DeleteSessionResponse]  # type: ignore[assignment]
     """Deletes a session with its memory. FAILED_PRECONDITION (SESSION_BUSY) while a client pushes to it.
@@ -154,6 +166,18 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.UpdateSessionResponse, _abc.Awaitable[_session_pb2.UpdateSessionResponse]]:
         """Changes the fields named by `update_mask`. Only `display_name` can change.
         INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def FinishSession(
+        self,
+        request: _session_pb2.FinishSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.FinishSessionResponse, _abc.Awaitable[_session_pb2.FinishSessionResponse]]:
+        """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
+        encoded, and on a full disk. Questions are still answered.
+        FAILED_PRECONDITION (SESSION_FINISHED); (SESSION_BUSY) while a client pushes to it.
+        NOT_FOUND (SESSION_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
+from retrieval.index_writer import KeyIndexWriter
 from svc.cli.bench.stock import StockModel
 from svc.cli.bench.stream import PushedStream
 from svc.client import DecodingOptions, LookbackClient, SessionSettings, TextDelta

@@ -22,7 +22,8 @@ from rich.console import Console
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path, session_folder
 from kvstore.readpool import ReadPool
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
+from retrieval.index_writer import KeyIndexWriter
 from svc.cli.bench.store_session import (
     BLOCK_BYTES,
     SEVEN_B,

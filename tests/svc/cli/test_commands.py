@@ -19,6 +19,7 @@ from svc.cli.sessions import print_table
 from svc.cli.times import format_time, parse_time_s
 from svc.client import Session, SessionSettings, SessionState, SessionStats
 from svc.rpc.errors import Reason, RequestError
+from svc.supervisor import StartError
 from tests.svc.cli.conftest import Lookback, Service
 from tests.svc.client.material import one_answer
 from tests.svc.client.protocol_server import StoredSession
@@ -305,10 +306,10 @@ def test_a_session_is_not_finished_under_its_pusher(
     lookback: type[Lookback], service: Service
 ) -> None:
     service.server.sessions["a"] = StoredSession()
-    service.server.refuse_opens = [RequestError(Reason.SESSION_IN_USE, "it has an open call")]
+    service.server.busy = True
     outcome = lookback.run("sessions", "finish", "a", *service.options)
     assert outcome.status == 1
-    assert outcome.err.startswith("error: SESSION_IN_USE: it has an open call: end that push")
+    assert outcome.err.startswith("error: SESSION_BUSY: it has an open call: end that push")
     assert not service.server.sessions["a"].finished
 
 
@@ -402,6 +403,19 @@ def test_a_wrong_setting_is_named_as_it_was_given(
     monkeypatch.setenv("LOOKBACK_LOG_LEVEL", "LOUD")
     outcome = lookback.run("serve", "--data", "d")
     assert outcome.err.startswith("error: CONFIG: log_level: ")
+
+
+def test_a_setting_that_a_process_refuses_is_named_as_it_was_given_too(
+    lookback: type[Lookback], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def refused(*arguments: object, **options: object) -> int:
+        raise StartError(["data_dir d cannot be used", "window_tokens is too much"], 2)
+
+    monkeypatch.setattr("svc.supervisor.serve", refused)
+    outcome = lookback.run("serve", "--data", str(tmp_path))
+    assert outcome.status == 2
+    said = "error: CANNOT_START: --data d cannot be used; window_tokens is too much\n"
+    assert outcome.err == said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -56,18 +57,25 @@ def test_a_push_can_leave_the_session_live_and_be_gone_on_with(
     )
 
 
-def test_another_file_is_not_added_to_a_session_unless_it_is_meant(
-    lookback: type[Lookback], service: Service, clip: Path, tmp_path: Path
-) -> None:
-    other = tmp_path / "other.mp4"
-    with av.open(str(other), "w") as container:
+def write_video(path: Path, *, from_s: int, frame_count: int) -> Path:
+    """Writes one frame a second, with times from `from_s` on."""
+    with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1)
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv420p"
-        for level in range(0, 240, 5):
-            pixels = np.full((32, 32, 3), level, dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        for index in range(frame_count):
+            pixels = np.full((32, 32, 3), 5 * index, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = from_s + index, Fraction(1)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def test_another_file_is_not_added_to_a_session_unless_it_is_meant(
+    lookback: type[Lookback], service: Service, clip: Path, tmp_path: Path
+) -> None:
+    other = write_video(tmp_path / "other.mkv", from_s=40, frame_count=48)
     where = ["--session", "s", "--no-finish", *service.options]
     assert lookback.run("push", str(clip), *where).status == 0
     refused = lookback.run("push", str(other), *where)
@@ -81,9 +89,36 @@ def test_another_file_is_not_added_to_a_session_unless_it_is_meant(
     moved.write_bytes(clip.read_bytes())
     assert lookback.run("push", str(moved), *where).status == 0
     joined = lookback.run("push", str(other), "--join", *where)
-    assert joined.status == 0
-    assert len(service.server.sessions["s"].durable) > 40
-    assert lookback.run("push", str(other), *where).status == 0
+    assert (joined.status, joined.out) == (0, "s: left live, 88 units, stored up to 1:27.0\n")
+    assert service.server.sessions["s"].durable == [float(time_s) for time_s in range(88)]
+    again = lookback.run("push", str(other), *where)
+    assert again.status == 0
+    assert again.out.startswith("s: left live, 88 units, stored up to 1:27.0, ")
+    assert again.out.endswith(" already there\n")
+
+
+@pytest.mark.parametrize("frame_count", [6, 48])
+def test_a_file_that_begins_before_the_end_of_a_session_is_not_joined(
+    lookback: type[Lookback], service: Service, clip: Path, tmp_path: Path, frame_count: int
+) -> None:
+    """Not even its end, where it is longer: it is read from its start, not from the session's."""
+    other = write_video(tmp_path / "other.mkv", from_s=0, frame_count=frame_count)
+    where = ["--session", "s", "--no-finish", *service.options]
+    assert lookback.run("push", str(clip), *where).status == 0
+    refused = lookback.run("push", str(other), "--join", *where)
+    assert refused.status == 1
+    assert refused.err.endswith("error: SOURCE_MISMATCH: must begin after 39.0, not at 0.0\n")
+    assert len(service.server.sessions["s"].durable) == 40
+    assert lookback.run("push", str(clip), *where).status == 0
+
+
+def test_a_file_whose_name_is_not_text_is_pushed(
+    lookback: type[Lookback], service: Service, clip: Path, tmp_path: Path
+) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    Path(path).write_bytes(clip.read_bytes())
+    outcome = lookback.run("push", path, "--session", "s", *service.options)
+    assert (outcome.status, outcome.out) == (0, "s: finished, 40 units, stored up to 0:39.0\n")
 
 
 def test_a_session_that_is_not_to_be_created_must_be_there(

@@ -8,22 +8,8 @@ import pytest
 
 from svc.cli import push_view
 from svc.cli.push_view import PushView
-from svc.client import PushOpened, PushProgress
-
-_NOTHING = PushProgress(
-    received_pts_s=None,
-    visible_pts_s=None,
-    durable_pts_s=None,
-    visible_unit_count=0,
-    durable_unit_count=0,
-    received_frame_count=0,
-    sampled_frame_count=0,
-    late_frame_count=0,
-    known_frame_count=0,
-    duplicate_frame_count=0,
-    undecodable_packet_count=0,
-    sent_item_count=0,
-)
+from svc.client import PushOpened
+from tests.svc.client.pushing import NOTHING
 
 
 def test_the_speed_is_that_of_the_call_that_is_open(
@@ -38,7 +24,7 @@ def test_the_speed_is_that_of_the_call_that_is_open(
     def receive(*times_s: float) -> str:
         for time_s in times_s:
             clock[0] += 1.0
-            view.show(dataclasses.replace(_NOTHING, received_pts_s=time_s))
+            view.show(dataclasses.replace(NOTHING, received_pts_s=time_s))
         return capfd.readouterr().err.splitlines()[-1]
 
     opened = PushOpened(durable_pts_s=None, target_fps=1.0, reconnect_count=0)

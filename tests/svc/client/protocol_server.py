@@ -37,7 +37,7 @@ class StoredSession:
     durable: list[float] = field(default_factory=list)
     finished: bool = False
     fingerprint: str = ""
-    """Of the source that was pushed last."""
+    """Of the source that was pushed last and stored."""
 
 
 class ProtocolServer(
@@ -62,6 +62,10 @@ class ProtocolServer(
         """Raised at every call of the three services."""
         self.refuse_opens: list[RequestError] = []
         """Raised one per ingest call, first ones first."""
+        self.finishes_when_cut = False
+        """Whether somebody else finishes a session when its ingest call is cut."""
+        self.busy = False
+        """Whether somebody pushes to every session."""
         self.refuse_items_after: tuple[int, RequestError] | None = None
         self.answer: Callable[[question_pb2.AskRequest], Iterator[question_pb2.AskResponse]]
         self.answer = one_answer
@@ -77,6 +81,8 @@ class ProtocolServer(
             async for response in call.run():
                 yield response
         except Cut:
+            if self.finishes_when_cut:
+                self.sessions[call.session_id].finished = True
             if not self.failures.clean_end:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
@@ -112,6 +118,16 @@ class ProtocolServer(
         session = self._message(request.session.session_id)
         session.display_name = request.session.display_name
         return session_pb2.UpdateSessionResponse(session=session)
+
+    async def FinishSession(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        stored = self._stored(request.session_id)
+        if stored.finished:
+            raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
+        if self.busy:
+            raise RequestError(Reason.SESSION_BUSY, "it has an open call")
+        stored.finished = True
+        return session_pb2.FinishSessionResponse(session=self._message(request.session_id))
 
     async def DeleteSession(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
@@ -173,6 +189,10 @@ class _Call:
         self._taken = 0
         self._credit = self._granted = server.credit  # granted: what the client was told
         self._decodable = False
+        self.session_id = ""
+        self._known = 0
+        self._fingerprint = ""
+        self._joins_after: float | None = None
 
     async def run(self) -> AsyncIterator[ingest_pb2.IngestResponse]:
         server = self._server
@@ -182,21 +202,25 @@ class _Call:
         server.failures.at("open")
         if server.refuse_opens:
             raise server.refuse_opens.pop(0)
-        stored = server._stored(first.open.session_id)
+        self.session_id = first.open.session_id
+        stored = server._stored(self.session_id)
         if stored.finished:
             raise RequestError(Reason.SESSION_FINISHED, "the session is finished")
-        fingerprint = first.open.source.fingerprint
-        if fingerprint:
-            others = stored.fingerprint not in ("", fingerprint)
-            if others and stored.durable and not first.open.join_source:
+        self._fingerprint = fingerprint = first.open.source.fingerprint
+        joined = bool(fingerprint and stored.durable and stored.fingerprint != fingerprint)
+        if joined:
+            self._joins_after = stored.durable[-1]
+            if not first.open.join_source:
                 raise RequestError(
                     Reason.SOURCE_MISMATCH,
                     f"the session holds video of {stored.fingerprint}, not of {fingerprint}; "
                     "join_source adds it all the same",
                 )
-            stored.fingerprint = fingerprint
         opened = ingest_pb2.Opened(
-            credit_item_count=self._credit, target_fps=1.0, max_message_bytes=4096
+            credit_item_count=self._credit,
+            target_fps=1.0,
+            max_message_bytes=4096,
+            joined=joined,
         )
         if stored.durable:
             opened.durable_pts_s = stored.durable[-1]
@@ -242,9 +266,16 @@ class _Call:
             self._decodable = self._decodable or item.key_frame
             if not self._decodable:
                 return
+        if self._joins_after is not None and item.pts_s <= self._joins_after:
+            raise RequestError(
+                Reason.SOURCE_MISMATCH, f"must begin after {self._joins_after}, not at {item.pts_s}"
+            )
+        self._joins_after = None
         known = (stored.durable + self._pending)[-1:]
         if not known or item.pts_s > known[0]:
             self._pending.append(item.pts_s)
+        else:
+            self._known += 1
         if len(self._pending) >= server.durable_every:
             self._flush(stored)
         if server.more_credit:
@@ -252,6 +283,8 @@ class _Call:
 
     def _flush(self, stored: StoredSession) -> None:
         stored.durable.extend(self._pending)
+        if self._pending and self._fingerprint:
+            stored.fingerprint = self._fingerprint
         self._pending = []
 
     def _progress(self, stored: StoredSession) -> ingest_pb2.Progress:
@@ -262,6 +295,7 @@ class _Call:
             durable_unit_count=len(stored.durable),
             credit_item_count=self._credit,
             received_frame_count=self._taken,
+            known_frame_count=self._known,
         )
         if known:
             progress.received_pts_s = progress.visible_pts_s = known[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -21,7 +22,8 @@ from svc.client import (
     PushReconnecting,
     push_call,
 )
-from svc.video.frames import ImageItem, Item, PacketMedia
+from svc.client.tail import SentTail
+from svc.video.frames import ChunkItem, ContainerMedia, ImageItem, Item, PacketItem, PacketMedia
 from tests.svc.client.cuts import Failures
 from tests.svc.client.material import ListSource, images, live, packets
 from tests.svc.client.protocol_server import (
@@ -29,7 +31,7 @@ from tests.svc.client.protocol_server import (
     StoredSession,
     served,
 )
-from tests.svc.client.pushing import pushed
+from tests.svc.client.pushing import NOTHING, pushed
 
 STEPS = ("open", "opened", "images", "progress", "finish", "finished", "draining")
 
@@ -97,6 +99,44 @@ async def test_each_kind_of_message_can_be_the_last_one(
     reconnects = [event for event in events if isinstance(event, PushReconnecting)]
     assert len(reconnects) >= 1, "the cut was there to be noticed"
     assert not server.failures.cuts
+
+
+@pytest.mark.parametrize("kind", ["images", "packets", "chunks"])
+async def test_a_finish_by_another_hand_is_not_taken_for_ones_own(kind: str) -> None:
+    """It is lost with its call and what was not durable, and an operator ends the session."""
+    server = ProtocolServer()
+    server.durable_every = 10
+    server.failures.cuts = [("finish", 0)]
+    server.finishes_when_cut = True
+    if kind == "images":
+        source = ListSource(images(12))
+    elif kind == "packets":
+        source = ListSource(packets(12, 4), media=PacketMedia(codec="h264"))
+    else:
+        source = ListSource([ChunkItem(data=b"0")], media=ContainerMedia())
+    with pytest.raises(LookbackError) as caught:
+        await pushed(server, source)
+    assert caught.value.reason == "FINISH_UNKNOWN"
+    if kind != "chunks":
+        assert "video up to 9 s, and up to 11 s was sent" in caught.value.message
+        assert len(server.sessions["s"].durable) == 10
+
+
+@pytest.mark.parametrize(
+    ("last_pts_s", "durable_pts_s", "whole"),
+    [(11.9, 11.0, True), (12.0, 11.0, True), (12.1, 11.0, False), (0.5, None, False)],
+)
+def test_what_is_kept_ends_less_than_a_period_before_what_was_sent(
+    last_pts_s: float, durable_pts_s: float | None, whole: bool
+) -> None:
+    tail = SentTail()
+    tail.target_fps = 1.0
+    for pts_s in (last_pts_s, 0.1):  # packets come in decoding order
+        tail.add(PacketItem(pts_s=pts_s, data=b"", key_frame=True, discard=False))
+    tail.add(PacketItem(pts_s=99.0, data=b"", key_frame=False, discard=True))
+    progress = dataclasses.replace(NOTHING, durable_pts_s=durable_pts_s)
+    with contextlib.nullcontext() if whole else pytest.raises(LookbackError):
+        tail.check(progress)
 
 
 async def test_a_server_that_drains_is_sent_no_more() -> None:

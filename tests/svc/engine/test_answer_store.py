@@ -22,7 +22,8 @@ from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ from kvstore.errors import SliceCorruptError
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from retrieval.errors import RetrievalError
-from retrieval.index import KeyIndexReader, KeyIndexWriter
+from retrieval.index import KeyIndexReader
 from retrieval.index_file import IndexFile
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine import ingest_session
-from svc.engine.index_repair import index_fault, repair_index
+from svc.engine.index_repair import header_fault, repair_index, row_fault
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.key_rows import key_index_path
 from svc.engine.model import LoadedModel
@@ -78,6 +80,11 @@ def scores(root: Path, model: LoadedModel) -> NDArray[np.float32]:
     finally:
         reader.close()
     return np.stack(found)
+
+
+def index_fault(root: Path, session_id: str) -> str | None:
+    """Headers first, then rows, as a start does."""
+    return header_fault(root, session_id) or row_fault(root, session_id)
 
 
 def delete(path: Path) -> None:
@@ -188,16 +195,37 @@ def test_a_writer_that_comes_while_the_rows_are_looked_at_is_no_fault(
     tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_session(tmp_path, model)
-    check = KeyIndexReader.check
+    check = KeyIndexReader.check_stored
 
     def overtaken(index: KeyIndexReader, count: int) -> None:
         open_stream(tmp_path, model).close()
         check(index, count)
 
     with monkeypatch.context() as patch:
-        patch.setattr(KeyIndexReader, "check", overtaken)
+        patch.setattr(KeyIndexReader, "check_stored", overtaken)
         assert index_fault(tmp_path, SESSION) is None
     assert index_fault(tmp_path, SESSION) is None
+
+
+def test_an_index_that_the_disk_does_not_give_out_is_made_anew(
+    tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_session(tmp_path, model)
+    before = scores(tmp_path, model)
+    bad = key_index_path(tmp_path, SESSION).stat().st_ino
+    pread = os.pread
+
+    def failing(descriptor: int, length: int, offset: int) -> bytes:
+        if offset >= 4096 and os.fstat(descriptor).st_ino == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    assert header_fault(tmp_path, SESSION) is None
+    assert "cannot be read" in str(row_fault(tmp_path, SESSION))
+    assert repair_index(tmp_path, SESSION, limits=LIMITS) == 9
+    assert index_fault(tmp_path, SESSION) is None
+    np.testing.assert_allclose(scores(tmp_path, model), before, rtol=1e-5, atol=1e-5)
 
 
 def test_a_session_without_units_needs_no_index(tmp_path: Path, model: LoadedModel) -> None:

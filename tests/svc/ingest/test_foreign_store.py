@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from lookback.v1 import session_pb2
 from tests.svc.engine.tiny import build_tiny_checkpoint
 from tests.svc.ingest.calls import FINISH, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
@@ -49,6 +50,8 @@ async def test_sessions_of_another_model_are_refused_one_by_one(
         assert made_with in refusal.message
         assert served_with in refusal.message
 
+    ended = (await client.sessions("FinishSession", session_id="yard")).session
+    assert ended.state == session_pb2.Session.STATE_FINISHED
     listed = (await client.sessions("ListSessions")).sessions
     assert [session.session_id for session in listed] == ["cam", "new", "yard"]
     call = await client.open(open_images("new"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 
 from retrieval.errors import IndexDamagedError
 from retrieval.index_file import IndexFile
+from svc.engine.index_repair import header_fault, row_fault
 from svc.engine.key_rows import key_index_path
+from svc.ingest import repairs as repairs_module
 from svc.ingest import server as server_module
 from svc.ingest.repairs import IndexRepairs
 from tests.svc.ingest.calls import FINISH, Client, images, open_images
@@ -27,6 +30,12 @@ async def push(client: Client, session_id: str, *, finish: bool) -> None:
     await call.until_visible(6)
     await (call.send(FINISH) if finish else call.half_close())
     await call.rest()
+
+
+async def rows_checked(client: Client) -> None:
+    """Waits for what goes on beside serving."""
+    assert client.server._repairing is not None
+    await client.server._repairing
 
 
 @pytest.mark.parametrize("finish", [True, False])
@@ -57,7 +66,7 @@ async def test_a_bit_that_flipped_in_the_index_of_a_finished_session_is_mended_b
     file.close()
     with pytest.raises(IndexDamagedError, match="row 3"):
         read_stored(root, "cam")
-    await start()
+    await rows_checked(await start())
     assert_same(read_stored(root, "cam"), before)
 
 
@@ -92,3 +101,57 @@ async def test_a_repair_that_takes_long_does_not_hold_up_serving(
     client = await start()
     await push(client, "cam", finish=True)
     assert await client.stop_server()
+
+
+async def test_what_headers_tell_of_is_mended_before_any_row_is_read_and_serving_waits_for_no_row(
+    start: StartServer, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root: Path = values["data_dir"]
+    client = await start()
+    for name in ("first", "torn"):
+        await push(client, name, finish=True)
+    await client.close()
+    before = read_stored(root, "torn")
+    key_index_path(root, "torn").unlink()
+    looked: list[str] = []
+    may_go_on = threading.Event()
+
+    def held(root: Path, session_id: str) -> str | None:
+        looked.append(session_id)
+        may_go_on.wait()
+        return row_fault(root, session_id)
+
+    monkeypatch.setattr(repairs_module, "row_fault", held)
+    monkeypatch.setattr(server_module, "INDEX_REPAIR_WAIT_S", 3600.0)
+    client = await start()  # serves, though the rows are held
+    try:
+        assert_same(read_stored(root, "torn"), before)
+    finally:
+        may_go_on.set()
+    await rows_checked(client)
+    assert looked == ["first"]  # the other was read as it was mended
+
+
+async def test_a_look_that_breaks_is_logged_and_keeps_no_other_from_it(
+    start: StartServer,
+    values: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root: Path = values["data_dir"]
+    client = await start()
+    for name in ("bad", "good"):
+        await push(client, name, finish=True)
+    await client.close()
+    before = read_stored(root, "good")
+    key_index_path(root, "good").unlink()
+
+    def broken(root: Path, session_id: str) -> str | None:
+        if session_id == "bad":
+            raise ValueError("nobody thought of it")
+        return header_fault(root, session_id)
+
+    monkeypatch.setattr(repairs_module, "header_fault", broken)
+    await rows_checked(await start())
+    assert "nobody thought of it" in caplog.text
+    assert_same(read_stored(root, "good"), before)

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import field_mask_pb2
 
 from kvstore.reader import SessionReader
+from lookback.v1 import session_pb2
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
 
@@ -247,6 +248,32 @@ async def test_a_session_is_not_deleted_under_its_pusher(client: Client) -> None
     await call.send(images([0.0]))
     call.cancel()
     await client.sessions("DeleteSession", session_id="cam")
+
+
+async def test_a_live_session_is_finished_once_though_the_disk_is_full(
+    start: StartServer, values: dict[str, Any]
+) -> None:
+    client = await start()
+    await client.create("cam")
+    call = await client.open(open_images("cam"))
+    await call.send(images([0.0, 1.0]))
+    assert (await refusal_of(client, "FinishSession", session_id="cam")).reason == "SESSION_BUSY"
+    await call.half_close()
+    await call.rest()
+    await client.close()
+    client = await start(min_free_bytes=2**60)
+    with pytest.raises(Refused, match="STORE_FULL"):
+        await client.open(open_images("cam"))
+    finished = (await client.sessions("FinishSession", session_id="cam")).session
+    assert finished.state == session_pb2.Session.STATE_FINISHED
+    assert finished.stats.durable_unit_count == 2
+    again = await refusal_of(client, "FinishSession", session_id="cam")
+    assert (again.reason, again.code) == (
+        "SESSION_FINISHED",
+        grpc.StatusCode.FAILED_PRECONDITION,
+    )
+    gone = await refusal_of(client, "FinishSession", session_id="none")
+    assert gone.reason == "SESSION_NOT_FOUND"
 
 
 async def test_a_damaged_session_is_told_as_such_and_hides_no_other(

@@ -8,6 +8,7 @@ import pytest
 
 from svc.engine.model import LoadedModel
 from tests.svc.engine.conftest import _one_thread, tiny_model, tiny_path
+from tests.svc.qa.bench import JOIN_S, Bench
 from tests.svc.qa.service import LiveSession, QaProcess
 
 __all__ = ["_one_thread", "tiny_model", "tiny_path"]
@@ -50,3 +51,22 @@ def live(
     yield make
     for session in sessions:
         session.close()
+
+
+@pytest.fixture
+def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
+    """Six seconds in a store of its own at `tmp_path`, still live."""
+    session = LiveSession(tmp_path, model, "door")
+    session.push([float(t) for t in range(6)])
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, model: LoadedModel, session: LiveSession) -> Iterator[Bench]:
+    """An answerer over the store at `tmp_path`."""
+    bench = Bench(tmp_path, model)
+    yield bench
+    bench.runner.stop()
+    bench.thread.join(JOIN_S)
+    bench.sessions.close()

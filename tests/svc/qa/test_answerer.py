@@ -3,8 +3,7 @@
 import asyncio
 import errno
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,101 +17,22 @@ from lookback.v1 import question_pb2 as pb
 from lookback.v1 import question_pb2_grpc
 from retrieval import index_rows
 from retrieval.errors import EpochChangedError, IndexDamagedError
-from retrieval.index import KeyIndexWriter
 from retrieval.index_file import IndexFile
 from retrieval.index_rows import row_check
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine import ingest_session
-from svc.engine.answer import AnswerEngine
-from svc.engine.answer_request import AnswerLimits, AnswerRequest
-from svc.engine.index_repair import index_fault, repair_index
+from svc.engine.answer_request import AnswerLimits
+from svc.engine.index_repair import repair_index, row_fault
 from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
-from svc.qa.answerer import Answerer
-from svc.qa.convert import Answered, Question
 from svc.qa.errors import translate
-from svc.qa.runner import Job, Runner
+from svc.qa.runner import Job
 from svc.qa.service import QuestionService
-from svc.qa.sessions import Lease, Look, OpenSession, SessionCache
+from svc.qa.sessions import Lease, Look, OpenSession
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
+from tests.svc.qa.bench import Bench, until
 from tests.svc.qa.service import LiveSession, Refusal
-from tests.svc.qa.test_runner import JOIN_S, StepwiseMemory
-
-
-class Bench:
-    """An answerer whose model thread answers one question at a time, and can be held."""
-
-    def __init__(self, store: Path, model: LoadedModel) -> None:
-        self.model = model
-        self.runner = Runner(packed_count=1)
-        self.sessions = SessionCache(store, capacity=2)
-        self.answerer = Answerer(model=model, sessions=self.sessions, runner=self.runner)
-        self.thread = threading.Thread(
-            target=self.runner.run, args=[AnswerEngine(model)], daemon=True
-        )
-        self.thread.start()
-
-    def hold(self) -> Callable[[], None]:
-        """Keeps the model thread busy until the function returned is called."""
-        gate = StepwiseMemory(self.model)
-        request = AnswerRequest(question="What?", max_new_tokens=1)
-        self.runner.submit(
-            Job(
-                session_id="gate",
-                request=request,
-                memory=gate,
-                deliver=lambda event: None,
-                let_go=lambda: None,
-            )
-        )
-        gate.reading.wait()
-        return gate.may_read.set
-
-    async def answer(
-        self, session_id: str, *, timeout_s: float = 60.0, asked_at_s: float | None = None
-    ) -> Answered:
-        request = AnswerRequest(
-            question="What?", max_new_tokens=4, temperature=0.0, ignore_eos=True, unit_count=4
-        )
-        question = Question(
-            session_id=session_id, asked_at_s=asked_at_s, cut="at_or_before", request=request
-        )
-        now_s = time.perf_counter()
-        async for event in self.answerer.answer(
-            question, arrived_s=now_s, deadline_s=now_s + timeout_s
-        ):
-            last = event
-        assert isinstance(last, Answered)
-        return last
-
-    async def asked(self, session_id: str, **settings: float) -> asyncio.Task[Answered]:
-        """Begins a question, and returns when it waits for the model thread."""
-        task = asyncio.create_task(self.answer(session_id, **settings))
-        await until(lambda: len(self.runner._waiting) > 0 or task.done())
-        return task
-
-
-async def until(claim: Callable[[], bool]) -> None:
-    """Waits for what the model thread does; the suite's timeout is the limit."""
-    while not claim():  # noqa: ASYNC110 - nothing here could set an event
-        await asyncio.sleep(0.001)
-
-
-@pytest.fixture
-def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
-    session = LiveSession(tmp_path, model, "door")
-    session.push([0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
-    yield session
-    session.close()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, model: LoadedModel, session: LiveSession) -> Iterator[Bench]:
-    bench = Bench(tmp_path, model)
-    yield bench
-    bench.runner.stop()
-    bench.thread.join(JOIN_S)
-    bench.sessions.close()
 
 
 async def test_a_question_starts_over_when_the_writer_came_back_under_it(
@@ -273,7 +193,7 @@ async def test_a_question_is_answered_once_the_index_is_made_whole_under_an_open
     bench.sessions.close()  # what is open has checked the row already
     with pytest.raises(IndexDamagedError, match="row 2"):
         await bench.answer("door")
-    assert index_fault(tmp_path, "door") is not None
+    assert row_fault(tmp_path, "door") is not None
     repair_index(tmp_path, "door", limits=BlockLimits(min_free_bytes=0))
     after = await bench.answer("door")
     assert after.result.text == before.result.text

@@ -8,10 +8,7 @@ import operator
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,43 +16,12 @@ from kvstore.deletion import delete_session
 from kvstore.errors import BlockCorruptError
 from kvstore.reader import SessionReader
 from svc.engine.model import LoadedModel
-from svc.qa.answerer import Deadline
+from svc.qa import process
+from svc.qa.deadline import Deadline
 from svc.qa.sessions import OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
+from tests.svc.qa.bench import Bench, holding, until
 from tests.svc.qa.service import LiveSession
-from tests.svc.qa.test_answerer import Bench, bench, session, until
-
-__all__ = ["bench", "session"]
-
-
-class Held:
-    """Calls of one method that do not go on before they may."""
-
-    def __init__(self) -> None:
-        self.entered, self.may_go_on = threading.Event(), threading.Event()
-        self.ended = threading.Event()
-
-
-@contextmanager
-def holding(owner: type, name: str) -> Iterator[Held]:
-    """Holds the calls that begin within the block; at its end they may go on at the latest."""
-    held = Held()
-    method: Callable[..., Any] = getattr(owner, name)
-
-    def hold(*arguments: Any) -> Any:
-        held.entered.set()
-        held.may_go_on.wait()
-        try:
-            return method(*arguments)
-        finally:
-            held.ended.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, hold)
-        try:
-            yield held
-        finally:
-            held.may_go_on.set()
 
 
 def open_files(folder: Path) -> list[str]:
@@ -193,3 +159,43 @@ def test_a_sweep_goes_on_after_a_session_that_is_damaged(
     assert [session.discarded for session in opened] == [True, True]
     sessions.lease("bad").release()  # opened anew
     sessions.close()
+
+
+def test_a_sweep_that_breaks_leaves_no_lease(
+    tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = SessionCache(tmp_path, capacity=2)
+    opened = []
+    for name in ("broken", "other"):
+        LiveSession(tmp_path, model, name).close()
+        lease = sessions.lease(name)
+        opened.append(lease.session)
+        lease.release()
+
+    def broken() -> None:
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr(opened[0].reader, "snapshot", broken)
+    with pytest.raises(ValueError, match="nobody thought"):
+        sessions.sweep()
+    assert [session.lease_count for session in opened] == [0, 0]
+    sessions.close()
+
+
+async def test_sweeps_go_on_after_one_that_broke(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions = SessionCache(tmp_path, capacity=1)
+    swept: list[None] = []
+
+    def broken() -> None:
+        swept.append(None)
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr(sessions, "sweep", broken)
+    monkeypatch.setattr(process, "_SWEEP_EVERY_S", 0.001)
+    sweeping = asyncio.create_task(process._sweep(sessions))
+    await until(lambda: len(swept) > 2 or sweeping.done())
+    assert not sweeping.done()
+    sweeping.cancel()
+    assert "nobody thought" in caplog.text

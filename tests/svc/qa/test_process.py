@@ -17,7 +17,6 @@ from lookback.v1 import question_pb2_grpc
 from svc.child import STOP_MARGIN_S
 from svc.config import Settings
 from svc.engine.answer import AnswerEngine
-from svc.engine.model import LoadedModel
 from svc.qa import model_thread
 from svc.qa.__main__ import main
 from svc.qa.process import STOP_AFTER_DRAIN_S, serve
@@ -27,15 +26,6 @@ from tests.svc.qa.service import LiveSession, QaProcess, Refusal, finish, sample
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-@pytest.fixture
-def session(tmp_path: Path, model: LoadedModel) -> Iterator[LiveSession]:
-    """Six seconds in a store of its own at `tmp_path`, still live."""
-    session = LiveSession(tmp_path, model, "door")
-    session.push([float(t) for t in range(6)])
-    yield session
-    session.close()
 
 
 @pytest.fixture

@@ -19,23 +19,7 @@ from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.warm_up import RandomMemory
-
-JOIN_S = 20.0
-"""How long a test that failed waits for the model thread, which it may have left held."""
-
-
-class StepwiseMemory(RandomMemory):
-    """Lets the model thread read only when the test says so."""
-
-    def __init__(self, model: LoadedModel) -> None:
-        super().__init__(model, 3)
-        self.reading = threading.Event()
-        self.may_read = threading.Event()
-
-    def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        self.reading.set()
-        self.may_read.wait()
-        return super().load(layer, units)
+from tests.svc.qa.bench import JOIN_S, StepwiseMemory
 
 
 class FixedMemory(RandomMemory):
