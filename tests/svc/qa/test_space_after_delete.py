@@ -14,7 +14,7 @@ import pytest
 from kvstore.deletion import delete_session
 from kvstore.errors import SessionNotFoundError
 from kvstore.session import SessionRecord, create_session
-from retrieval.index import KeyIndexWriter
+from retrieval.index_writer import KeyIndexWriter
 from svc.engine.key_rows import key_index_path
 from svc.qa.sessions import SessionCache
 from tests.kvstore.samples import SESSION, SMALL, append, open_writer, unit_is
