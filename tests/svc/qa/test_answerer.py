@@ -218,6 +218,30 @@ async def test_the_model_thread_checks_no_rows(
     assert bench.thread not in checking
 
 
+async def test_a_question_about_checked_rows_does_not_wait_for_a_check_of_more(
+    bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.answer("door")  # six rows are checked
+    session.push([6.0])
+    checking, may_go_on = threading.Event(), threading.Event()
+
+    def held(row_index: int, row: NDArray[np.float32]) -> int:
+        checking.set()
+        may_go_on.wait()
+        return row_check(row_index, row)
+
+    monkeypatch.setattr(index_rows, "row_check", held)
+    newest = asyncio.create_task(bench.answer("door"))
+    try:
+        await until(checking.is_set)
+        earlier = await bench.answer("door", asked_at_s=5.0)
+        assert earlier.result.snapshot_unit_count == 6
+        assert not newest.done()
+    finally:
+        may_go_on.set()
+    assert (await newest).result.snapshot_unit_count == 7
+
+
 async def test_a_client_that_goes_away_takes_its_question_from_the_model_thread(
     bench: Bench, session: LiveSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
