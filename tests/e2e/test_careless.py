@@ -80,7 +80,7 @@ def test_a_push_interrupted_begun_twice_and_gone_on_with(shared_service: Service
     second = shared_service.lookback(*command, "--give-up-after", "0")
     assert_one_line(second, "SESSION_IN_USE", f"'{session}'")
     finish = shared_service.lookback("sessions", "finish", session)
-    assert_one_line(finish, "SESSION_IN_USE", f"'{session}'", "end that push")
+    assert_one_line(finish, "SESSION_BUSY", f"'{session}'", "end that push")
 
     first.send_signal(signal.SIGINT)
     out, err = first.communicate()

@@ -28,7 +28,13 @@ def bench(tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("kvstore.reader._UNITS_PER_BATCH", 1)
     bench = Bench(tmp_path, model)
     pool = ReadPool(2, least_part_bytes=1)
-    bench.answerer = Answerer(model=model, sessions=bench.sessions, runner=bench.runner, pool=pool)
+    bench.answerer = Answerer(
+        model=model,
+        sessions=bench.sessions,
+        runner=bench.runner,
+        threads=bench.threads,
+        pool=pool,
+    )
     yield bench
     bench.runner.stop()
     bench.thread.join(20.0)

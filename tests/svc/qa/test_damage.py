@@ -54,7 +54,12 @@ class Damaged:
     def ask(self, **fields: Any) -> pb.Answer | Reason:
         """Asks with nothing known of the session: the answer, or why there is none."""
         sessions = SessionCache(self.store, capacity=1)
-        answerer = Answerer(model=self.bench.model, sessions=sessions, runner=self.bench.runner)
+        answerer = Answerer(
+            model=self.bench.model,
+            sessions=sessions,
+            runner=self.bench.runner,
+            threads=self.bench.threads,
+        )
         options: dict[str, Any] = {
             "question": "What?",
             "max_new_tokens": 4,
