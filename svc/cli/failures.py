@@ -60,9 +60,18 @@ def failure_of(error: Exception) -> CommandError | None:
 
         if isinstance(error, ConfigError):
             return CommandError(reason_of(error), str(error), exit_status=EXIT_USAGE)
+    if isinstance(error, UnicodeEncodeError) and _came_as_bytes(error):
+        return CommandError(
+            "NOT_UTF8", f"{error.object!r} holds bytes that are not UTF-8", exit_status=EXIT_USAGE
+        )
     if isinstance(error, OSError):
         return CommandError(reason_of(error), str(error))
     return None
+
+
+def _came_as_bytes(error: UnicodeEncodeError) -> bool:
+    """Whether it is about an argument of the command line: Python escapes its bytes so."""
+    return any(error.object in argument for argument in sys.argv[1:])
 
 
 def _message(error: LookbackError) -> str:

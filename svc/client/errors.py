@@ -30,7 +30,13 @@ PROTOCOL_VIOLATED = "PROTOCOL_VIOLATED"
 # that listens more closely.
 _STATUS_LOST = "Internal error from Core"
 _ENDED_SIGNS = ("RST_STREAM", _STATUS_LOST)
-_UNREACHABLE_SIGNS = ("failed to connect", "Connection refused", "DNS resolution", "timeout")
+_UNREACHABLE_SIGNS = (
+    "failed to connect",
+    "Connection refused",
+    "DNS resolution",
+    "timeout",
+    "errors resolving",
+)
 
 
 class LookbackError(Exception):

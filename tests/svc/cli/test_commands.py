@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lookback.v1 import question_pb2
+from svc.cli.failures import EXIT_USAGE
 from svc.cli.main import app
 from svc.cli.sessions import print_table
 from svc.cli.times import format_time, parse_time_s
@@ -502,3 +505,20 @@ def test_times_are_read_as_people_write_them(text: str, time_s: float) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
         parse_time_s(text)
+
+
+@pytest.mark.parametrize(
+    "command", [["sessions", "show", b"caf\xe9"], ["ask", "hall", "What?", "--choice", b"\xe9"]]
+)
+def test_an_argument_that_is_not_utf_8_is_refused_in_one_line(command: list[str | bytes]) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-m", "svc.cli", *command, *NOBODY], capture_output=True, check=False
+    )
+    assert outcome.returncode == EXIT_USAGE
+    assert outcome.stderr.startswith(b"error: NOT_UTF8: ")
+    assert outcome.stderr.count(b"\n") == 1
+
+
+def test_a_server_whose_name_nobody_knows_does_not_answer(lookback: type[Lookback]) -> None:
+    outcome = lookback.run("sessions", "list", "--server", "no-such-host.invalid")
+    assert outcome.err.startswith("error: UNREACHABLE: no server answers at no-such-host.invalid")
