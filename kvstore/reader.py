@@ -13,6 +13,7 @@ import numpy as np
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
+from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads
 from kvstore.encoding import Encoding
 from kvstore.errors import (
@@ -54,7 +55,12 @@ class SessionReader:
 
     @classmethod
     def open(
-        cls, root: Path, session_id: str, *, quarantine: Quarantine | None = None
+        cls,
+        root: Path,
+        session_id: str,
+        *,
+        quarantine: Quarantine | None = None,
+        disk_io: DiskMode = "auto",
     ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
 
@@ -62,6 +68,7 @@ class SessionReader:
             root: of the store.
             session_id: the session.
             quarantine: of this session: where damage that is found is remembered. None: nowhere.
+            disk_io: whether slices that are not in the page cache are read past it.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -70,7 +77,7 @@ class SessionReader:
         folder = session_folder(root, session_id)
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
-        files = SegmentFiles(folder)
+        files = SegmentFiles(folder, disk_io)
         disk = DiskReads(session_id, folder, files, quarantine)
         reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk)
         try:

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     hot_tail_bytes: int = Field(default=0, ge=0)
     """Shared memory per live session for its newest units, at least 1 MiB; 0: three full blocks, at
     most 1 GiB. With less than a block, blocks close early."""
+    disk_io: Literal["auto", "direct", "buffered"] = "auto"
+    """How blocks are written and slices read. buffered: through the page cache, which then holds
+    what was pushed lately; direct: past it, on ext4, xfs and btrfs, for disks that many sessions
+    are pushed to; auto: what was measured to be better, which is buffered."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
     session_budget_bytes: int = Field(default=0, ge=0)

@@ -135,7 +135,7 @@ class StreamIngest:
         with ExitStack() as undo:
             undo.callback(writer.close)
             encoder = StreamEncoder(model, window)
-            reader = SessionReader.open(store.root, session_id)
+            reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
                 snapshot = reader.snapshot()
                 index = open_key_index(

@@ -55,7 +55,7 @@ async def serve(settings: Settings) -> bool:
     runner = Runner(packed_count=settings.packed_questions)
     model_thread = ModelThread(settings, runner)
     pool = ReadPool(settings.reader_thread_count(), ahead_thread_count=settings.read_ahead_threads)
-    sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS)
+    sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS, disk_io=settings.disk_io)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
     try:

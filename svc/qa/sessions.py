@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import overload
 
 from kvstore.control import Watermarks
+from kvstore.directio import DiskMode
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.quarantine import Quarantine, sweep_quarantine
 from kvstore.reader import SessionReader
@@ -34,7 +35,7 @@ class Look:
 class OpenSession:
     """One session's reader and index. What is open stays open while it is leased."""
 
-    def __init__(self, root: Path, record: SessionRecord) -> None:
+    def __init__(self, root: Path, record: SessionRecord, disk_io: DiskMode) -> None:
         """Opens the session that the record describes.
 
         Raises:
@@ -43,7 +44,10 @@ class OpenSession:
         self.session_id = record.session_id
         self.version = _version(record)
         self.reader = SessionReader.open(
-            root, record.session_id, quarantine=Quarantine(root, record.session_id)
+            root,
+            record.session_id,
+            quarantine=Quarantine(root, record.session_id),
+            disk_io=disk_io,
         )
         self.lease_count = 0
         self.discarded = False
@@ -122,9 +126,10 @@ class SessionCache:
     next question about it; `sweep` lets go of deleted ones that nobody asks about.
     """
 
-    def __init__(self, root: Path, *, capacity: int) -> None:
-        """`root` is the store's folder."""
+    def __init__(self, root: Path, *, capacity: int, disk_io: DiskMode = "auto") -> None:
+        """`root` is the store's folder; `disk_io` how its readers read slices."""
         self._root = root
+        self._disk_io: DiskMode = disk_io
         self._capacity = capacity
         self._open: OrderedDict[str, OpenSession] = OrderedDict()
         self._lock = threading.Lock()
@@ -138,7 +143,7 @@ class SessionCache:
         record = load_session(self._root, session_id)
         session = self._take(record)
         if session is None:
-            session = self._take(record, OpenSession(self._root, record))
+            session = self._take(record, OpenSession(self._root, record, self._disk_io))
         return Lease(session, self._release)
 
     def lease_again(self, session: OpenSession) -> Lease:
