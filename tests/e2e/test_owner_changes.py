@@ -1,4 +1,4 @@
-"""The owner of a session dies, or stands still beyond its lease, while it is pushed to: it goes on."""
+"""The owner of a session dies, or stands still beyond its lease, under a push: the push goes on."""
 
 from __future__ import annotations
 
