@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check lint types proto proto-check install fix clean
+.PHONY: demo test test-faults check lint types proto proto-check install fix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lookback demo
@@ -15,6 +15,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) check
 	$(BIN)/pytest -q
+
+# The long fault suite, with a table at its end: about ten minutes. The tests beside it are those
+# whose mutants (no sync, no payload check, no chain, no epochs, no floor record) must be caught.
+test-faults: $(VENV)/.installed-dev
+	nice $(BIN)/pytest -q -m "slow or not slow" tests/faults tests/kvstore/test_power_loss.py \
+	    tests/kvstore/test_ghosts.py tests/kvstore/test_takeover.py tests/kvstore/test_dropping.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

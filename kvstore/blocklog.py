@@ -7,6 +7,7 @@ whatever a crash leaves behind the last acknowledged block is at most one torn b
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kvstore.directio import appends_direct, refuses_direct, write_direct
 from kvstore.diskio import Buffer, DiskIO, write_fully
 from kvstore.dropping import SegmentQueue, drop_below, enough_to_free
 from kvstore.encoding import Layout
@@ -28,6 +30,8 @@ from kvstore.paths import segment_path, session_hash
 from kvstore.scan import LogScan
 from kvstore.space import Shortage, Space
 from kvstore.table import join_table
+
+logger = logging.getLogger(__name__)
 
 _ZEROS = bytes(PAGE_BYTES)
 
@@ -61,6 +65,7 @@ class BlockLog:
         self._epoch = epoch
         self._space = space
         self._io = io
+        self._direct = appends_direct(limits.disk_io, folder, io)
         self._announce_floor = announce_floor
         self._segments = SegmentQueue(scan.blocks)
         if limits.retain_s:
@@ -98,7 +103,7 @@ class BlockLog:
         buffers: list[Buffer] = [header.pack(), table, *thumbnails, resume, _padding(meta_bytes)]
         buffers.extend(self._layer_buffers(records, header.token_count))
         packed_hash = int.from_bytes(bytes(buffers[0])[-8:], "little")
-        write_fully(self._io, self._fd, [part for part in buffers if len(part)], self._offset)
+        self._write([part for part in buffers if len(part)])
         self._io.fdatasync(self._fd)
         self._offset += span
         last_pts_s = records[-1].unit.last_pts_s
@@ -113,6 +118,36 @@ class BlockLog:
         self.unit_count += len(records)
         if starts and self._limits.retain_s:
             self._drop_expired(last_pts_s)
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        """Write at the end of the log. The sync that makes it durable is the same either way."""
+        if self._direct:
+            try:
+                write_direct(self._io, self._fd, buffers, self._offset)
+            except OSError as error:
+                if not refuses_direct(error):
+                    raise
+                self._write_buffered_from_now_on(error)
+            else:
+                return
+        write_fully(self._io, self._fd, buffers, self._offset)
+
+    def _set_direct(self) -> None:
+        if self._direct:
+            try:
+                self._io.set_direct(self._fd, direct=True)
+            except OSError as error:
+                if not refuses_direct(error):
+                    raise
+                self._write_buffered_from_now_on(error)
+
+    def _write_buffered_from_now_on(self, error: OSError) -> None:
+        self._direct = False
+        self._io.set_direct(self._fd, direct=False)
+        logger.warning(
+            "the disk takes no direct writes, blocks are written through the page cache",
+            extra={"session": self._session_id, "error": str(error)},
+        )
 
     def _header(self, records: Sequence[HotRecord], resume: bytes) -> tuple[BlockHeader, bytes]:
         table = join_table([record.part for record in records])
@@ -203,6 +238,7 @@ class BlockLog:
         old_fd, old_offset, old_allocated = self._fd, self._offset, self._allocated
         self._fd, self._number = fd, number
         self._offset, self._allocated = PAGE_BYTES, allocated
+        self._set_direct()
         self._close_segment(old_fd, old_offset, old_allocated)
 
     def _close_segment(self, fd: int, offset: int, allocated: int) -> None:

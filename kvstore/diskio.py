@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,12 @@ class DiskIO:
     def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int) -> int:
         """Write the buffers at `offset` and return the bytes written."""
         return os.pwritev(fd, buffers, offset)
+
+    def set_direct(self, fd: int, *, direct: bool) -> None:
+        """Have the file's writes go past the page cache, or not; OSError(EINVAL): it cannot."""
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        flags = flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def fdatasync(self, fd: int) -> None:
         """Wait until the file's data, and what is needed to read it, is on the disk."""
@@ -56,6 +63,10 @@ class DiskIO:
         finally:
             os.close(fd)
 
+    def file_system(self, folder: Path) -> str:
+        """The kind of file system that a folder lies on, such as ext4."""
+        return file_system_of(folder)
+
     def free_bytes(self, folder: Path) -> int:
         """Bytes of the folder's file system that this user may still take."""
         status = os.statvfs(folder)
@@ -71,15 +82,25 @@ def make_folders(io: DiskIO, folder: Path) -> None:
     io.fsync_folder(folder.parent)
 
 
-def lies_in_memory(folder: Path) -> bool:
-    """Whether the folder's file system is gone after a power loss, whatever was synced."""
-    device = folder.stat().st_dev
-    name = f"{os.major(device)}:{os.minor(device)}"
+def file_system_of(folder: Path) -> str:
+    """The kind of file system that a folder lies on, such as ext4; empty when it cannot be told.
+
+    By path, not by device number: a btrfs folder has another one than its mount.
+    """
+    path = folder.resolve()
+    best, found = -1, ""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         mount, _, kind = line.partition(" - ")
-        if mount.split()[2] == name:
-            return kind.split()[0] in ("tmpfs", "ramfs")
-    return False
+        point = Path(mount.split()[4].encode().decode("unicode_escape"))  # a space is \\040
+        # Of mounts one over the other, the last is the one that is seen.
+        if len(point.parts) >= best and path.is_relative_to(point):
+            best, found = len(point.parts), kind.split()[0]
+    return found
+
+
+def lies_in_memory(folder: Path) -> bool:
+    """Whether the folder's file system is gone after a power loss, whatever was synced."""
+    return file_system_of(folder) in ("tmpfs", "ramfs")
 
 
 class ShortWriteError(OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,10 +130,9 @@ def read_runs(
         offset = block.extent_offset(layer, position)
         layout = block.place.layout
         stored = _stored_parts(run)
-        buffers = [part.data for parts in stored for part in parts]
-        with files.use(block.place.segment_number) as fd:
+        with files.lend(block.place.segment_number) as file:
             try:
-                read_bytes = os.preadv(fd, buffers, offset)
+                read_bytes = file.read([part for parts in stored for part in parts], offset)
             except OSError as error:
                 raise SliceCorruptError(
                     session_id, block.header.sequence, first.unit_index, layer, unreadable=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -19,10 +20,17 @@ _STORAGE: dict[str, np.dtype[Any]] = {
 
 
 class Tier(Enum):
-    """Where the bytes of a unit came from."""
+    """Where the bytes of a unit came from; the fastest first."""
 
     HOT = "hot"
+    RAM = "ram"
     DISK = "disk"
+
+    @classmethod
+    def slowest(cls, tiers: Iterable[Tier]) -> Tier:
+        """The last of them in this order; HOT of none."""
+        order = list(cls)
+        return order[max(map(order.index, tiers), default=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

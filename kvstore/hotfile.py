@@ -26,7 +26,8 @@ DEFAULT_SHM_DIR = Path("/dev/shm")
 _NAME = re.compile(r"lookback-(\d+)-([0-9a-f]{16})-([a-z0-9-]+)-(\d+)-(\d+)\.hot")
 
 
-def _root_hash(root: Path) -> str:
+def root_hash(root: Path) -> str:
+    """Return what names a store's root in the names of its files in shared memory."""
     # The folder's identity, not its path: two containers may call different disks /data.
     status = root.stat()
     return f"{xxhash.xxh3_64_intdigest(f'{status.st_dev}:{status.st_ino}'.encode()):016x}"
@@ -37,7 +38,7 @@ def fallback_folder(root: Path) -> Path:
     return root / "hot"
 
 
-def _create_locked(io: DiskIO, path: Path, size: int) -> int:
+def create_locked(io: DiskIO, path: Path, size: int) -> int:
     """Create the file, take its lock, give it memory; the file is gone again on failure."""
     while True:
         fd = io.create(path)
@@ -73,7 +74,7 @@ def create_hot_file(
     Raises:
         StoreFullError: neither place (or not the one asked for) has room.
     """
-    name = f"lookback-{os.getuid()}-{_root_hash(root)}-{session_id}-{epoch}-{os.getpid()}.hot"
+    name = f"lookback-{os.getuid()}-{root_hash(root)}-{session_id}-{epoch}-{os.getpid()}.hot"
     fallback = fallback_folder(root)
     folders = [shm_dir] if shm_dir is not None else [DEFAULT_SHM_DIR, fallback]
     free_bytes = reserve_bytes = 0
@@ -84,7 +85,7 @@ def create_hot_file(
         try:
             free_bytes = io.free_bytes(folder)
             if free_bytes - size >= reserve_bytes:
-                return _create_locked(io, folder / name, size), folder / name
+                return create_locked(io, folder / name, size), folder / name
         except FileNotFoundError:
             free_bytes = 0
         except OSError as error:
@@ -100,7 +101,7 @@ def create_hot_file(
 
 def _hot_files(root: Path, shm_dir: Path | None) -> Iterator[tuple[Path, str]]:
     """Every hot tail of this root: (path, session id)."""
-    root_hash = _root_hash(root)
+    wanted = root_hash(root)
     folders = {DEFAULT_SHM_DIR, fallback_folder(root)}
     if shm_dir is not None:
         folders.add(shm_dir)
@@ -111,11 +112,12 @@ def _hot_files(root: Path, shm_dir: Path | None) -> Iterator[tuple[Path, str]]:
             continue
         for name in names:
             match = _NAME.fullmatch(name)
-            if match is not None and match.group(2) == root_hash:
+            if match is not None and match.group(2) == wanted:
                 yield folder / name, match.group(3)
 
 
-def _remove_if_ownerless(path: Path) -> bool:
+def remove_if_ownerless(path: Path) -> bool:
+    """Remove a file whose lock nobody holds; False when it has an owner, or is gone."""
     try:
         fd = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -147,7 +149,7 @@ def clean_stale_hot_tails(
         return 0
     removed = 0
     for path, owner in _hot_files(root, shm_dir):
-        if session_id in (None, owner) and _remove_if_ownerless(path):
+        if session_id in (None, owner) and remove_if_ownerless(path):
             removed += 1
             logger.info("stale hot tail removed", extra={"path": str(path)})
     return removed

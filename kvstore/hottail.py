@@ -12,6 +12,7 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from kvstore.arena import Arena
 from kvstore.diskio import DiskIO
 from kvstore.encoding import Layout
 from kvstore.encoding_codec import UnencodableError, encode_extent
@@ -69,15 +71,23 @@ class _Placed:
     unit_index: int
     start: int
     stop: int
+    record: HotRecord
 
 
 class HotTail:
     """The ring of one writer. Owns the file's descriptor, and with it the lock."""
 
     def __init__(
-        self, fd: int, path: Path, session_id: str, layout: Layout, ring_bytes: int
+        self,
+        fd: int,
+        path: Path,
+        session_id: str,
+        layout: Layout,
+        ring_bytes: int,
+        arena: Arena | None,
     ) -> None:
         """Internal: use `create`."""
+        self._arena = arena
         self._fd = fd
         self.path = path
         self._session_id = session_id
@@ -104,22 +114,32 @@ class HotTail:
         shm_dir: Path | None,
         min_free_bytes: int,
         io: DiskIO,
+        arena: Arena | None = None,
     ) -> HotTail:
         """Make the file of a new epoch's ring, whose first unit will be `first_unit`.
 
+        Args:
+            arena: takes the units that leave; its budget has room for the file, or it is not made.
+
         Raises:
-            StoreFullError: no folder has room for it.
+            StoreFullError: no folder has room for it, or the budget has none.
         """
-        fd, path = create_hot_file(
-            root,
-            session_id,
-            epoch=epoch,
-            size=file_bytes(ring_bytes),
-            shm_dir=shm_dir,
-            min_free_bytes=min_free_bytes,
-            io=io,
-        )
-        tail = cls(fd, path, session_id, layout, ring_bytes)
+        size = file_bytes(ring_bytes)
+        with ExitStack() as undo:
+            if arena is not None:
+                arena.claim(size)
+                undo.callback(arena.release, size)
+            fd, path = create_hot_file(
+                root,
+                session_id,
+                epoch=epoch,
+                size=size,
+                shm_dir=shm_dir,
+                min_free_bytes=min_free_bytes,
+                io=io,
+            )
+            tail = cls(fd, path, session_id, layout, ring_bytes, arena)
+            undo.pop_all()
         words = tail._words
         words[VERSION_WORD], words[SESSION_WORD] = FORMAT_VERSION, session_hash(session_id)
         words[EPOCH_WORD], words[LAYOUT_WORD] = epoch, layout.fingerprint
@@ -175,9 +195,8 @@ class HotTail:
                 not taken.
         """
         start, stop, floor = self._place(unit)
+        self._hand_over(floor)  # before the floor rises, so that they are always in memory
         self._words[FLOOR_WORD] = floor
-        while self._placed and self._placed[0].unit_index < floor:
-            self._placed.popleft()
         shape = self._layout.geometry
         extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
@@ -189,9 +208,19 @@ class HotTail:
         meta = np.frombuffer(table + unit.thumbnail_jpeg, dtype=np.uint8)
         self._ring[kv_stop : kv_stop + len(meta)] = meta
         self._write_slot(unit, start, xxhash.xxh3_64_intdigest(table))
-        self._placed.append(_Placed(unit.index, start, stop))
+        record = HotRecord(unit, part, extents)
+        self._placed.append(_Placed(unit.index, start, stop, record))
         self._next = stop
-        return HotRecord(unit, part, extents)
+        return record
+
+    def _hand_over(self, stop_unit: int) -> None:
+        """Give the units before `stop_unit`, which are durable, to the arena, the oldest first."""
+        while self._placed and self._placed[0].unit_index < stop_unit:
+            record = self._placed.popleft().record
+            if self._arena is not None:
+                checksums = np.frombuffer(record.part.checksums, "<u8").tolist()
+                hash_ = session_hash(self._session_id)
+                self._arena.keep(hash_, record.unit.index, record.extents, checksums)
 
     def _encode(
         self,
@@ -225,10 +254,23 @@ class HotTail:
         self._words[slot + SLOT_TABLE_HASH] = table_hash
         self._words[slot + SLOT_THUMBNAIL] = len(unit.thumbnail_jpeg)
 
-    def close(self) -> None:
-        """Remove the file and release its lock. Readers that map it keep what they see."""
+    def close(self, *, durable_unit_count: int = 0) -> None:
+        """Remove the file and release its lock. Readers that map it keep what they see.
+
+        Args:
+            durable_unit_count: units before it are for the arena.
+        """
+        try:
+            self._hand_over(durable_unit_count)
+        finally:
+            self._placed.clear()
+            self._remove()
+
+    def _remove(self) -> None:
         self.path.unlink(missing_ok=True)
         os.close(self._fd)
         # The memory goes with the last mapping: do not keep ours until the owner is collected.
         self._words.release()
         self._ring = np.empty(0, dtype=np.uint8)
+        if self._arena is not None:
+            self._arena.release(file_bytes(self.ring_bytes))

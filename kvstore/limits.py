@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from kvstore.budget import DiskBudget
+from kvstore.directio import DiskMode
 
 _MIB = 1 << 20
 _SEGMENTS_PER_BUDGET = 16
@@ -33,6 +34,8 @@ class BlockLimits:
 
     retain_s: float = 0.0
     """Older units are dropped, by both the stream's clock and the wall's; 0: none is."""
+    disk_io: DiskMode = "auto"
+    """Whether blocks are written past the page cache."""
 
     def __post_init__(self) -> None:
         if self.block_tokens < 1 or not self.block_span_s > 0:

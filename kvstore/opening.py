@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvstore.arena import Arena
 from kvstore.blocklog import BlockLog
 from kvstore.control import ControlPage, ControlText
 from kvstore.diskio import DiskIO, make_folders
@@ -65,6 +66,7 @@ def open_parts(
     hot_tail_bytes: int | None,
     io: DiskIO,
     min_epoch: int,
+    arena: Arena | None,
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""
     folder = session_folder(root, session_id)
@@ -107,6 +109,7 @@ def open_parts(
             shm_dir=shm_dir,
             min_free_bytes=limits.min_free_bytes,
             io=io,
+            arena=arena,
         )
         undo.callback(hot.close)
         space = Space(

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kvstore.arenaview import RamTier
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
+from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads
 from kvstore.encoding import Encoding
 from kvstore.errors import (
@@ -43,18 +45,30 @@ class SessionReader:
     """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
 
     def __init__(
-        self, session_id: str, tracker: SessionTracker, files: SegmentFiles, disk: DiskReads
+        self,
+        session_id: str,
+        tracker: SessionTracker,
+        files: SegmentFiles,
+        disk: DiskReads,
+        ram: RamTier | None,
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
         self._disk = disk
+        self._ram = ram
         self._lock = threading.Lock()
 
     @classmethod
     def open(
-        cls, root: Path, session_id: str, *, quarantine: Quarantine | None = None
+        cls,
+        root: Path,
+        session_id: str,
+        *,
+        quarantine: Quarantine | None = None,
+        ram: RamTier | None = None,
+        disk_io: DiskMode = "auto",
     ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
 
@@ -62,6 +76,8 @@ class SessionReader:
             root: of the store.
             session_id: the session.
             quarantine: of this session: where damage that is found is remembered. None: nowhere.
+            ram: what is asked before the disk. None: nothing.
+            disk_io: whether slices that are not in the page cache are read past it.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -70,9 +86,9 @@ class SessionReader:
         folder = session_folder(root, session_id)
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
-        files = SegmentFiles(folder)
+        files = SegmentFiles(folder, disk_io)
         disk = DiskReads(session_id, folder, files, quarantine)
-        reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk)
+        reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk, ram)
         try:
             reader.snapshot()
         except BaseException:
@@ -207,6 +223,11 @@ class SessionReader:
                 except SliceCorruptError as error:
                     damaged.append(error)
                 else:
+                    if self._ram is not None and self._ram.fill(
+                        self.session_id, layer, (extent, located)
+                    ):
+                        tiers[-1] = Tier.RAM
+                        continue
                     missing.append((extent, located))
             damaged += self._disk.read(layer, missing)
         return tiers, damaged

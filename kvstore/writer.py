@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from kvstore.arena import Arena
 from kvstore.control import WriterState
 from kvstore.diskio import DiskIO, lies_in_memory
 from kvstore.encoding import Encoding, Layout
@@ -85,6 +86,7 @@ class SessionWriter:
         io: DiskIO | None = None,
         may_commit: Callable[[], bool] = lambda: True,
         min_epoch: int = 0,
+        arena: Arena | None = None,
     ) -> SessionWriter:
         """Take the session's lock, recover its log and begin a new epoch.
 
@@ -102,6 +104,7 @@ class SessionWriter:
                 commit and its acknowledgement. Once it says no, the writer is fenced: it touches
                 nothing of the session any more.
             min_epoch: the epoch that begins is at least this one.
+            arena: takes the units that leave the hot tail, and has a budget for both.
 
         Raises:
             InvalidSessionIdError: the id cannot name a session.
@@ -109,7 +112,8 @@ class SessionWriter:
             SessionNotFoundError: the session is being deleted.
             BlockCorruptError: an acknowledged block is damaged or missing.
             GeometryMismatchError: the session holds keys and values of another shape or encoding.
-            StoreFullError: there is no room for the hot tail.
+            StoreFullError: there is no room for the hot tail, on its file system or in the
+                arena's budget.
             FormatVersionError: a file of another version of the format.
         """
         layout = Layout(geometry, encoding)
@@ -122,6 +126,7 @@ class SessionWriter:
             hot_tail_bytes=hot_tail_bytes,
             io=io or DiskIO(),
             min_epoch=min_epoch,
+            arena=arena,
         )
         if lies_in_memory(root):
             logger.warning(
@@ -263,7 +268,7 @@ class SessionWriter:
                 self._log.abandon()
         finally:
             self._pending.clear()
-            self._hot.close()
+            self._hot.close(durable_unit_count=self.durable_unit_count)
             self._control.close()
             release_session(self._lock_fd)
 

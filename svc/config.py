@@ -82,6 +82,14 @@ class Settings(BaseSettings):
     hot_tail_bytes: int = Field(default=0, ge=0)
     """Shared memory per live session for its newest units, at least 1 MiB; 0: three full blocks, at
     most 1 GiB. With less than a block, blocks close early."""
+    ram_budget_bytes: int = Field(default=0, ge=0)
+    """Memory of the RAM tier, at least 1 MiB, which units enter as they leave a hot tail. The hot
+    tails of all pushes are counted in it, and a push whose own does not fit is refused; 0: there is
+    no such tier, and hot tails are not limited."""
+    disk_io: Literal["auto", "direct", "buffered"] = "auto"
+    """How blocks are written and slices read. buffered: through the page cache, which then holds
+    what was pushed lately; direct: past it, on ext4, xfs and btrfs, for disks that many sessions
+    are pushed to; auto: what was measured to be better, which is buffered."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
     session_budget_bytes: int = Field(default=0, ge=0)
@@ -129,9 +137,9 @@ class Settings(BaseSettings):
             raise ValueError("must start with redis://, rediss:// or unix://")
         return url
 
-    @field_validator("hot_tail_bytes")
+    @field_validator("hot_tail_bytes", "ram_budget_bytes")
     @classmethod
-    def _hot_tail_is_no_trifle(cls, size_bytes: int) -> int:
+    def _memory_is_no_trifle(cls, size_bytes: int) -> int:
         if 0 < size_bytes < 2**20:
             raise ValueError("must be 0 or at least 1048576")
         return size_bytes

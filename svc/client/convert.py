@@ -38,6 +38,7 @@ _FINISH_REASONS: Mapping[int, FinishReason] = {
 }
 _TIERS: Mapping[int, Tier] = {
     question_pb2.Evidence.TIER_HOT: Tier.HOT,
+    question_pb2.Evidence.TIER_RAM: Tier.RAM,
     question_pb2.Evidence.TIER_DISK: Tier.DISK,
 }
 _LOSS_REASONS: Mapping[int, LossReason] = {

@@ -43,7 +43,9 @@ class Tier(Enum):
     """Where a moment was read from."""
 
     HOT = "hot"
-    """Shared memory."""
+    """Shared memory of the push."""
+    RAM = "ram"
+    """Shared memory of what left it."""
     DISK = "disk"
 
 

@@ -10,6 +10,7 @@ import logging
 from contextlib import ExitStack
 from pathlib import Path
 
+from kvstore.arena import Arena
 from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
@@ -85,7 +86,12 @@ def row_fault(root: Path, session_id: str) -> str | None:
 
 
 def repair_index(
-    root: Path, session_id: str, *, limits: BlockLimits, shm_dir: Path | None = None
+    root: Path,
+    session_id: str,
+    *,
+    limits: BlockLimits,
+    shm_dir: Path | None = None,
+    arena: Arena | None = None,
 ) -> int:
     """Recover a session as a writer does, make its index whole, and return its rows.
 
@@ -109,6 +115,7 @@ def repair_index(
             limits=limits,
             shm_dir=shm_dir,
             hot_tail_bytes=_HOT_TAIL_BYTES,
+            arena=arena,
         )
         stack.callback(writer.close)
         index = open_key_index(

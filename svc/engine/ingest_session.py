@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kvstore.arena import Arena
 from kvstore.encoding import Encoding
 from kvstore.geometry import Geometry
 from kvstore.limits import BlockLimits
@@ -73,6 +74,8 @@ class StoreOptions:
     may_commit: Callable[[], bool] = lambda: True
     """Whether this process still owns the session; see SessionWriter.open."""
     min_epoch: int = 0
+    arena: Arena | None = None
+    """Takes the units that leave the hot tail; see SessionWriter.open."""
 
 
 class StreamIngest:
@@ -131,11 +134,12 @@ class StreamIngest:
             hot_tail_bytes=store.hot_tail_bytes,
             may_commit=store.may_commit,
             min_epoch=store.min_epoch,
+            arena=store.arena,
         )
         with ExitStack() as undo:
             undo.callback(writer.close)
             encoder = StreamEncoder(model, window)
-            reader = SessionReader.open(store.root, session_id)
+            reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
                 snapshot = reader.snapshot()
                 index = open_key_index(

@@ -106,8 +106,7 @@ class StoreMemory:
         wanted: list[int] = units.tolist()
         tiers = self._reader.read(self._snapshot, layer, wanted, keys, values)
         for unit, tier in zip(wanted, tiers, strict=True):
-            if tier is Tier.DISK or unit not in self.tiers:
-                self.tiers[unit] = tier
+            self.tiers[unit] = Tier.slowest([tier, self.tiers.get(unit, tier)])
         return from_stored(keys, geometry.element), from_stored(values, geometry.element)
 
 

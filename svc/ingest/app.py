@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from kvstore.arena import Arena
+from kvstore.arenafile import clean_stale_arenas
 from kvstore.deletion import sweep_tombstones
 from kvstore.errors import SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
+from kvstore.paths import session_hash
 from kvstore.space import check_room
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
@@ -31,6 +34,7 @@ from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.ownership import Owned, Ownership, SoleOwner
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
+from svc.ingest.ram import open_arena
 from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
 from svc.ingest.sources import JoinedDecoder
@@ -60,8 +64,11 @@ class App:
         sessions: Sessions,
         encode_thread: EncodeThread,
         media_threads: Executor,
+        arena: Arena | None,
     ) -> None:
         """Internal: use `load`."""
+        self.arena = arena
+        """The RAM tier; whoever has the app closes it."""
         self.settings = settings
         self.sessions = sessions
         self.pushes = Pushes(max_pushes=settings.max_live_pushes)
@@ -74,6 +81,7 @@ class App:
                 budget=replace(disk_budget(settings), on_full="refuse"),
             ),
             shm_dir=settings.shm_dir,
+            arena=arena,
             pushes=self.pushes,
             take=lambda session_id: self.ownership.take(session_id),
         )
@@ -103,6 +111,7 @@ class App:
         sweep_incoming(root)
         _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
+        clean_stale_arenas(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
             root,
             rules=IdentityRules(model, defaults, settings),
@@ -110,7 +119,8 @@ class App:
             unit_frames=model.adapter.frames_per_unit,
         )
         _warn_of_foreign(sessions, model)
-        return cls(settings, model, sessions, encode_thread, media_threads)
+        arena = open_arena(settings, model)
+        return cls(settings, model, sessions, encode_thread, media_threads, arena)
 
     async def open_push(self, opening: Opening) -> tuple[Push, Session, bool]:
         """Starts a push to a session, which is looked at once it is free.
@@ -185,6 +195,8 @@ class App:
             except BaseException:
                 await owned.release()
                 raise
+            if self.arena is not None:
+                await asyncio.to_thread(self.arena.forget, session_hash(session_id))
             await owned.deleted()
 
     def _make_push(self, session: Session, media: Media, owned: Owned, *, joins: bool) -> Push:
@@ -213,6 +225,7 @@ class App:
             hot_tail_bytes=settings.hot_tail_bytes or None,
             may_commit=owned.held,
             min_epoch=owned.epoch,
+            arena=self.arena,
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
 

@@ -57,6 +57,7 @@ class SessionSettings:
             budget=disk_budget(settings),
             keep_tokens=self.window_tokens,
             retain_s=settings.retain_s,
+            disk_io=settings.disk_io,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from kvstore.arena import Arena
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.limits import BlockLimits
 from kvstore.session import session_ids
@@ -32,13 +33,17 @@ class IndexRepairs:
         *,
         limits: BlockLimits,
         shm_dir: Path | None,
+        arena: Arena | None,
         pushes: Pushes,
         take: Callable[[str], Awaitable[Owned]],
     ) -> None:
-        """`limits` and `shm_dir` are those of the store's writers; `take` makes a session ours."""
+        """`limits`, `shm_dir` and `arena` are those of the store's writers; `take` makes a session
+        ours.
+        """
         self._root = root
         self._limits = limits
         self._shm_dir = shm_dir
+        self._arena = arena
         self._pushes = pushes
         self._take = take
         self.headers_whole = asyncio.Event()
@@ -83,7 +88,13 @@ class IndexRepairs:
 
     def _repair(self, session_id: str, fault: str) -> None:
         logger.warning("key index is not whole", extra={"session": session_id, "reason": fault})
-        row_count = repair_index(self._root, session_id, limits=self._limits, shm_dir=self._shm_dir)
+        row_count = repair_index(
+            self._root,
+            session_id,
+            limits=self._limits,
+            shm_dir=self._shm_dir,
+            arena=self._arena,
+        )
         logger.info(
             "key index was made whole", extra={"session": session_id, "row_count": row_count}
         )

@@ -109,6 +109,8 @@ class IngestServer:
         await self._ownership.stop()
         await asyncio.to_thread(self._scrubber.stop)
         ended = await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
+        if ended and self._app is not None and self._app.arena is not None:
+            self._app.arena.close()
         return released and ended
 
     def _ready_app(self) -> App:

@@ -39,7 +39,11 @@ _FINISH_REASONS = {
     "length": pb.Answer.FINISH_REASON_LENGTH,
     "choice": pb.Answer.FINISH_REASON_CHOICE,
 }
-_TIERS = {Tier.HOT: pb.Evidence.TIER_HOT, Tier.DISK: pb.Evidence.TIER_DISK}
+_TIERS = {
+    Tier.HOT: pb.Evidence.TIER_HOT,
+    Tier.RAM: pb.Evidence.TIER_RAM,
+    Tier.DISK: pb.Evidence.TIER_DISK,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,7 +96,7 @@ def evidence_spans(
             start_s=float(snapshot.first_pts_s[span.first_unit]),
             end_s=_end_s(snapshot, span.stop_unit, frame_period_s),
             score=span.score,
-            tier=_slowest([result.tiers[unit] for unit in _loaded_of(result, span)]),
+            tier=Tier.slowest([result.tiers[unit] for unit in _loaded_of(result, span)]),
         )
         for span in spans
     ]
@@ -113,7 +113,3 @@ def _end_s(snapshot: Snapshot, stop_unit: int, frame_period_s: float) -> float:
     if stop_unit < len(snapshot.first_pts_s):
         end_s = min(end_s, float(snapshot.first_pts_s[stop_unit]))
     return end_s
-
-
-def _slowest(tiers: Sequence[Tier]) -> Tier:
-    return Tier.DISK if Tier.DISK in tiers else Tier.HOT

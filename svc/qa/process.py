@@ -9,6 +9,7 @@ import logging
 import sys
 from typing import Any
 
+from kvstore.arenaview import RamTier
 from kvstore.readpool import ReadPool
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
@@ -60,7 +61,10 @@ async def serve(settings: Settings) -> bool:
     runner = Runner(packed_count=settings.packed_questions)
     model_thread = ModelThread(settings, runner)
     pool = ReadPool(settings.reader_thread_count(), ahead_thread_count=settings.read_ahead_threads)
-    sessions = SessionCache(settings.data_dir, capacity=_OPEN_SESSIONS)
+    ram = RamTier(settings.data_dir, shm_dir=settings.shm_dir)
+    sessions = SessionCache(
+        settings.data_dir, capacity=_OPEN_SESSIONS, ram=ram, disk_io=settings.disk_io
+    )
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
     try:

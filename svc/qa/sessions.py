@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from kvstore.arenaview import RamTier
 from kvstore.control import Watermarks
+from kvstore.directio import DiskMode
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.quarantine import Quarantine, sweep_quarantine
 from kvstore.reader import SessionReader
@@ -35,7 +37,9 @@ class Look:
 class OpenSession:
     """One session's reader and index. What is open stays open while it is leased."""
 
-    def __init__(self, root: Path, record: SessionRecord) -> None:
+    def __init__(
+        self, root: Path, record: SessionRecord, ram: RamTier | None, disk_io: DiskMode
+    ) -> None:
         """Opens the session that the record describes.
 
         Raises:
@@ -44,7 +48,11 @@ class OpenSession:
         self.session_id = record.session_id
         self.version = _version(record)
         self.reader = SessionReader.open(
-            root, record.session_id, quarantine=Quarantine(root, record.session_id)
+            root,
+            record.session_id,
+            quarantine=Quarantine(root, record.session_id),
+            ram=ram,
+            disk_io=disk_io,
         )
         self.lease_count = 0
         self.discarded = False
@@ -123,9 +131,20 @@ class SessionCache:
     next question about it; `sweep` lets go of deleted ones that nobody asks about.
     """
 
-    def __init__(self, root: Path, *, capacity: int) -> None:
-        """`root` is the store's folder."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        capacity: int,
+        ram: RamTier | None = None,
+        disk_io: DiskMode = "auto",
+    ) -> None:
+        """`root` is the store's folder; `ram` is what its readers ask before the disk, `disk_io`
+        how they read slices there.
+        """
         self._root = root
+        self._disk_io: DiskMode = disk_io
+        self._ram = ram
         self._capacity = capacity
         self._open: OrderedDict[str, OpenSession] = OrderedDict()
         self._lock = threading.Lock()
@@ -139,7 +158,7 @@ class SessionCache:
         record = load_session(self._root, session_id)
         session = self._take(record)
         if session is None:
-            session = self._take(record, OpenSession(self._root, record))
+            session = self._take(record, OpenSession(self._root, record, self._ram, self._disk_io))
         return Lease(session, self._release)
 
     def lease_again(self, session: OpenSession) -> Lease:
@@ -196,6 +215,8 @@ class SessionCache:
             for lease in leases:
                 self._look_over(lease.session)
         sweep_quarantine(self._root)
+        if self._ram is not None:
+            self._ram.refresh()
 
     def _look_over(self, session: OpenSession) -> None:
         try:

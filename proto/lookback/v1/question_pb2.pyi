@@ -546,9 +546,11 @@ class Evidence(_message.Message):
         TIER_UNSPECIFIED: Evidence._Tier.ValueType  # 0
         """Never sent."""
         TIER_HOT: Evidence._Tier.ValueType  # 1
-        """Shared memory."""
+        """Shared memory that a push writes its newest units to."""
         TIER_DISK: Evidence._Tier.ValueType  # 2
         """Disk."""
+        TIER_RAM: Evidence._Tier.ValueType  # 3
+        """Shared memory that keeps units which left that of their push."""
 
     class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
         """Where the units were read from."""
@@ -556,9 +558,11 @@ class Evidence(_message.Message):
     TIER_UNSPECIFIED: Evidence.Tier.ValueType  # 0
     """Never sent."""
     TIER_HOT: Evidence.Tier.ValueType  # 1
-    """Shared memory."""
+    """Shared memory that a push writes its newest units to."""
     TIER_DISK: Evidence.Tier.ValueType  # 2
     """Disk."""
+    TIER_RAM: Evidence.Tier.ValueType  # 3
+    """Shared memory that keeps units which left that of their push."""
 
     START_S_FIELD_NUMBER: _builtins.int
     END_S_FIELD_NUMBER: _builtins.int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -53,12 +53,16 @@ def store(
         Path | None,
         typer.Option("--dir", exists=True, file_okay=False, help="Where to write; else as TMPDIR."),
     ] = None,
+    disk_io: Annotated[
+        Literal["auto", "direct", "buffered"],
+        typer.Option(help="Past the page cache or through it, as the service."),
+    ] = "auto",
     json_file: _JsonOption = None,
 ) -> None:
     """The store beside bare memory and the bare disk: reads, appends, search, overhead."""
     from svc.cli.bench.store import Sizes, bench_store
 
-    bench_store(folder, Sizes(units=units, rounds=rounds), json_file)
+    bench_store(folder, Sizes(units=units, rounds=rounds, disk_io=disk_io), json_file)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from kvstore.directio import DiskMode
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path, session_folder
 from kvstore.readpool import ReadPool
@@ -46,6 +47,7 @@ from svc.cli.bench.store_yardsticks import (
     drop_cached,
     raw_append_bytes_per_s,
     seconds,
+    warm_up,
 )
 from svc.cli.failures import CommandError
 from svc.report import Row, print_rows, write_rows
@@ -67,6 +69,7 @@ class Sizes:
     units: int
     """Units of the session that is read, and of each append run (in whole blocks)."""
     rounds: int
+    disk_io: DiskMode = "auto"
     visible_units: int = 100
 
     @property
@@ -162,8 +165,8 @@ def _segments(root: Path, session_id: str) -> list[Path]:
 
 
 def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
-    write_session(root, "read", Noise(SEVEN_B, UNIT_TOKENS), sizes.units)
-    question = Question(root, "read", _TOP, UNIT_TOKENS)
+    write_session(root, "read", Noise(SEVEN_B, UNIT_TOKENS), sizes.units, sizes.disk_io)
+    question = Question(root, "read", _TOP, UNIT_TOKENS, sizes.disk_io)
     rng = np.random.default_rng(1)
     paths = _segments(root, "read")
     memcpy = Memcpy(SLICE_BYTES, question.slice_count)
@@ -171,9 +174,10 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
     direct = DirectReads(paths, SLICE_BYTES, threads=_READ_THREADS)
     warm: list[float] = []
     shared: list[float] = []
-    copied, cold, raw = [], [], []
+    copied, cold, again, raw = [], [], [], []
     try:
-        # First what is warm, as writing left it in the page cache; then all of it is dropped.
+        # First what is warm, whole in the page cache; then all of it is dropped.
+        warm_up(paths)
         for _ in range(sizes.rounds):
             picks = list(question.picks(rng))
             for rates, threads in ((warm, None), (shared, pool)):
@@ -184,6 +188,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
             drop_cached(paths)
             read = partial(question.read, list(question.picks(rng)), pool)
             cold.append(question.byte_count / seconds(read))
+            again.append(question.byte_count / seconds(read))
             raw.append(direct.bytes_per_s(question.byte_count, rng))
     finally:
         pool.close()
@@ -205,6 +210,7 @@ def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
             raw,
             ">= 0.85",
         ),
+        _rate_row("the same question once more", again, raw, ""),
     ]
 
 
@@ -213,9 +219,9 @@ def _append_rows(root: Path, sizes: Sizes) -> list[Row]:
     many = [f"many-{index}" for index in range(_SESSIONS_AT_ONCE)]
     alone, alone_raw, together, together_raw = [], [], [], []
     for _ in range(sizes.append_rounds):
-        alone.append(_append_bytes_per_s(root, ["one"], noise, sizes.append_blocks))
+        alone.append(_append_bytes_per_s(root, ["one"], noise, sizes.append_blocks, sizes))
         alone_raw.append(_raw(root, sizes.append_blocks, writers=1))
-        together.append(_append_bytes_per_s(root, many, noise, sizes.session_blocks))
+        together.append(_append_bytes_per_s(root, many, noise, sizes.session_blocks, sizes))
         together_raw.append(_raw(root, sizes.session_blocks, writers=len(many)))
     block = f"blocks of {BLOCK_BYTES / 2**20:.0f} MiB"
     return [
@@ -243,14 +249,19 @@ def _raw(root: Path, block_count: int, *, writers: int) -> float:
     )
 
 
-def _append_bytes_per_s(root: Path, names: list[str], noise: Noise, block_count: int) -> float:
+def _append_bytes_per_s(
+    root: Path, names: list[str], noise: Noise, block_count: int, sizes: Sizes
+) -> float:
     """Returns the rate of durable appends to new sessions, each in a thread; they are removed.
 
     Opening and closing are not in it: a session is opened once for hours.
     """
     units = block_count * UNITS_PER_BLOCK
     with ExitStack() as stack:
-        writers = [stack.enter_context(closing(open_writer(root, name))) for name in names]
+        writers = [
+            stack.enter_context(closing(open_writer(root, name, disk_io=sizes.disk_io)))
+            for name in names
+        ]
         pool = stack.enter_context(ThreadPoolExecutor(len(names)))
         taken_s = seconds(lambda: list(pool.map(lambda each: fill(each, noise, units), writers)))
     shutil.rmtree(root / "sessions")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.directio import DiskMode
 from kvstore.geometry import Geometry
 from kvstore.guarded import GuardedReader
 from kvstore.limits import BlockLimits
@@ -60,9 +62,12 @@ class Noise:
         writer.append(unit, keys, values, resume=b"")
 
 
-def open_writer(root: Path, session_id: str, geometry: Geometry = SEVEN_B) -> SessionWriter:
+def open_writer(
+    root: Path, session_id: str, geometry: Geometry = SEVEN_B, disk_io: DiskMode = "auto"
+) -> SessionWriter:
     """Opens a session whose blocks hold four 7B units."""
-    return SessionWriter.open(root, session_id, geometry=geometry, limits=_LIMITS)
+    limits = replace(_LIMITS, disk_io=disk_io)
+    return SessionWriter.open(root, session_id, geometry=geometry, limits=limits)
 
 
 def fill(writer: SessionWriter, noise: Noise, unit_count: int) -> None:
@@ -73,18 +78,27 @@ def fill(writer: SessionWriter, noise: Noise, unit_count: int) -> None:
     writer.flush()
 
 
-def write_session(root: Path, session_id: str, noise: Noise, unit_count: int) -> None:
+def write_session(
+    root: Path, session_id: str, noise: Noise, unit_count: int, disk_io: DiskMode = "auto"
+) -> None:
     """Writes a session of so many units, durably."""
-    with closing(open_writer(root, session_id, noise.geometry)) as writer:
+    with closing(open_writer(root, session_id, noise.geometry, disk_io)) as writer:
         fill(writer, noise, unit_count)
 
 
 class Question:
     """The reads of one question: for every layer, `top` units of its own, into two buffers."""
 
-    def __init__(self, root: Path, session_id: str, top: int, token_count: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        session_id: str,
+        top: int,
+        token_count: int,
+        disk_io: DiskMode = "auto",
+    ) -> None:
         """Opens the session."""
-        self._reader = SessionReader.open(root, session_id)
+        self._reader = SessionReader.open(root, session_id, disk_io=disk_io)
         geometry = self._reader.geometry
         assert geometry is not None
         self._geometry = geometry

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _PAGE_BYTES = 4096
 _RING_SLICES = 128
+_CHUNK_BYTES = 1 << 20
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -62,6 +63,14 @@ def drop_cached(paths: Sequence[Path]) -> None:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(fd)
+
+
+def warm_up(paths: Sequence[Path]) -> None:
+    """Reads files through the page cache, so that what fits lies there."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while file.read(_CHUNK_BYTES):
+                pass
 
 
 class DirectReads:
