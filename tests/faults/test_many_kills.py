@@ -133,6 +133,7 @@ def _read_on_and_on(told: Connection, root: Path) -> None:
     while True:
         for index in range(snapshot.unit_count):
             read_unit(reader, snapshot, index, index % 2)
+            told.send(index)
 
 
 def _marks(root: Path) -> list[tuple[str, int, int]]:
@@ -153,8 +154,8 @@ def test_a_reader_killed_in_the_middle_of_a_copy_leaves_no_trace(
             before = _marks(root)
             child = Child(_read_on_and_on, root)
             assert child.tells() == writer.visible_unit_count
-            for _ in range(rng.randrange(2000)):
-                pass  # any moment of the copying will do
+            for _ in range(rng.randrange(150)):
+                child.tells()
             child.end()
             assert _marks(root) == before
             line.fault_count += 1
