@@ -60,9 +60,10 @@ class Settings(BaseSettings):
 
     reader_threads: int = Field(default=0, ge=0, le=64)
     """Threads of the QA process that read stored units; 0: two a core, at most 8."""
-    read_ahead_threads: int = Field(default=2, ge=0, le=64)
+    read_ahead_threads: int = Field(default=0, ge=0, le=64)
     """Threads that read from disk, while a layer of the model computes, the units it chose for the
-    layer after it; 0: none does."""
+    layer after it; 0: none does. For slow disks: where blocks are cached it costs more than it
+    saves."""
 
     sample_fps: float = Field(default=1.0, gt=0, le=30)
     """Frames kept per second of stream time, where a session does not say."""
