@@ -3,6 +3,9 @@
 One 4 KiB page, mapped shared. Counts only grow within an epoch. A reader takes a state that holds
 together by reading the epoch before and after the rest. The page is a hint that recovery rebuilds:
 deleting it while nobody has the session open loses nothing that is durable.
+
+Every word is there three times (`triplewords.py`) and every text twice, with a checksum: a flipped
+bit changes nothing. More damage is told, until the next writer renews the page.
 """
 
 from __future__ import annotations
@@ -20,16 +23,17 @@ import xxhash
 
 from kvstore.diskio import DiskIO, write_fully
 from kvstore.encoding import Layout, encoding_named
-from kvstore.errors import FormatVersionError
+from kvstore.errors import ControlCorruptError, FormatVersionError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
 from kvstore.geometry import Geometry
 from kvstore.paths import CONTROL_NAME
+from kvstore.triplewords import TripleWords
 
 _MAGIC = int.from_bytes(b"LBKVCTL\0", "little")
 _BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
 # Two texts, used in turn by odd and even epochs: a reader finds its epoch's whole while the next
 # writer is still writing.
-_TEXT_OFFSET, _TEXT_SLOT_BYTES = 1024, 1536
+_TEXT_OFFSET, _TEXT_SLOT_BYTES, _TEXT_COPY_BYTES = 1024, 1536, 768
 _TEXT_HEAD = struct.Struct("<QQ")
 
 # Places of the 8-byte words.
@@ -37,7 +41,7 @@ _MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
 _VISIBLE_WORD, _DURABLE_BLOCKS_WORD, _DURABLE_UNITS_WORD, _DURABLE_CHECK_WORD = 3, 4, 5, 6
 _STATE_WORD, _BOOT_WORD, _PID_WORD, _EPOCH_CHECK_WORD, _EPOCH_WORD = 7, 8, 9, 10, 11
 _RECEIVED_WORD, _SETTLED_WORD, _FIRST_UNIT_WORD = 12, 13, 14
-_WORD_COUNT = 15
+_WORD_COUNT = 32  # with room for more
 _PTS = struct.Struct("<d")
 
 
@@ -99,19 +103,21 @@ def _check(session_hash: int, word: int) -> int:
 class ControlPage:
     """A mapping of the page, for a reader or (`writable`) for the writer."""
 
-    def __init__(self, fd: int, session_hash: int, *, writable: bool) -> None:
+    def __init__(self, fd: int, path: Path, session_hash: int, *, writable: bool) -> None:
+        """Internal: use `open` or `create`."""
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map = mmap.mmap(fd, PAGE_BYTES, flags=mmap.MAP_SHARED, prot=access)
-        self._words = memoryview(self._map)[: 8 * _WORD_COUNT].cast("Q")
+        self._words = TripleWords(self._map, path, word_count=_WORD_COUNT)
         self._session_hash = session_hash
         self._boot = boot_hash()
 
     @classmethod
     def open(cls, folder: Path, session_hash: int, *, writable: bool = False) -> ControlPage | None:
-        """Map the session's page; None when there is none or it is not an intact one.
+        """Map the session's page; None when there is none, or none that can be told to be one.
 
         Raises:
             FormatVersionError: it is one of another version.
+            ControlCorruptError: what it is cannot be told.
         """
         path = folder / CONTROL_NAME
         try:
@@ -121,35 +127,46 @@ class ControlPage:
         try:
             if os.fstat(fd).st_size < PAGE_BYTES:
                 return None
-            page = cls(fd, session_hash, writable=writable)
+            page = cls(fd, path, session_hash, writable=writable)
         finally:
             os.close(fd)
-        words = page._words
-        if words[_MAGIC_WORD] != _MAGIC or words[_SESSION_WORD] != session_hash:
+        try:
+            ours = page._words[_MAGIC_WORD] == _MAGIC and page._words[_SESSION_WORD] == session_hash
+            version = page._words[_VERSION_WORD]
+        except ControlCorruptError:
+            page.close()
+            if writable:
+                return None
+            raise
+        if not ours:
             page.close()
             return None
-        if words[_VERSION_WORD] != FORMAT_VERSION:
-            raise FormatVersionError(path, words[_VERSION_WORD], FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise FormatVersionError(path, version, FORMAT_VERSION)
         return page
 
     @classmethod
     def create(cls, folder: Path, session_hash: int, io: DiskIO) -> ControlPage:
         """Write an empty page in place (mappings of readers stay valid) and map it."""
-        fd = os.open(folder / CONTROL_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        path = folder / CONTROL_NAME
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             head = [0] * _WORD_COUNT
             head[_MAGIC_WORD], head[_VERSION_WORD] = _MAGIC, FORMAT_VERSION
             head[_SESSION_WORD] = session_hash
-            content = b"".join(word.to_bytes(8, "little") for word in head)
-            write_fully(io, fd, [content.ljust(PAGE_BYTES, b"\0")], 0)
+            write_fully(io, fd, [TripleWords.pack(head).ljust(PAGE_BYTES, b"\0")], 0)
             io.fsync(fd)
             io.fsync_folder(folder)
-            return cls(fd, session_hash, writable=True)
+            return cls(fd, path, session_hash, writable=True)
         finally:
             os.close(fd)
 
     def state(self) -> ControlState:
-        """The counts at one moment, all of one epoch."""
+        """The counts at one moment, all of one epoch.
+
+        Raises:
+            ControlCorruptError: damage hides one of them.
+        """
         words = self._words
         while True:
             epoch = words[_EPOCH_WORD]
@@ -167,13 +184,13 @@ class ControlPage:
 
     def text(self, epoch: int) -> ControlText | None:
         """What the writer of `epoch`, which must be current, wrote once; None when damaged."""
-        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
-        length, check = _TEXT_HEAD.unpack_from(self._map, start)
-        if length > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
-            return None
-        start += _TEXT_HEAD.size
-        data = self._map[start : start + length]
-        if xxhash.xxh3_64_intdigest(data, seed=epoch) != check:
+        slot = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
+        for start in range(slot, slot + _TEXT_SLOT_BYTES, _TEXT_COPY_BYTES):
+            length, check = _TEXT_HEAD.unpack_from(self._map, start)
+            data = self._map[start + _TEXT_HEAD.size : start + _TEXT_COPY_BYTES][:length]
+            if xxhash.xxh3_64_intdigest(data, seed=epoch) == check:
+                break
+        else:
             return None
         layers, heads, dim, element, encoding, path = data.decode().split("\n", 5)
         geometry = Geometry(
@@ -186,27 +203,42 @@ class ControlPage:
         numbers = [shape.layer_count, shape.kv_head_count, shape.head_dim]
         names = [shape.element, text.layout.encoding, str(text.hot_tail_path)]
         data = "\n".join([*map(str, numbers), *names]).encode()
-        if len(data) > _TEXT_SLOT_BYTES - _TEXT_HEAD.size:
+        if len(data) > _TEXT_COPY_BYTES - _TEXT_HEAD.size:
             raise ValueError(f"the hot tail's path is too long: {text.hot_tail_path}")
-        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
         check = xxhash.xxh3_64_intdigest(data, seed=epoch)
-        slot = _TEXT_HEAD.pack(len(data), check) + data
-        self._map[start : start + len(slot)] = slot
+        copy = (_TEXT_HEAD.pack(len(data), check) + data).ljust(_TEXT_COPY_BYTES, b"\0")
+        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
+        self._map[start : start + _TEXT_SLOT_BYTES] = 2 * copy
 
     def proven_block_count(self) -> int:
         """Blocks that were acknowledged for certain; 0 when the word and its check disagree."""
-        return self._checked(_DURABLE_BLOCKS_WORD, _DURABLE_CHECK_WORD)
+        return self._checked(_DURABLE_BLOCKS_WORD, _DURABLE_CHECK_WORD) or 0
 
     def last_epoch(self) -> int:
         """The last epoch that was begun; 0 when the word and its check disagree."""
-        return self._checked(_EPOCH_WORD, _EPOCH_CHECK_WORD)
+        return self._checked(_EPOCH_WORD, _EPOCH_CHECK_WORD) or 0
 
-    def _checked(self, word: int, check_word: int) -> int:
-        value = self._words[word]
-        return value if self._words[check_word] == _check(self._session_hash, value) else 0
+    def begun(self) -> tuple[int, int]:
+        """Blocks that were acknowledged for certain, and the epoch that those behind them are of.
+
+        Without the first, the second says nothing about any block: then both are 0.
+        """
+        block_count = self._checked(_DURABLE_BLOCKS_WORD, _DURABLE_CHECK_WORD)
+        return (0, 0) if block_count is None else (block_count, self.last_epoch())
+
+    def _checked(self, word: int, check_word: int) -> int | None:
+        try:
+            value = self._words[word]
+            return value if self._words[check_word] == _check(self._session_hash, value) else None
+        except ControlCorruptError:
+            return None
 
     def watermarks(self) -> Watermarks:
-        """What is on its way, all of one epoch."""
+        """What is on its way, all of one epoch.
+
+        Raises:
+            ControlCorruptError: damage hides it.
+        """
         while True:
             epoch = self._words[_EPOCH_WORD]
             known = epoch != 0 and self._words[_BOOT_WORD] == self._boot
@@ -216,7 +248,7 @@ class ControlPage:
                 return Watermarks(epoch, received_pts_s, settled_pts_s)
 
     def set_watermarks(self, *, received_pts_s: float | None, settled_pts_s: float | None) -> None:
-        """Publish what is on its way. Each is one aligned word, so any thread may do it."""
+        """Publish what is on its way: from any thread, one at a time."""
         for word, pts_s in ((_RECEIVED_WORD, received_pts_s), (_SETTLED_WORD, settled_pts_s)):
             bits = _PTS.pack(math.nan if pts_s is None else pts_s)
             self._words[word] = int.from_bytes(bits, "little")
@@ -227,8 +259,11 @@ class ControlPage:
 
     def settled_at_close(self) -> float | None:
         """The settled time that the last writer left behind, if it closed the session."""
-        closed = self._words[_STATE_WORD] == WriterState.CLOSED
-        return self.watermarks().settled_pts_s if closed else None
+        try:
+            closed = self._words[_STATE_WORD] == WriterState.CLOSED
+            return self.watermarks().settled_pts_s if closed else None
+        except ControlCorruptError:
+            return None
 
     def begin_epoch(
         self,
@@ -240,8 +275,14 @@ class ControlPage:
         first_unit: int,
         settled_pts_s: float | None,
     ) -> None:
-        """Announce a new writer. The epoch comes last: readers of the old one see old or new."""
+        """Announce a new writer. The epoch comes last: readers of the old one see old or new.
+
+        No word stays as it was, so that damage does not gather.
+        """
         self._write_text(epoch, text)
+        self._words[_MAGIC_WORD] = _MAGIC
+        self._words[_VERSION_WORD] = FORMAT_VERSION
+        self._words[_SESSION_WORD] = self._session_hash
         self._words[_VISIBLE_WORD] = units
         self.set_first_unit(first_unit)
         self.set_durable(units=units, blocks=blocks)

@@ -64,6 +64,15 @@ class FormatVersionError(KVStoreError):
         self.supported = supported
 
 
+class ControlCorruptError(KVStoreError):
+    """The CTL page is damaged beyond what its copies heal; the session's next writer renews it."""
+
+    def __init__(self, path: Path, word: int) -> None:
+        super().__init__(f"{path} is damaged: the copies of word {word} differ")
+        self.path = path
+        self.word = word
+
+
 class GeometryMismatchError(KVStoreError):
     """The session holds keys and values of another shape or encoding."""
 

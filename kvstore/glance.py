@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.control import ControlPage, WriterState
 from kvstore.encoding import Encoding
+from kvstore.errors import ControlCorruptError
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, session_folder, session_hash
 
@@ -30,13 +32,14 @@ def has_blocks(root: Path, session_id: str) -> bool:
 
 def last_epoch(root: Path, session_id: str) -> int:
     """Return the last epoch that a writer began, as far as the CTL page says for certain; or 0."""
-    page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+    try:
+        page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+    except ControlCorruptError:
+        return 0
     if page is None:
         return 0
-    try:
+    with closing(page):
         return page.last_epoch()
-    finally:
-        page.close()
 
 
 def glance(root: Path, session_id: str) -> Glance | None:
@@ -48,14 +51,15 @@ def glance(root: Path, session_id: str) -> Glance | None:
     Raises:
         FormatVersionError: the page is one of another version.
     """
-    page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
-    if page is None:
-        return None
     try:
-        state = page.state()
-        text = page.text(state.epoch)
-    finally:
-        page.close()
+        page = ControlPage.open(session_folder(root, session_id), session_hash(session_id))
+        if page is None:
+            return None
+        with closing(page):
+            state = page.state()
+            text = page.text(state.epoch)
+    except ControlCorruptError:
+        return None
     if text is None or not (state.this_boot or state.writer_state == WriterState.CLOSED):
         return None
     return Glance(

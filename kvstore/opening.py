@@ -78,13 +78,13 @@ def open_parts(
         if (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
         control = ControlPage.open(folder, hash_, writable=True)
-        acknowledged = control.proven_block_count() if control else 0
+        acknowledged, begun_epoch = control.begun() if control else (0, 0)
         scan = scan_log(
             folder,
             session_id,
             hash_,
             acknowledged_block_count=acknowledged,
-            begun_epoch=control.last_epoch() if control else 0,
+            begun_epoch=begun_epoch,
         )
         if scan.layout is not None and scan.layout != layout:
             raise GeometryMismatchError(session_id, scan.layout, layout)

@@ -123,6 +123,7 @@ class SessionReader:
             SessionNotFoundError: the session was deleted.
             BlockCorruptError: a new durable block is damaged.
             HotTailCorruptError: a new visible unit is damaged in shared memory.
+            ControlCorruptError: the CTL page is damaged beyond healing.
         """
         latest = self._tracker.unchanged()
         if latest is not None:

@@ -53,6 +53,7 @@ class SessionTracker:
             SessionNotFoundError: the session was deleted.
             BlockCorruptError: a durable block's header or unit table is damaged.
             HotTailCorruptError: a visible unit is damaged in shared memory.
+            ControlCorruptError: the CTL page is damaged beyond healing.
         """
         if self._control is None:
             self._check_exists()
@@ -178,7 +179,7 @@ class SessionTracker:
 
     def _offline(self, state: ControlState | None) -> Snapshot | None:
         """A snapshot from the disk alone: no writer was there since the machine started."""
-        acknowledged = self._control.proven_block_count() if self._control else 0
+        acknowledged, begun_epoch = self._control.begun() if self._control else (0, 0)
         for _ in range(_OFFLINE_TRIES):
             self._check_exists()
             try:
@@ -187,7 +188,7 @@ class SessionTracker:
                     self._session_id,
                     self._session_hash,
                     acknowledged_block_count=acknowledged,
-                    begun_epoch=self._control.last_epoch() if self._control else 0,
+                    begun_epoch=begun_epoch,
                 )
                 self._take_scan(scan)
             except FileNotFoundError:

@@ -82,6 +82,8 @@ def _of_damage(error: store.KVStoreError) -> RequestError | None:
             )
         case store.SessionRecordCorruptError():
             return RequestError(Reason.STORE_DAMAGED, text, session_id=error.session_id)
+        case store.ControlCorruptError():
+            return RequestError(Reason.STORE_DAMAGED, text)
     return None
 
 

@@ -95,18 +95,15 @@ def test_no_flipped_bit_of_a_segment_is_silent(root: Path) -> None:
     assert detected + harmless == 250
 
 
-@pytest.mark.parametrize("offset", range(96))
+@pytest.mark.parametrize("offset", range(0, 768, 8))
 def test_a_damaged_control_page_costs_no_unit(root: Path, offset: int) -> None:
     build(root)
     path = folder_of(root) / "CTL"
     page = bytearray(path.read_bytes())
     page[offset] ^= 0x10
     path.write_bytes(page)
-    try:
-        writer = open_writer(root)
-    except FormatVersionError:
-        assert 8 <= offset < 16
-        return
+    assert read_all(root)
+    writer = open_writer(root)
     assert writer.durable_unit_count == UNIT_COUNT
     assert writer.recovery.epoch >= 2
     writer.close()
