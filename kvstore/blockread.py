@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import xxhash
 
@@ -38,6 +38,21 @@ class Block:
 
     place: BlockPlace
     table: UnitTable
+    # Reckoned once: every slice that is read asks for its offset.
+    _layer_span: int = field(init=False)
+    _unit_offsets: tuple[int, ...] = field(init=False)
+    """Of the units in the first layer, from the start of the file."""
+
+    def __post_init__(self) -> None:
+        place, layout = self.place, self.place.layout
+        first = place.offset + place.header.layer_offset(layout, 0)
+        offsets = [
+            first + layout.extent_bytes(before, position)
+            for position, before in enumerate(self.table.token_starts.tolist())
+        ]
+        span = place.header.layer_offset(layout, 1) - place.header.layer_offset(layout, 0)
+        object.__setattr__(self, "_layer_span", span)
+        object.__setattr__(self, "_unit_offsets", tuple(offsets))
 
     @property
     def header(self) -> BlockHeader:
@@ -46,10 +61,7 @@ class Block:
 
     def extent_offset(self, layer: int, position: int) -> int:
         """Where, in the segment file, keys and values of the block's `position`-th unit start."""
-        layout = self.place.layout
-        before = int(self.table.token_starts[position])
-        start = self.place.offset + self.header.layer_offset(layout, layer)
-        return start + layout.extent_bytes(before, position)
+        return self._unit_offsets[position] + layer * self._layer_span
 
 
 def read_block(fd: int, place: BlockPlace) -> Block:

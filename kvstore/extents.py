@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import chain, groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from kvstore.encoding_codec import decode_extent, scratch_bytes
 from kvstore.errors import SliceCorruptError
 from kvstore.geometry import Geometry
 from kvstore.hotview import kv_checksum
-from kvstore.segmentfiles import SegmentFiles
+from kvstore.segmentfiles import OpenFile, SegmentFiles
 from kvstore.snapshot import Snapshot
 
 # Linux takes at most 1024 buffers per call; a unit needs two.
@@ -23,8 +23,7 @@ _UNITS_PER_READ = 512
 _SCRATCH_BYTES = 4 << 20
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Extent:
+class Extent(NamedTuple):
     """One unit's share of the caller's arrays."""
 
     place: int
@@ -96,21 +95,25 @@ def _stored_parts(run: Sequence[Located]) -> list[list[np.ndarray[Any, Any]]]:
 def _runs(located: Sequence[Located]) -> Iterator[list[Located]]:
     """Cut the list where the next unit does not lie directly behind the one before."""
     run: list[Located] = []
+    last: tuple[Block, int] | None = None
     most = _UNITS_PER_READ
     for item in located:
-        if run:
-            (_, (last_block, last_position)) = run[-1]
-            _, (block, position) = item
-            adjacent = block is last_block and position == last_position + 1
-            if not adjacent or len(run) >= most:
+        extent, (block, position) = item
+        if last is not None and last == (block, position - 1) and len(run) < most:
+            run.append(item)
+        else:
+            if run:
                 yield run
-                run = []
-        if not run:
-            extent, (block, _) = item
+            run = [item]
             most = _units_per_read(block.place.layout, len(extent.keys))
-        run.append(item)
+        last = (block, position)
     if run:
         yield run
+
+
+def _segment_of(run: Sequence[Located]) -> int:
+    _, (block, _) = run[0]
+    return block.place.segment_number
 
 
 def read_runs(
@@ -125,22 +128,28 @@ def read_runs(
         SliceCorruptError: the bytes are not those that were written, or the disk failed.
         FileNotFoundError: the segment is gone.
     """
-    for run in _runs(located):
-        first, (block, position) = run[0]
-        offset = block.extent_offset(layer, position)
-        layout = block.place.layout
-        stored = _stored_parts(run)
-        with files.lend(block.place.segment_number) as file:
-            try:
-                read_bytes = file.read([part for parts in stored for part in parts], offset)
-            except OSError as error:
-                raise SliceCorruptError(
-                    session_id, block.header.sequence, first.unit_index, layer, unreadable=True
-                ) from error
-        for (extent, (_, unit_position)), parts in zip(run, stored, strict=True):
-            read_bytes -= sum(part.nbytes for part in parts)
-            checksum = int(block.table.checksums[unit_position, layer])
-            if read_bytes < 0 or kv_checksum(*parts) != checksum:
-                raise SliceCorruptError(session_id, block.header.sequence, extent.unit_index, layer)
-            if layout.quantised:
-                decode_extent(layout, parts[0], extent.keys, extent.values)
+    for number, runs in groupby(_runs(located), _segment_of):
+        with files.lend(number) as file:
+            for run in runs:
+                _read_run(session_id, file, layer, run)
+
+
+def _read_run(session_id: str, file: OpenFile, layer: int, run: Sequence[Located]) -> None:
+    """Fill the extents of neighbours and verify each while it lies in the processor's cache."""
+    first, (block, position) = run[0]
+    layout = block.place.layout
+    stored = _stored_parts(run)
+    try:
+        read_bytes = file.read(list(chain(*stored)), block.extent_offset(layer, position))
+    except OSError as error:
+        raise SliceCorruptError(
+            session_id, block.header.sequence, first.unit_index, layer, unreadable=True
+        ) from error
+    checksums = block.table.checksums[position : position + len(run), layer].tolist()
+    for (extent, _), parts, checksum in zip(run, stored, checksums, strict=True):
+        for part in parts:
+            read_bytes -= part.nbytes
+        if read_bytes < 0 or kv_checksum(*parts) != checksum:
+            raise SliceCorruptError(session_id, block.header.sequence, extent.unit_index, layer)
+        if layout.quantised:
+            decode_extent(layout, parts[0], extent.keys, extent.values)

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from kvstore.aligned import aligned_empty
 from kvstore.errors import KVStoreError
 from kvstore.extents import Extent, check_outputs
 from kvstore.geometry import Tier
@@ -90,7 +91,7 @@ class ReadAhead:
         if geometry is None:
             raise RuntimeError("a unit of a session without a writer")
         shape = (int(snapshot.token_counts[unit]), geometry.kv_head_count, geometry.head_dim)
-        keys = np.empty(shape, geometry.storage_dtype)
-        (extent,) = check_outputs(snapshot, geometry, layer, [unit], keys, np.empty_like(keys))
+        keys, values = aligned_empty((2, *shape), geometry.storage_dtype)
+        (extent,) = check_outputs(snapshot, geometry, layer, [unit], keys, values)
         (tier,) = self._reader.fill(snapshot, layer, [extent], reading=self._reading)
         return extent, tier

@@ -69,10 +69,11 @@ class OpenFile:
         Raises:
             OSError: the disk failed.
         """
-        byte_count = sum(array.nbytes for array in arrays)
-        if self._takes_direct and not in_page_cache(self.fd, byte_count, offset):
+        if self._takes_direct:
+            byte_count = sum(array.nbytes for array in arrays)
             try:
-                return read_direct(self._direct_fd, arrays, offset)
+                if not in_page_cache(self.fd, byte_count, offset):
+                    return read_direct(self._direct_fd, arrays, offset)
             except OSError as error:
                 if not refuses_direct(error):
                     raise
@@ -143,8 +144,10 @@ class SegmentFiles:
 
     def _close_surplus(self) -> None:
         surplus = len(self._files) - _MAX_OPEN
+        if surplus <= 0:
+            return
         idle = [number for number, file in self._files.items() if file.users == 0]
-        self._drop(idle[: max(surplus, 0)])
+        self._drop(idle[:surplus])
 
     def forget(self, first_number: int) -> None:
         """Let go of segments from `first_number` on: a new writer may have replaced them."""

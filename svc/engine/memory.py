@@ -69,6 +69,6 @@ class Memory(Protocol):
 
         Returns:
             keys, values: each (sum of token counts, kv_heads, head_dim), in the model's dtype,
-            on any device. The caller owns them.
+            on any device; valid until the next call.
         """
         ...

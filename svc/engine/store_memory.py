@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.aligned import KVMemory
 from kvstore.geometry import Geometry, Tier
 from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
@@ -42,6 +43,7 @@ class StoreMemory:
         self._reader = reader
         self._index = index
         self._snapshot = snapshot
+        self._kv = KVMemory()
         self._geometry = Geometry(
             layer_count=model.layer_count,
             kv_head_count=model.kv_head_count,
@@ -95,14 +97,15 @@ class StoreMemory:
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given, on the CPU.
 
+        They are valid until the next call.
+
         Raises:
             KVStoreError: they are damaged, or their writer was lost before they were durable.
         """
         geometry = self._geometry
         token_count = int(self._snapshot.token_counts[units].sum())
         shape = (token_count, geometry.kv_head_count, geometry.head_dim)
-        keys: np.ndarray[Any, Any] = np.empty(shape, geometry.storage_dtype)
-        values = np.empty_like(keys)
+        keys, values = self._kv.take(shape, geometry.storage_dtype)
         wanted: list[int] = units.tolist()
         tiers = self._reader.read(self._snapshot, layer, wanted, keys, values)
         for unit, tier in zip(wanted, tiers, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kvstore.aligned import aligned_empty
 from kvstore.geometry import Geometry
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
@@ -45,7 +46,7 @@ def read_units(
         geometry.kv_head_count,
         geometry.head_dim,
     )
-    keys, values = np.empty(shape, geometry.storage_dtype), np.empty(shape, geometry.storage_dtype)
+    keys, values = (aligned_empty(shape, geometry.storage_dtype) for _ in range(2))
     for layer in range(geometry.layer_count):
         reader.read(snapshot, layer, units, keys[layer], values[layer])
     split_keys = from_stored(keys, geometry.element).split(token_counts, dim=1)

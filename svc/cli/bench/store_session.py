@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.aligned import aligned_empty
 from kvstore.directio import DiskMode
 from kvstore.geometry import Geometry
 from kvstore.guarded import GuardedReader
@@ -105,7 +106,8 @@ class Question:
         self._snapshot = self._reader.snapshot()
         self._top = min(top, self._snapshot.unit_count)
         shape = (2, 2, self._top * token_count, geometry.kv_head_count, geometry.head_dim)
-        self._buffers = np.ones(shape, geometry.storage_dtype)
+        self._buffers = aligned_empty(shape, geometry.storage_dtype)  # as answers do
+        self._buffers[:] = 1
         self.slice_count = geometry.layer_count * self._top
         self.byte_count = 2 * geometry.layer_count * self._buffers[0, 0].nbytes
 
