@@ -54,6 +54,24 @@ class SessionRecordCorruptError(KVStoreError):
         self.reason = reason
 
 
+class InvalidSpanError(KVStoreError, ValueError):
+    """Two times that are no span of stream time."""
+
+    def __init__(self, span: tuple[float, float], rule: str) -> None:
+        super().__init__(f"[{span[0]}, {span[1]}) is no span of stream time: {rule}")
+        self.span = span
+        self.rule = rule
+
+
+class TooManySpansError(KVStoreError):
+    """More spans would be pinned than are allowed; nothing was changed."""
+
+    def __init__(self, span_count: int, max_span_count: int) -> None:
+        super().__init__(f"{span_count} spans would be pinned, {max_span_count} are allowed")
+        self.span_count = span_count
+        self.max_span_count = max_span_count
+
+
 class FormatVersionError(KVStoreError):
     """The file was written by another version of the format."""
 
