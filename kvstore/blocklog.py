@@ -27,6 +27,7 @@ from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
+from kvstore.pinned import Pinned
 from kvstore.scan import LogScan
 from kvstore.space import Shortage, Space
 from kvstore.table import join_table
@@ -54,9 +55,10 @@ class BlockLog:
         scan: LogScan,
         space: Space,
         announce_floor: Callable[[int], None],
+        pinned: Pinned,
         io: DiskIO,
     ) -> None:
-        """`announce_floor` tells readers the first unit that is left."""
+        """`announce_floor` tells readers the first unit that is left, `pinned` what must stay."""
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -67,6 +69,7 @@ class BlockLog:
         self._io = io
         self._direct = appends_direct(limits.disk_io, folder, io)
         self._announce_floor = announce_floor
+        self._pinned = pinned
         self._segments = SegmentQueue(scan.blocks)
         if limits.retain_s:
             self._segments.learn_times(folder, scan.blocks)

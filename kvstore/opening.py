@@ -18,6 +18,7 @@ from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
+from kvstore.pinned import Pinned
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
 from kvstore.space import Space
@@ -67,6 +68,7 @@ def open_parts(
     io: DiskIO,
     min_epoch: int,
     arena: Arena | None,
+    pinned: Pinned,
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""
     folder = session_folder(root, session_id)
@@ -124,6 +126,7 @@ def open_parts(
             scan=scan,
             space=space,
             announce_floor=control.set_first_unit,
+            pinned=pinned,
             io=io,
         )
         undo.callback(log.abandon)

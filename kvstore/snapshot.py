@@ -32,6 +32,8 @@ class Snapshot:
     """(unit_count,) float64."""
     gaps_before: np.ndarray[Any, Any]
     """(unit_count,) bool."""
+    coarsened: np.ndarray[Any, Any]
+    """(unit_count,) bool: units that lost tokens since they were stored, to make room."""
     first_unit: int = 0
     """Units before it were dropped: they keep their indices, their times may be -inf and their
     counts 0, and they cannot be read. Equal to `unit_count` when nothing is left."""
@@ -63,4 +65,5 @@ class Snapshot:
             position_spans=self.position_spans[:unit_count],
             drop_fractions=self.drop_fractions[:unit_count],
             gaps_before=self.gaps_before[:unit_count],
+            coarsened=self.coarsened[:unit_count],
         )

@@ -59,6 +59,7 @@ class UnitCatalog:
         self._position_spans = _Column("i8")
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
+        self._coarsened = _Column("?")
         if floor.first_unit:
             before_all_time = np.full(floor.first_unit, -np.inf)
             nothing = np.zeros(floor.first_unit, dtype=np.int64)
@@ -66,7 +67,8 @@ class UnitCatalog:
             self._last_pts_s.write(0, before_all_time)
             for column in (self._token_counts, self._position_spans, self._drop_fractions):
                 column.write(0, nothing)
-            self._gaps_before.write(0, nothing != 0)
+            for flags in (self._gaps_before, self._coarsened):
+                flags.write(0, nothing != 0)
 
     @property
     def block_count(self) -> int:
@@ -91,6 +93,7 @@ class UnitCatalog:
         self._position_spans.write(start, rows["position_span"])
         self._drop_fractions.write(start, rows["drop_fraction"])
         self._gaps_before.write(start, rows["gap_before"] != 0)
+        self._coarsened.write(start, rows["thinned_count"] != 0)
         self.unit_count += len(rows)
 
     def add_block(self, block: Block) -> None:
@@ -144,6 +147,7 @@ class UnitCatalog:
             position_spans=self._position_spans.first(unit_count),
             drop_fractions=self._drop_fractions.first(unit_count),
             gaps_before=self._gaps_before.first(unit_count),
+            coarsened=self._coarsened.first(unit_count),
             first_unit=min(self.floor.first_unit, unit_count),
             hot_tail=hot,
         )
