@@ -57,9 +57,10 @@ class SessionRecordCorruptError(KVStoreError):
 class InvalidSpanError(KVStoreError, ValueError):
     """Two times that are no span of stream time."""
 
-    def __init__(self, span: tuple[float, float], rule: str) -> None:
-        super().__init__(f"[{span[0]}, {span[1]}) is no span of stream time: {rule}")
-        self.span = span
+    def __init__(self, start_s: float, end_s: float, rule: str) -> None:
+        super().__init__(f"[{start_s}, {end_s}) is no span of stream time: {rule}")
+        self.start_s = start_s
+        self.end_s = end_s
         self.rule = rule
 
 

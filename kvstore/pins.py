@@ -25,11 +25,12 @@ def check_span(span: Span) -> None:
     """
     start_s, end_s = span
     if not all(math.isfinite(time_s) for time_s in span):
-        raise InvalidSpanError(span, "its times must be finite")
+        raise InvalidSpanError(start_s, end_s, "its times must be finite")
     if max(abs(start_s), abs(end_s)) > MAX_SPAN_TIME_S:
-        raise InvalidSpanError(span, f"its times must lie within +-{MAX_SPAN_TIME_S:g}")
+        rule = f"its times must lie within +-{MAX_SPAN_TIME_S:g}"
+        raise InvalidSpanError(start_s, end_s, rule)
     if not start_s < end_s:
-        raise InvalidSpanError(span, "its start must come before its end")
+        raise InvalidSpanError(start_s, end_s, "its start must come before its end")
 
 
 def pinned(spans: Sequence[Span], added: Span) -> tuple[Span, ...]:

@@ -34,7 +34,7 @@ from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.ownership import Owned, Ownership, SoleOwner
-from svc.ingest.pinning import Pinned, pin_span
+from svc.ingest.pinning import Pinned, pin_span, spans_to_keep_of
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.ram import open_arena
@@ -247,6 +247,7 @@ class App:
             may_commit=owned.held,
             min_epoch=owned.epoch,
             arena=self.arena,
+            pinned=partial(spans_to_keep_of, settings.data_dir, session.session_id),
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kvstore.pinned import touches
 from kvstore.pins import Span, check_span, pinned, unpinned
 from kvstore.reader import SessionReader
-from kvstore.session import SessionRecord, load_session
+from kvstore.session import load_session
 from kvstore.snapshot import Snapshot
 from svc.ingest.sessions import Session, Sessions
 from svc.rpc.errors import Reason, RequestError
@@ -31,9 +34,12 @@ def pin_span(root: Path, sessions: Sessions, session_id: str, span: Span) -> Pin
         KVStoreError: there is no such session, it is damaged, or the span cannot be pinned.
     """
     check_span(span)
-    _check_not_dropped(session_id, _snapshot(root, session_id), span)
+    snapshot = _snapshot(root, session_id)
+    _check_not_dropped(session_id, snapshot, span)
     session = sessions.change_pins(session_id, partial(pinned, added=span))
-    return Pinned(session=session, thinned_unit_count=0)
+    whole = spans_to_keep([span], load_session(root, session_id).unit_period_s)
+    of_span = touches(whole, snapshot.first_pts_s, snapshot.last_pts_s)
+    return Pinned(session=session, thinned_unit_count=int((of_span & snapshot.coarsened).sum()))
 
 
 def unpin_span(sessions: Sessions, session_id: str, span: Span) -> Session:
@@ -45,13 +51,13 @@ def unpin_span(sessions: Sessions, session_id: str, span: Span) -> Session:
     return sessions.change_pins(session_id, partial(unpinned, removed=span))
 
 
-def spans_to_keep(record: SessionRecord) -> list[Span]:
-    """Returns the spans that frames of pinned moments begin in.
+def spans_to_keep(spans: Sequence[Span], unit_period_s: float) -> list[Span]:
+    """Returns the spans of time in which the units of pinned moments begin.
 
     A frame stands for the stream until the next is due: the one before a pinned span shows how it
     begins.
     """
-    return [(start_s - record.unit_period_s, end_s) for start_s, end_s in record.pinned_spans]
+    return [(math.nextafter(start_s - unit_period_s, math.inf), end_s) for start_s, end_s in spans]
 
 
 def spans_to_keep_of(root: Path, session_id: str) -> list[Span]:
@@ -61,7 +67,8 @@ def spans_to_keep_of(root: Path, session_id: str) -> list[Span]:
         KVStoreError: there is no such session, or its record is damaged: then nobody can say what
             may go.
     """
-    return spans_to_keep(load_session(root, session_id))
+    record = load_session(root, session_id)
+    return spans_to_keep(record.pinned_spans, record.unit_period_s)
 
 
 def _snapshot(root: Path, session_id: str) -> Snapshot:

@@ -121,7 +121,9 @@ def _stats_message(stats: SessionStats) -> session_pb2.SessionStats:
 def _keeping_message(rules: KeepingRules) -> session_pb2.KeepingRules:
     return session_pb2.KeepingRules(
         session_budget_bytes=rules.session_budget_bytes,
-        on_full=None if rules.on_full is None else _ON_FULL[rules.on_full],
+        on_full=_ON_FULL[rules.on_full]
+        if rules.on_full
+        else session_pb2.KeepingRules.ON_FULL_UNSPECIFIED,
         retain_s=rules.retain_s,
     )
 

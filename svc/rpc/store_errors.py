@@ -29,8 +29,8 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
                 Reason.INVALID_REQUEST,
                 text,
                 field="span",
-                start_s=error.span[0],
-                end_s=error.span[1],
+                start_s=error.start_s,
+                end_s=error.end_s,
                 allowed=error.rule,
             )
         case store.TooManySpansError():

@@ -139,7 +139,7 @@ class KeepingRules(_message.Message):
         ON_FULL_DROP_OLDEST: KeepingRules._OnFull.ValueType  # 2
         """The oldest video is forgotten."""
         ON_FULL_THIN: KeepingRules._OnFull.ValueType  # 3
-        """Old video loses tokens first, and is forgotten when that is not enough."""
+        """Old video loses tokens, those first that are most like what was there before; its length stays."""
 
     class OnFull(_OnFull, metaclass=_OnFullEnumTypeWrapper):
         """What happens when a budget, or the disk, is full."""
@@ -151,7 +151,7 @@ class KeepingRules(_message.Message):
     ON_FULL_DROP_OLDEST: KeepingRules.OnFull.ValueType  # 2
     """The oldest video is forgotten."""
     ON_FULL_THIN: KeepingRules.OnFull.ValueType  # 3
-    """Old video loses tokens first, and is forgotten when that is not enough."""
+    """Old video loses tokens, those first that are most like what was there before; its length stays."""
 
     SESSION_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     ON_FULL_FIELD_NUMBER: _builtins.int

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lookback.v1 import question_pb2
 from svc.cli.failures import EXIT_USAGE
 from svc.cli.main import app
-from svc.cli.sessions import print_table
+from svc.cli.session_view import print_table
 from svc.cli.times import format_time, parse_time_s
 from svc.client import Session, SessionSettings, SessionState, SessionStats
 from svc.rpc.errors import Reason, RequestError
