@@ -42,6 +42,7 @@ from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
 from svc.ingest.sources import JoinedDecoder
 from svc.ingest.stream import MakeWorker
+from svc.ingest.sweeper import Sweeper
 from svc.ingest.unit_builder import UnitBuilder
 from svc.video.decoder import Decoder, open_decoder
 from svc.video.frames import Media
@@ -87,6 +88,13 @@ class App:
             arena=arena,
             pushes=self.pushes,
             take=lambda session_id: self.ownership.take(session_id),
+        )
+        self.sweeper = Sweeper(
+            settings,
+            sessions,
+            pushes=self.pushes,
+            take=lambda session_id: self.ownership.take(session_id),
+            delete=self._delete_owned,
         )
         self._model = model
         self._encode_thread = encode_thread
@@ -194,13 +202,21 @@ class App:
             await self.get_session(session_id)
             owned = await self.ownership.take(session_id)
             try:
-                await asyncio.to_thread(self.sessions.delete, session_id)
+                await self._delete_owned(session_id, owned)
             except BaseException:
                 await owned.release()
                 raise
-            if self.arena is not None:
-                await asyncio.to_thread(self.arena.forget, session_hash(session_id))
-            await owned.deleted()
+
+    async def _delete_owned(self, session_id: str, owned: Owned) -> None:
+        """Deletes a session that is ours and held; the registry hears of it instead of a release.
+
+        Raises:
+            KVStoreError: it cannot be deleted.
+        """
+        await asyncio.to_thread(self.sessions.delete, session_id)
+        if self.arena is not None:
+            await asyncio.to_thread(self.arena.forget, session_hash(session_id))
+        await owned.deleted()
 
     async def pin_span(self, session_id: str, span: Span) -> Pinned:
         """Pins a span of a session: from when this returns, whoever drops knows of it.
