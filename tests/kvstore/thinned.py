@@ -55,10 +55,11 @@ def scene(index: int, *, salt: int = 0, geometry: Geometry = SCENE) -> Sample:
         gap_before=index % 5 == 0,
         thumbnail_jpeg=rng.bytes(index % 40),
     )
-    return unit, _elements(keys, geometry), _elements(values, geometry)
+    return unit, elements(keys, geometry), elements(values, geometry)
 
 
-def _elements(numbers: np.ndarray[Any, Any], geometry: Geometry) -> np.ndarray[Any, Any]:
+def elements(numbers: np.ndarray[Any, Any], geometry: Geometry) -> np.ndarray[Any, Any]:
+    """Numbers as the geometry stores them."""
     if geometry.element == "bfloat16":
         bits = numbers.astype(np.float32).view(np.uint32) >> 16
         return bits.astype(np.uint16)
@@ -92,9 +93,7 @@ def as_stored(layout: Layout, keys: Any, values: Any) -> tuple[Any, Any]:
     return keys_out, values_out
 
 
-def is_part_of(
-    reader: SessionReader, snapshot: Snapshot, index: int, *, salt: int = 0
-) -> bool:
+def is_part_of(reader: SessionReader, snapshot: Snapshot, index: int, *, salt: int = 0) -> bool:
     """Whether what the reader gives of a unit is what was appended, some tokens left out."""
     assert reader.geometry is not None
     assert reader.encoding is not None
