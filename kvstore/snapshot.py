@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,18 @@ class Snapshot:
             f"Snapshot(epoch={self.epoch}, units=[{self.first_unit}, {self.unit_count}), "
             f"durable_unit_count={self.durable_unit_count})"
         )
+
+    def thinned(self, unit_indices: Sequence[int], token_counts: Sequence[int]) -> Snapshot:
+        """The same cut with fewer tokens of some units, as `UnitsThinnedError` tells them.
+
+        The drop fractions stay as they were at the cut.
+        """
+        changed = np.asarray(unit_indices, np.int64)
+        counts, coarsened = self.token_counts.copy(), self.coarsened.copy()
+        counts[changed], coarsened[changed] = token_counts, True
+        for column in (counts, coarsened):
+            column.flags.writeable = False
+        return dataclasses.replace(self, token_counts=counts, coarsened=coarsened)
 
     def cut(self, unit_count: int) -> Snapshot:
         """The same session as of fewer units.

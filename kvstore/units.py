@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,13 @@ class _Column:
             self._data = grown
             self._shared = self._read_only()
         self._data[start:stop] = values
+
+    def copy(self) -> _Column:
+        """The same values, to be written over without touching what was handed out."""
+        other = copy.copy(self)
+        other._data = self._data.copy()
+        other._shared = other._read_only()
+        return other
 
     def first(self, count: int) -> np.ndarray[Any, Any]:
         return self._shared[:count]
@@ -132,6 +140,28 @@ class UnitCatalog:
         gone = floor.first_block - self.floor.first_block
         risen.blocks, risen._first_units = self.blocks[gone:], self._first_units[gone:]
         return risen
+
+    def rewritten(self, blocks: Sequence[Block]) -> UnitCatalog:
+        """A catalog with other generations of some of its blocks, which goes on where this ends.
+
+        This one is not to be appended to any more; what was handed out of it stays as it was.
+        """
+        renewed = copy.copy(self)
+        by_sequence = {block.header.sequence: block for block in blocks}
+        renewed.blocks = [by_sequence.get(old.header.sequence, old) for old in self.blocks]
+        renewed._token_counts = self._token_counts.copy()
+        renewed._drop_fractions = self._drop_fractions.copy()
+        renewed._coarsened = self._coarsened.copy()
+        for block in blocks:
+            rows, start = block.table.rows, block.header.first_unit
+            renewed._token_counts.write(start, rows["token_count"])
+            renewed._drop_fractions.write(start, rows["drop_fraction"])
+            renewed._coarsened.write(start, rows["thinned_count"] != 0)
+        return renewed
+
+    def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
+        """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""
+        return self._token_counts.first(unit_count)
 
     def snapshot(
         self, epoch: int, unit_count: int, durable_unit_count: int, hot: HotTailView | None

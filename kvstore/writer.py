@@ -131,6 +131,7 @@ class SessionWriter:
             min_epoch=min_epoch,
             arena=arena,
             pinned=pinned,
+            may_commit=may_commit,
         )
         if lies_in_memory(root):
             logger.warning(
