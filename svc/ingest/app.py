@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -24,7 +22,8 @@ from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
 from kvstore.pins import Span
 from kvstore.space import check_room
-from svc.config import ConfigError, Settings
+from svc.config import Settings
+from svc.data_dir import make_data_dir
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import model_config, serving_defaults
@@ -109,7 +108,7 @@ class App:
             ConfigError: the settings do not fit the model.
             KVStoreError: an interrupted deletion cannot be finished.
         """
-        root = _make_root(settings.data_dir)
+        root = make_data_dir(settings.data_dir)
         torch.set_num_threads(settings.threads_of("ingest"))
         config = replace(
             model_config(settings.model, settings.dtype, settings.device),
@@ -266,16 +265,6 @@ class App:
             pinned=partial(spans_to_keep_of, settings.data_dir, session.session_id),
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
-
-
-def _make_root(root: Path) -> Path:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass  # told now, rather than by every session that cannot be made
-    except OSError as error:
-        raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
-    return root
 
 
 def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:
