@@ -30,6 +30,10 @@ class Pushes:
         self._held: dict[str, asyncio.Event] = {}
         self._draining = False
 
+    def is_open(self, session_id: str) -> bool:
+        """Whether a push of this process has a session open; from any thread."""
+        return session_id in self._open
+
     @asynccontextmanager
     async def admission(self, session_id: str) -> AsyncIterator[None]:
         """Holds a session without a push, to look at it and then to `start` one.
@@ -67,6 +71,34 @@ class Pushes:
         """
         async with self._hold(session_id, Reason.SESSION_BUSY):
             yield
+
+    @asynccontextmanager
+    async def beside(self, session_id: str) -> AsyncIterator[Push | None]:
+        """Gives the push that has a session open, or None and keeps pushes away from it.
+
+        Raises:
+            RequestError: SESSION_IN_USE: another call opens, finishes or deletes it.
+        """
+        while session_id in self._held:
+            await self._wait_let_go(session_id, Reason.SESSION_IN_USE)
+        entry = self._open.get(session_id)
+        if entry is not None:
+            yield entry[0]
+            return
+        async with self._hold(session_id, Reason.SESSION_IN_USE):
+            yield None
+
+    @asynccontextmanager
+    async def idle(self, session_id: str) -> AsyncIterator[bool]:
+        """Keeps pushes away from a session that nobody uses; gives False where somebody does.
+
+        Nobody is waited for or hurried.
+        """
+        if self._draining or session_id in self._open or session_id in self._held:
+            yield False
+            return
+        async with self._hold(session_id, Reason.SESSION_BUSY):
+            yield True
 
     async def drain(self, grace_s: float) -> bool:
         """Admits no more, and ends what is open: half of the time is for clients to stop.
