@@ -21,7 +21,7 @@ THIN_LIMITS = BlockLimits(
     min_free_bytes=0,
     budget=DiskBudget(session_bytes=400 * 1024, on_full="thin", high_fraction=0.9),
 )
-"""Full after about twenty units."""
+"""Full after about sixteen units."""
 
 
 class ThinnedLives(SessionLives):
