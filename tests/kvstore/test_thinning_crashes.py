@@ -20,11 +20,11 @@ from kvstore.paths import segment_path
 from kvstore.reader import SessionReader
 from kvstore.verify import verify_store
 from kvstore.writer import SessionWriter
-from tests.kvstore.crash_lives import PromiseBrokenError, faulty_io, live_and_die
+from tests.kvstore.crash_lives import PromiseBrokenError, live_and_die
 from tests.kvstore.samples import SESSION, kill
 from tests.kvstore.simulated_disk import ProcessKilled, SimulatedDisk, SimulatedIO
 from tests.kvstore.thinned import append_scenes, check_all, is_part_of, thinning_writer
-from tests.kvstore.thinning_lives import SMALL_SCENE, THIN_LIMITS, ThinnedLives
+from tests.kvstore.thinning_lives import SMALL_SCENE, THIN_LIMITS, ThinnedLives, longer_lives
 
 _FILLED = 14
 """Units after which the next block makes a segment thinner."""
@@ -272,16 +272,10 @@ def test_a_writer_killed_before_it_told_readers_is_found_out(filled: Path, held:
 
 
 def test_lives_on_a_disk_that_loses_sectors_keep_every_acknowledged_unit() -> None:
-    tally = live_and_die(15, 6, limits=THIN_LIMITS, make_io=_longer_lives, kind=ThinnedLives)
+    tally = live_and_die(15, 6, limits=THIN_LIMITS, make_io=longer_lives, kind=ThinnedLives)
     assert tally.lives == 90
     assert tally.thinned > 100
     assert tally.torn_tails > 3
-
-
-def _longer_lives(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
-    io = faulty_io(disk, rng)
-    io.killed_at = rng.randrange(1, 160)
-    return io
 
 
 def test_a_store_that_renames_before_the_copy_is_durable_is_caught(
@@ -293,7 +287,7 @@ def test_a_store_that_renames_before_the_copy_is_durable_is_caught(
 
     monkeypatch.setattr(SimulatedIO, "fsync", rename_unsynced)
     with pytest.raises(PromiseBrokenError):
-        live_and_die(15, 6, limits=THIN_LIMITS, make_io=_longer_lives, kind=ThinnedLives)
+        live_and_die(15, 6, limits=THIN_LIMITS, make_io=longer_lives, kind=ThinnedLives)
 
 
 def test_a_store_that_writes_over_the_old_segment_is_caught(
@@ -309,7 +303,7 @@ def test_a_store_that_writes_over_the_old_segment_is_caught(
 
     monkeypatch.setattr(SimulatedIO, "rename", removes_first)
     with pytest.raises(PromiseBrokenError):
-        live_and_die(15, 6, limits=THIN_LIMITS, make_io=_longer_lives, kind=ThinnedLives)
+        live_and_die(15, 6, limits=THIN_LIMITS, make_io=longer_lives, kind=ThinnedLives)
 
 
 def test_files_aside_are_no_segments() -> None:
