@@ -288,6 +288,7 @@ class ControlPage:
         self._words[_SESSION_WORD] = self._session_hash
         self._words[_VISIBLE_WORD] = units
         self.set_first_unit(first_unit)
+        self._words[_REWRITES_WORD] = 0
         self.set_durable(units=units, blocks=blocks)
         self.set_watermarks(received_pts_s=settled_pts_s, settled_pts_s=settled_pts_s)
         self._words[_PID_WORD] = os.getpid()
