@@ -55,8 +55,14 @@ class BlockLog:
         space: Space,
         announce_floor: Callable[[int], None],
         io: DiskIO,
+        kept: bool = False,
     ) -> None:
-        """`announce_floor` tells readers the first unit that is left."""
+        """Take over the end of a log.
+
+        Args:
+            announce_floor: tells readers the first unit that is left.
+            kept: units go to a tier of memory when they leave the hot tail.
+        """
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -65,7 +71,7 @@ class BlockLog:
         self._epoch = epoch
         self._space = space
         self._io = io
-        self._direct = appends_direct(limits.disk_io, folder, io)
+        self._direct = appends_direct(limits.disk_io, folder, io, kept=kept)
         self._announce_floor = announce_floor
         self._segments = SegmentQueue(scan.blocks)
         if limits.retain_s:
@@ -180,7 +186,7 @@ class BlockLog:
 
     def _reserve(self, fd: int, allocated: int, stop: int) -> int:
         """Allocate the file up to `stop`, in steps, and return the new size."""
-        step = self._limits.preallocate_step_bytes
+        step = self._limits.preallocate_step_bytes(stop - allocated)
         size = max(stop, min(-(-stop // step) * step, self._limits.segment_stop_bytes))
         needed = size - allocated
         try:

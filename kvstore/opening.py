@@ -125,6 +125,7 @@ def open_parts(
             space=space,
             announce_floor=control.set_first_unit,
             io=io,
+            kept=arena is not None,
         )
         undo.callback(log.abandon)
         control.begin_epoch(
