@@ -60,8 +60,14 @@ class BlockLog:
         pinned: Pinned,
         check_owned: Callable[[], None],
         io: DiskIO,
+        kept: bool = False,
     ) -> None:
-        """The last five are for `kvstore.freeing.Freeing`."""
+        """Take over the end of a log.
+
+        Args:
+            announce_floor, announce_rewrite, pinned, check_owned: see `kvstore.freeing.Freeing`.
+            kept: units go to a tier of memory when they leave the hot tail.
+        """
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -70,7 +76,7 @@ class BlockLog:
         self._epoch = epoch
         self._space = space
         self._io = io
-        self._direct = appends_direct(limits.disk_io, folder, io)
+        self._direct = appends_direct(limits.disk_io, folder, io, kept=kept)
         self._segments = SegmentQueue(scan.blocks)
         if limits.retain_s:
             self._segments.learn_times(folder, scan.blocks)
@@ -192,7 +198,7 @@ class BlockLog:
 
     def _reserve(self, fd: int, allocated: int, stop: int) -> int:
         """Allocate the file up to `stop`, in steps, and return the new size."""
-        step = self._limits.preallocate_step_bytes
+        step = self._limits.preallocate_step_bytes(stop - allocated)
         size = max(stop, min(-(-stop // step) * step, self._limits.segment_stop_bytes))
         needed = size - allocated
         try:

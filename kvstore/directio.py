@@ -1,7 +1,7 @@
 """Going past the page cache: whole pages, to and from memory that starts on a page.
 
-A block is full pages on disk, so appending one needs only a copy into aligned memory. A slice may
-start anywhere: the pages that hold it are read, and it is copied out.
+A block is full pages on disk. What of it, or of a slice, starts and ends with a page on disk and in
+memory goes straight; anything else by way of aligned memory.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from kvstore.aligned import ALIGN_BYTES
 from kvstore.diskio import Buffer, DiskIO, file_system_of, write_fully
 
 DiskMode = Literal["auto", "direct", "buffered"]
 """direct: past the page cache where the file system takes it. buffered: through it. auto: what was
-measured to be better; today that is through it everywhere, as ARCHITECTURE.md says with figures."""
+measured to be better, as ARCHITECTURE.md says with figures: blocks are written through the cache
+unless a tier of memory keeps them, and slices that are not in it read past it the first time (see
+`readonce`)."""
 
 _FILE_SYSTEMS = ("ext4", "xfs", "btrfs")
 """Where O_DIRECT means what it says; others take it and do nothing, refuse it, or lie."""
-_ALIGN_BYTES = 4096
 _SCRATCH_BYTES = 4 << 20
 """What is written or read at once; a thread that does either keeps so much memory."""
 
@@ -35,14 +37,18 @@ _libc = ctypes.CDLL(None)
 Array = np.ndarray[Any, Any]
 
 
-def appends_direct(mode: DiskMode, folder: Path, io: DiskIO) -> bool:
-    """Whether blocks are written past the page cache."""
-    return mode == "direct" and io.file_system(folder) in _FILE_SYSTEMS
+def appends_direct(mode: DiskMode, folder: Path, io: DiskIO, *, kept: bool) -> bool:
+    """Whether blocks are written past the page cache.
+
+    `kept`: a tier of memory keeps what is written, so the page cache need not.
+    """
+    wanted = mode == "direct" or (mode == "auto" and kept)
+    return wanted and io.file_system(folder) in _FILE_SYSTEMS
 
 
 def reads_direct(mode: DiskMode, folder: Path) -> bool:
-    """Whether what is not in the page cache is read past it."""
-    return mode == "direct" and file_system_of(folder) in _FILE_SYSTEMS
+    """Whether what is not in the page cache is read past it, at the first time at least."""
+    return mode != "buffered" and file_system_of(folder) in _FILE_SYSTEMS
 
 
 def refuses_direct(error: OSError) -> bool:
@@ -67,7 +73,10 @@ _scratch = _Scratch()
 
 
 def write_direct(io: DiskIO, fd: int, buffers: Sequence[Buffer], offset: int) -> None:
-    """Write all buffers, one after the other, as `write_fully` does, through aligned memory.
+    """Write all buffers, one after the other, as `write_fully` does.
+
+    What lies on whole pages and comes to whole pages is written from where it is; the rest is
+    gathered in aligned memory.
 
     Args:
         io: the system calls.
@@ -79,9 +88,23 @@ def write_direct(io: DiskIO, fd: int, buffers: Sequence[Buffer], offset: int) ->
         OSError: as from `write_fully`; EINVAL: the file takes no direct I/O.
     """
     scratch = _scratch.take()
-    filled = 0
+    start = filled = 0  # scratch[start:filled] is gathered, and not among the pieces yet
+    pieces: list[Buffer] = []
+
+    def write() -> None:
+        nonlocal offset
+        write_fully(io, fd, pieces, offset)
+        offset += sum(memoryview(piece).nbytes for piece in pieces)
+        pieces.clear()
+
     for buffer in buffers:
         source = np.frombuffer(buffer, np.uint8)
+        if (filled - start) % ALIGN_BYTES == 0 and _is_whole_pages(source):
+            if filled > start:
+                pieces.append(scratch[start:filled].data)
+                start = filled
+            pieces.append(source.data)
+            continue
         taken = 0
         while taken < len(source):
             part = source[taken : taken + _SCRATCH_BYTES - filled]
@@ -89,11 +112,13 @@ def write_direct(io: DiskIO, fd: int, buffers: Sequence[Buffer], offset: int) ->
             taken += len(part)
             filled += len(part)
             if filled == _SCRATCH_BYTES:
-                write_fully(io, fd, [scratch.data], offset)
-                offset += filled
-                filled = 0
-    if filled:
-        write_fully(io, fd, [scratch[:filled].data], offset)
+                pieces.append(scratch[start:].data)
+                write()
+                start = filled = 0
+    if filled > start:
+        pieces.append(scratch[start:filled].data)
+    if pieces:
+        write()
 
 
 def read_direct(fd: int, arrays: Sequence[Array], offset: int) -> int:
@@ -107,14 +132,16 @@ def read_direct(fd: int, arrays: Sequence[Array], offset: int) -> int:
     Raises:
         OSError: the disk failed; EINVAL: the file takes no direct I/O.
     """
+    if offset % ALIGN_BYTES == 0 and all(map(_is_whole_pages, arrays)):
+        return os.preadv(fd, [array.data for array in arrays], offset)
     scratch = _scratch.take()
     targets = [array.reshape(-1).view(np.uint8) for array in arrays]
     wanted = sum(map(len, targets))
     done = 0
     while done < wanted:
         start = offset + done
-        head = start % _ALIGN_BYTES
-        span = -(-(head + wanted - done) // _ALIGN_BYTES) * _ALIGN_BYTES
+        head = start % ALIGN_BYTES
+        span = -(-(head + wanted - done) // ALIGN_BYTES) * ALIGN_BYTES
         size = min(span, _SCRATCH_BYTES)
         there = os.preadv(fd, [scratch[:size].data], start - head) - head
         if there <= 0:
@@ -125,6 +152,11 @@ def read_direct(fd: int, arrays: Sequence[Array], offset: int) -> int:
         if there + head < size:  # the file ends
             break
     return done
+
+
+def _is_whole_pages(array: Array) -> bool:
+    address: int = array.__array_interface__["data"][0]
+    return array.nbytes > 0 and not (address | array.nbytes) % ALIGN_BYTES
 
 
 def _scatter(part: Array, targets: Sequence[Array], start: int) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from kvstore.aligned import aligned_empty
 from kvstore.encoding import Layout
 from kvstore.geometry import Geometry
 
@@ -36,7 +37,7 @@ class _Scratch(threading.local):
         needed = count * np.dtype(dtype).itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < needed:
-            self._buffers[name] = buffer = np.empty(needed, np.uint8)
+            self._buffers[name] = buffer = aligned_empty((needed,), np.uint8)
         return buffer[:needed].view(dtype)
 
 

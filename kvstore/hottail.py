@@ -12,7 +12,7 @@ import mmap
 import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SLOT_WORDS = 8
 SLOT_UNIT, SLOT_OFFSET, SLOT_TOKENS, SLOT_TABLE_HASH, SLOT_THUMBNAIL = 0, 1, 2, 3, 4
 FIRST_SLOT_WORD = PAGE_BYTES // 8
 _ALIGN = 64
+_MADV_POPULATE_WRITE = 23  # of Linux 5.14 and later
 _MIN_SLOTS, _MAX_SLOTS = 64, 16384
 
 
@@ -95,6 +96,8 @@ class HotTail:
         self.ring_bytes = ring_bytes
         self._slot_count = slot_count_for(ring_bytes)
         mapping = mmap.mmap(fd, file_bytes(ring_bytes), flags=mmap.MAP_SHARED)
+        with suppress(OSError):  # or each page is met for the first time by a unit that waits
+            mapping.madvise(_MADV_POPULATE_WRITE)
         start = ring_offset(self._slot_count)
         self._words = memoryview(mapping)[:start].cast("Q")
         self._ring = np.frombuffer(mapping, dtype=np.uint8, offset=start)
@@ -158,7 +161,10 @@ class HotTail:
         kv_bytes = layer_count * self._layout.extent_bytes(unit.token_count)
         meta_bytes = table_bytes(1, unit.token_count, layer_count)
         total = kv_bytes + meta_bytes + len(unit.thumbnail_jpeg)
-        aligned = -(-total // _ALIGN) * _ALIGN
+        # Where slices are whole pages, each starts on one: so a disk takes them as they lie.
+        whole_pages = self._layout.extent_bytes(unit.token_count) % PAGE_BYTES == 0
+        align = PAGE_BYTES if whole_pages else _ALIGN
+        aligned = -(-total // align) * align
         if aligned > self.ring_bytes:
             raise UnitTooLargeError(self._session_id, aligned, self.ring_bytes)
         return aligned
@@ -201,8 +207,7 @@ class HotTail:
         extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
         extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
-        self._encode(unit, keys, values, extents)
-        checksums = [xxhash.xxh3_64_intdigest(extent.data) for extent in extents]
+        checksums = self._encode(unit, keys, values, extents)
         part = TablePart.pack(unit, np.array(checksums, dtype=np.uint64))
         table = join_table([part])
         meta = np.frombuffer(table + unit.thumbnail_jpeg, dtype=np.uint8)
@@ -228,23 +233,28 @@ class HotTail:
         keys: np.ndarray[Any, Any],
         values: np.ndarray[Any, Any],
         extents: np.ndarray[Any, Any],
-    ) -> None:
-        """Fill (layers, extent bytes) uint8."""
+    ) -> list[int]:
+        """Fill (layers, extent bytes) uint8; return the layers' checksums.
+
+        Each layer is hashed while it lies in the processor's cache.
+        """
         layout, shape = self._layout, self._layout.geometry
-        if not layout.quantised:
-            typed = extents.view(shape.storage_dtype).reshape(
-                shape.layer_count, 2, unit.token_count, shape.kv_head_count, shape.head_dim
-            )
-            typed[:, 0] = keys
-            typed[:, 1] = values
-            return
+        halves = (2, unit.token_count, shape.kv_head_count, shape.head_dim)
+        checksums = []
         for layer, extent in enumerate(extents):
-            try:
-                encode_extent(layout, keys[layer], values[layer], extent)
-            except UnencodableError as error:
-                raise NotFiniteError(
-                    self._session_id, unit.index, layer, layout.encoding, str(error)
-                ) from error
+            if not layout.quantised:
+                typed = extent.view(shape.storage_dtype).reshape(halves)
+                typed[0] = keys[layer]
+                typed[1] = values[layer]
+            else:
+                try:
+                    encode_extent(layout, keys[layer], values[layer], extent)
+                except UnencodableError as error:
+                    raise NotFiniteError(
+                        self._session_id, unit.index, layer, layout.encoding, str(error)
+                    ) from error
+            checksums.append(xxhash.xxh3_64_intdigest(extent.data))
+        return checksums
 
     def _write_slot(self, unit: Unit, start: int, table_hash: int) -> None:
         slot = FIRST_SLOT_WORD + unit.index % self._slot_count * SLOT_WORDS

@@ -12,6 +12,7 @@ _MIB = 1 << 20
 _SEGMENTS_PER_BUDGET = {"drop_oldest": 16, "thin": 32}
 """A thinner copy is written beside the old segment, within the budget's reserve."""
 _STEPS_PER_BUDGET = 64
+_BLOCKS_PER_STEP = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +23,13 @@ class BlockLimits:
     """A block closes before the unit that would take it past this many kept tokens."""
     block_span_s: float = 8.0
     """A block closes before the unit that would stretch it past this much media time."""
-    segment_bytes: int = 64 * _MIB
-    """A segment file closes before the block that would take it past this size."""
+    segment_bytes: int = 512 * _MIB
+    """A segment file closes before the block that would take it past this size. A 7B model's blocks
+    have tens of MiB: each file more is two commits of the file system more, and one more to open.
+    """
     preallocate_bytes: int = 4 * _MIB
-    """Disk is reserved in steps of this size (a full disk is met before a block is written)."""
+    """Disk is reserved in steps of at least this size (a full disk is met before a block is
+    written)."""
     min_free_bytes: int = 256 * _MIB
     """Free bytes of the file system that a commit leaves alone."""
     budget: DiskBudget = field(default_factory=DiskBudget)
@@ -55,12 +59,13 @@ class BlockLimits:
                 f"{self.keep_tokens} and {self.retain_s}"
             )
 
-    @property
-    def preallocate_step_bytes(self) -> int:
-        """Steps in which disk is really reserved: no large part of a small budget."""
+    def preallocate_step_bytes(self, block_bytes: int) -> int:
+        """Steps in which disk is really reserved, for blocks of this size: a few at once, as each
+        step costs the file system a commit; and no large part of a small budget.
+        """
         smallest_bytes = self.budget.smallest_bytes
         if not smallest_bytes:
-            return self.preallocate_bytes
+            return max(self.preallocate_bytes, _BLOCKS_PER_STEP * block_bytes)
         return max(4096, min(self.preallocate_bytes, smallest_bytes // _STEPS_PER_BUDGET))
 
     @property

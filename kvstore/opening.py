@@ -138,6 +138,7 @@ def open_parts(
             pinned=pinned,
             check_owned=partial(_check_owned, session_id, may_commit),
             io=io,
+            kept=arena is not None,
         )
         undo.callback(log.abandon)
         control.begin_epoch(

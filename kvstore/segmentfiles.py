@@ -21,10 +21,11 @@ from kvstore.directio import (
     refuses_direct,
 )
 from kvstore.paths import segment_path
+from kvstore.readonce import LEAST_BYTES, ReadOnce
 
 logger = logging.getLogger(__name__)
 
-_MAX_OPEN = 16
+_MAX_OPEN = 32
 
 
 def _log_refusal(error: OSError) -> None:
@@ -37,10 +38,18 @@ def _log_refusal(error: OSError) -> None:
 class OpenFile:
     """One segment file, open for reading."""
 
-    __slots__ = ("_direct_fd", "_takes_direct", "fd", "kept", "users")
+    __slots__ = ("_direct_fd", "_number", "_once", "_takes_direct", "fd", "kept", "users")
 
-    def __init__(self, path: Path, *, direct: bool) -> None:
+    def __init__(
+        self, path: Path, *, direct: bool, number: int = 0, once: ReadOnce | None = None
+    ) -> None:
         """Open it.
+
+        Args:
+            path: of the file.
+            direct: what is not in the page cache is read past it.
+            number: of the segment.
+            once: the first time only.
 
         Raises:
             FileNotFoundError: it is not there.
@@ -49,6 +58,8 @@ class OpenFile:
         self.fd = os.open(path, os.O_RDONLY)
         self._direct_fd = -1
         self._takes_direct = direct
+        self._number = number
+        self._once = once
         self.users = 0
         self.kept = True
         """False once it was forgotten: the last user closes it."""
@@ -72,7 +83,7 @@ class OpenFile:
         if self._takes_direct:
             byte_count = sum(array.nbytes for array in arrays)
             try:
-                if not in_page_cache(self.fd, byte_count, offset):
+                if self._is_for_direct(offset, byte_count):
                     return read_direct(self._direct_fd, arrays, offset)
             except OSError as error:
                 if not refuses_direct(error):
@@ -80,6 +91,14 @@ class OpenFile:
                 self._takes_direct = False
                 _log_refusal(error)
         return os.preadv(self.fd, [array.data for array in arrays], offset)
+
+    def _is_for_direct(self, offset: int, byte_count: int) -> bool:
+        once = self._once
+        if once is not None and byte_count < LEAST_BYTES:
+            return False
+        if in_page_cache(self.fd, byte_count, offset):
+            return False
+        return once is None or once.is_first(self._number, offset)
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -95,6 +114,7 @@ class SegmentFiles:
         """`disk_io`: how slices are read."""
         self._folder = folder
         self._direct = reads_direct(disk_io, folder)
+        self._once = ReadOnce() if disk_io == "auto" else None
         self._lock = threading.Lock()
         self._files: OrderedDict[int, OpenFile] = OrderedDict()
 
@@ -118,7 +138,7 @@ class SegmentFiles:
         with self._lock:
             file = self._files.get(number)
             if file is None:
-                file = self._open(segment_path(self._folder, number))
+                file = self._open(number)
                 self._files[number] = file
             self._files.move_to_end(number)
             file.users += 1
@@ -131,10 +151,11 @@ class SegmentFiles:
                 if file.users == 0 and not file.kept:
                     file.close()
 
-    def _open(self, path: Path) -> OpenFile:
+    def _open(self, number: int) -> OpenFile:
+        path = segment_path(self._folder, number)
         if self._direct:
             try:
-                return OpenFile(path, direct=True)
+                return OpenFile(path, direct=True, number=number, once=self._once)
             except OSError as error:
                 if not refuses_direct(error):
                     raise

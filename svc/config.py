@@ -90,7 +90,8 @@ class Settings(BaseSettings):
     disk_io: Literal["auto", "direct", "buffered"] = "auto"
     """How blocks are written and slices read. buffered: through the page cache, which then holds
     what was pushed lately; direct: past it, on ext4, xfs and btrfs, for disks that many sessions
-    are pushed to; auto: what was measured to be better, which is buffered."""
+    are pushed to; auto: what was measured to be better, which is writing through it unless there is
+    a RAM tier, and reading past it what is not in it, the first time."""
     min_free_bytes: int = Field(default=256 * 2**20, ge=0)
     """Space left free on the store's disk; a session is refused rather than fill it."""
     session_budget_bytes: int = Field(default=0, ge=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import typer
 from svc.cli.failures import CommandError
 from svc.cli.store_folder import FolderArgument, byte_progress, disk_limits, mib, require_store
 from svc.logs import only_errors_of
+from svc.open_files import allow_open_files
 
 _PIPE = "-"
 
@@ -31,7 +31,7 @@ def export(
     from kvstore.export import export_session
 
     require_store(folder)
-    _allow_open_files()
+    allow_open_files()
     with _written(file) as out, byte_progress("export") as progress:
         head = export_session(folder, session, out, progress)
     sys.stderr.write(
@@ -112,9 +112,3 @@ def _read(file: str) -> Iterator[BinaryIO]:
         return
     with open(file, "rb") as source:
         yield source
-
-
-def _allow_open_files() -> None:
-    """Lets this process hold every segment of a long session open, as far as it may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,6 +8,7 @@ import sys
 from svc.config import ConfigError, read_settings
 from svc.engine.errors import EngineError
 from svc.logs import configure_logs
+from svc.open_files import allow_open_files
 from svc.refusal import tell_refusal
 from svc.rpc.server import PortInUseError
 
@@ -19,6 +20,7 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs("qa", settings.log_level)
+        allow_open_files()
         # Takes seconds to import: a wrong setting is told at once.
         from svc.qa.process import serve
 

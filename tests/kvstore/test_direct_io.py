@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from kvstore import directio
+from kvstore.aligned import KVMemory, aligned_empty
 from kvstore.directio import appends_direct, in_page_cache, read_direct, reads_direct, write_direct
 from kvstore.diskio import Buffer, DiskIO, file_system_of
 from kvstore.errors import SliceCorruptError, WriterFailedError
 from kvstore.paths import segment_numbers, segment_path, session_folder
 from kvstore.reader import SessionReader
+from kvstore.readonce import LEAST_BYTES, ReadOnce
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.verify import verify_store
 from tests.kvstore.crash_lives import PLAIN_LIMITS, PromiseBrokenError, live_and_die
@@ -163,6 +165,55 @@ def test_what_is_read_directly_does_not_enter_the_page_cache(direct_root: Path) 
             assert in_page_cache(file.fileno(), 100, 5 * PAGE - 50) == cached
 
 
+def test_by_default_the_first_read_of_a_large_slice_passes_the_cache_and_the_second_fills_it(
+    direct_root: Path,
+) -> None:
+    size = LEAST_BYTES
+    path = segment_path(direct_root, 0)
+    path.write_bytes(np.random.default_rng(4).bytes(2 * size))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        if not in_page_cache(file.fileno(), size, 0):
+            pytest.skip("this kernel does not tell what is in the page cache")
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        files = SegmentFiles(direct_root)
+        array, content = aligned_empty((size,), np.uint8), path.read_bytes()
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for cached in (False, True, True):
+            array[:] = 0
+            with files.lend(0) as opened:
+                assert opened.read([array], size) == size
+            assert array.tobytes() == content[size:]
+            assert in_page_cache(file.fileno(), size, size) == cached
+        with files.lend(0) as opened:  # a small one is worth keeping at once
+            assert opened.read([array[:PAGE]], 0) == PAGE
+        assert in_page_cache(file.fileno(), PAGE, 0)
+        files.close()
+
+
+def test_what_was_read_once_is_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvstore.readonce._REMEMBERED", 10)
+    once = ReadOnce()
+    assert all(once.is_first(0, offset) for offset in range(100))
+    assert not once.is_first(0, 99)
+    assert once.is_first(1, 99)
+    assert once.is_first(0, 0)
+    assert len(once._young | once._old) <= 22
+
+
+def test_memory_for_reads_starts_on_a_page_and_is_used_again() -> None:
+    memory = KVMemory()
+    keys, values = memory.take((3, 7), np.float32)
+    keys[:], values[:] = 1, 2
+    assert (keys == 1).all()
+    assert keys.ctypes.data % PAGE == values.ctypes.data % PAGE == 0
+    again, _ = memory.take((2, 5), np.uint16)
+    assert again.ctypes.data == keys.ctypes.data
+    larger, behind = memory.take((PAGE + 1,), np.uint8)
+    assert behind.ctypes.data - larger.ctypes.data == 2 * PAGE
+    assert aligned_empty((0, 4), np.float16).shape == (0, 4)
+
+
 def test_damage_is_found_past_the_page_cache(direct_root: Path) -> None:
     _write(direct_root, 3)
     reader = SessionReader.open(direct_root, SESSION, disk_io="direct")
@@ -237,9 +288,16 @@ def test_other_file_systems_are_never_written_directly(tmp_path: Path, kind: str
         def file_system(self, folder: Path) -> str:
             return kind
 
-    assert not appends_direct("direct", tmp_path, _Other())
-    assert not appends_direct("auto", tmp_path, _Aligned())  # by measurement
+    assert not appends_direct("direct", tmp_path, _Other(), kept=True)
     assert not reads_direct("direct", Path("/proc"))
+
+
+def test_by_default_blocks_pass_the_page_cache_where_a_tier_of_memory_keeps_them(
+    tmp_path: Path,
+) -> None:
+    for mode, when_not_kept in (("auto", False), ("direct", True), ("buffered", False)):
+        assert appends_direct(mode, tmp_path, _Aligned(), kept=False) == when_not_kept
+        assert appends_direct(mode, tmp_path, _Aligned(), kept=True) == (mode != "buffered")
 
 
 class _DirectSimulatedIO(SimulatedIO):

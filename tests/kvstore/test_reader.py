@@ -81,25 +81,25 @@ def test_an_old_snapshot_keeps_what_it_saw_while_the_session_grows(root: Path) -
 
 
 def test_open_files_are_bounded_and_closed(root: Path) -> None:
-    built(root, 400)
+    built(root, 600)
     before = open_files()
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()
-    assert len(list((root / "sessions" / SESSION).glob("seg-*.kvs"))) > 30
-    order = np.random.default_rng(0).permutation(400)
+    assert len(list((root / "sessions" / SESSION).glob("seg-*.kvs"))) > 40
+    order = np.random.default_rng(0).permutation(600)
     for index in order:
         assert unit_is(reader, snapshot, int(index))
-        assert open_files() - before <= 20
+        assert open_files() - before <= 36
     reader.close()
     del reader, snapshot
     assert open_files() == before
 
 
 def test_a_segment_in_use_is_not_closed_under_the_reader(root: Path) -> None:
-    built(root, 400)
+    built(root, 600)
     files = SegmentFiles(root / "sessions" / SESSION)
     with files.use(0) as fd:
-        for number in range(1, 30):
+        for number in range(1, 40):
             with files.use(number):
                 pass
         files.forget(0)
@@ -143,20 +143,20 @@ def test_many_threads_read_what_was_written_while_the_session_grows(root: Path) 
 def test_reads_finish_from_open_files_after_a_delete_and_then_the_session_is_gone(
     root: Path,
 ) -> None:
-    built(root, 200)
+    built(root, 600)
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()
     fresh = SessionReader.open(root, SESSION)
     last = fresh.snapshot()
     delete_session(root, SESSION)
     # Following the log has opened the last segments; the first ones were closed again.
-    assert unit_is(reader, snapshot, 199)
+    assert unit_is(reader, snapshot, 599)
     with pytest.raises(SessionNotFoundError):
         read_units(reader, snapshot, [0], 0)
     with pytest.raises(SessionNotFoundError):
         reader.snapshot()
     with pytest.raises(SessionNotFoundError):
-        read_units(fresh, last, range(200), 1)
+        read_units(fresh, last, range(600), 1)
     with pytest.raises(SessionNotFoundError):
         SessionReader.open(root, SESSION)
     reader.close()

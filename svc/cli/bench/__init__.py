@@ -60,7 +60,8 @@ def store(
     json_file: _JsonOption = None,
 ) -> None:
     """The store beside bare memory and the bare disk: reads, appends, search, overhead."""
-    from svc.cli.bench.store import Sizes, bench_store
+    from svc.cli.bench.store import bench_store
+    from svc.cli.bench.store_sizes import Sizes
 
     bench_store(folder, Sizes(units=units, rounds=rounds, disk_io=disk_io), json_file)
 

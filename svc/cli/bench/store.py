@@ -10,42 +10,37 @@ import gc
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from kvstore.directio import DiskMode
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_numbers, segment_path, session_folder
 from kvstore.readpool import ReadPool
 from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
+from svc.cli.bench.rates import GB, rate_row
+from svc.cli.bench.store_appends import append_rows
 from svc.cli.bench.store_session import (
-    BLOCK_BYTES,
     SEVEN_B,
     SLICE_BYTES,
-    UNIT_BYTES,
     UNIT_TOKENS,
-    UNITS_PER_BLOCK,
     Noise,
     Question,
-    fill,
-    open_writer,
     write_session,
 )
+from svc.cli.bench.store_sizes import Sizes
 from svc.cli.bench.store_visible import measure_delays
 from svc.cli.bench.store_yardsticks import (
     BareReads,
+    CheckedReads,
     DirectReads,
     Memcpy,
     copy_seconds,
     drop_cached,
-    raw_append_bytes_per_s,
     seconds,
     warm_up,
 )
@@ -54,53 +49,9 @@ from svc.report import Row, print_rows, write_rows
 
 _TOP = 64
 _READ_THREADS = 8
-_SESSIONS_AT_ONCE = 8
 _INDEX_ROWS = 3600
 _SMALL = Geometry(layer_count=28, kv_head_count=1, head_dim=8, element="float16")
 _SMALL_UNITS = 2048
-_GB = 1e9
-_RESERVE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """How much is written and how often it is measured."""
-
-    units: int
-    """Units of the session that is read, and of each append run (in whole blocks)."""
-    rounds: int
-    disk_io: DiskMode = "auto"
-    visible_units: int = 100
-
-    @property
-    def append_blocks(self) -> int:
-        """Blocks of one append run."""
-        return max(1, self.units // 2 // UNITS_PER_BLOCK)
-
-    @property
-    def session_blocks(self) -> int:
-        """Blocks of each of the sessions that are written at once."""
-        return max(1, self.append_blocks // _SESSIONS_AT_ONCE)
-
-    @property
-    def append_rounds(self) -> int:
-        """Rounds of what writes most."""
-        return min(self.rounds, 3)
-
-    @property
-    def round_bytes(self) -> int:
-        """Bytes of sessions that one round of appends writes; as many lie there at most."""
-        return BLOCK_BYTES * (self.append_blocks + _SESSIONS_AT_ONCE * self.session_blocks)
-
-    @property
-    def written_bytes(self) -> int:
-        """Bytes that the benchmark writes in all: each append beside two yardsticks."""
-        return self.units * UNIT_BYTES + 3 * self.append_rounds * self.round_bytes
-
-    @property
-    def needed_bytes(self) -> int:
-        """Bytes of disk that it takes at any time, and a reserve."""
-        return max(self.units * UNIT_BYTES, 2 * self.round_bytes) + _RESERVE_BYTES
 
 
 def bench_store(folder: Path | None, sizes: Sizes, json_file: Path | None) -> None:
@@ -110,7 +61,7 @@ def bench_store(folder: Path | None, sizes: Sizes, json_file: Path | None) -> No
         root = Path(name)
         _check_room(root, sizes)
         console.print(
-            f"writing {sizes.written_bytes / _GB:.1f} GB to {root.parent}, removed at the end; "
+            f"writing {sizes.written_bytes / GB:.1f} GB to {root.parent}, removed at the end; "
             "cold means: not in this machine's page cache"
         )
         rows = _measure(root, sizes, console)
@@ -124,15 +75,15 @@ def _check_room(root: Path, sizes: Sizes) -> None:
     if free_bytes < sizes.needed_bytes:
         raise CommandError(
             "NO_ROOM",
-            f"{root.parent} has {free_bytes / _GB:.1f} GB free, "
-            f"{sizes.needed_bytes / _GB:.1f} are needed; try fewer --units, or another --dir",
+            f"{root.parent} has {free_bytes / GB:.1f} GB free, "
+            f"{sizes.needed_bytes / GB:.1f} are needed; try fewer --units, or another --dir",
         )
 
 
 def _measure(root: Path, sizes: Sizes, console: Console) -> list[Row]:
     steps: tuple[Callable[[Path, Sizes], list[Row]], ...] = (
         _read_rows,
-        _append_rows,
+        append_rows,
         _visible_rows,
         _index_rows,
         _overhead_rows,
@@ -147,18 +98,6 @@ def _measure(root: Path, sizes: Sizes, console: Console) -> list[Row]:
     return rows
 
 
-def _rate_row(name: str, ours: list[float], base: list[float], target: str) -> Row:
-    best, best_base = max(ours), max(base)
-    return Row(
-        name=name,
-        value=best / _GB,
-        unit="GB/s",
-        baseline=best_base / _GB,
-        ratio=best / best_base,
-        target=target,
-    )
-
-
 def _segments(root: Path, session_id: str) -> list[Path]:
     folder = session_folder(root, session_id)
     return [segment_path(folder, number) for number in segment_numbers(folder)]
@@ -166,106 +105,74 @@ def _segments(root: Path, session_id: str) -> list[Path]:
 
 def _read_rows(root: Path, sizes: Sizes) -> list[Row]:
     write_session(root, "read", Noise(SEVEN_B, UNIT_TOKENS), sizes.units, sizes.disk_io)
-    question = Question(root, "read", _TOP, UNIT_TOKENS, sizes.disk_io)
-    rng = np.random.default_rng(1)
     paths = _segments(root, "read")
+    warm_up(paths)
+    with closing(_question(root, sizes)) as question:
+        what = f"{question.slice_count} slices of {SLICE_BYTES // 1024} KiB"
+        rows = _warm_rows(question, paths, what, sizes.rounds)
+    return rows + _cold_rows(root, paths, sizes)
+
+
+def _question(root: Path, sizes: Sizes) -> Question:
+    return Question(root, "read", _TOP, UNIT_TOKENS, sizes.disk_io)
+
+
+def _warm_rows(question: Question, paths: list[Path], what: str, rounds: int) -> list[Row]:
+    """Everything lies in the page cache."""
+    rng = np.random.default_rng(1)
     memcpy = Memcpy(SLICE_BYTES, question.slice_count)
-    pool = ReadPool(_READ_THREADS)
-    direct = DirectReads(paths, SLICE_BYTES, threads=_READ_THREADS)
     warm: list[float] = []
     shared: list[float] = []
-    copied, cold, again, raw = [], [], [], []
-    try:
-        # First what is warm, whole in the page cache; then all of it is dropped.
-        warm_up(paths)
-        for _ in range(sizes.rounds):
+    copied, bare = [], []
+    with closing(ReadPool(_READ_THREADS)) as pool, closing(CheckedReads(paths, SLICE_BYTES)) as raw:
+        for _ in range(rounds):
             picks = list(question.picks(rng))
             for rates, threads in ((warm, None), (shared, pool)):
                 read = partial(question.read, picks, threads)
                 rates.append(question.byte_count / seconds(read))
                 copied.append(memcpy.bytes_per_s(question.byte_count))
-        for _ in range(sizes.rounds):
-            drop_cached(paths)
-            read = partial(question.read, list(question.picks(rng)), pool)
-            cold.append(question.byte_count / seconds(read))
-            again.append(question.byte_count / seconds(read))
-            raw.append(direct.bytes_per_s(question.byte_count, rng))
-    finally:
-        pool.close()
-        direct.close()
-        question.close()
-    what = f"{question.slice_count} slices of {SLICE_BYTES // 1024} KiB"
+            bare.append(raw.bytes_per_s(question.byte_count, rng))
     return [
-        _rate_row(
+        rate_row(
             f"warm read of a question, {what}, verified, 1 thread; ratio to memcpy",
             warm,
             copied,
             ">= 0.6",
         ),
-        _rate_row(f"the same in {_READ_THREADS} threads", shared, copied, ""),
-        _rate_row(
+        rate_row("what a bare loop of preadv and XXH3 reaches; ratio to memcpy", bare, copied, ""),
+        rate_row(f"the question in {_READ_THREADS} threads", shared, copied, ""),
+    ]
+
+
+def _cold_rows(root: Path, paths: list[Path], sizes: Sizes) -> list[Row]:
+    """Nothing lies in the page cache, and no slice was asked for before."""
+    rng = np.random.default_rng(2)
+    cold: list[float] = []
+    again: list[float] = []
+    thrice: list[float] = []
+    raw = []
+    with (
+        closing(ReadPool(_READ_THREADS)) as pool,
+        closing(DirectReads(paths, SLICE_BYTES, threads=_READ_THREADS)) as direct,
+    ):
+        for _ in range(sizes.rounds):
+            drop_cached(paths)
+            with closing(_question(root, sizes)) as question:
+                read = partial(question.read, list(question.picks(rng)), pool)
+                for rates in (cold, again, thrice):
+                    rates.append(question.byte_count / seconds(read))
+                raw.append(direct.bytes_per_s(question.byte_count, rng))
+    return [
+        rate_row(
             f"guest-cold read of a question, verified, {_READ_THREADS} threads; "
             "ratio to O_DIRECT random reads of that size",
             cold,
             raw,
             ">= 0.85",
         ),
-        _rate_row("the same question once more", again, raw, ""),
+        rate_row("the same question once more", again, raw, ""),
+        rate_row("and a third time", thrice, raw, ""),
     ]
-
-
-def _append_rows(root: Path, sizes: Sizes) -> list[Row]:
-    noise = Noise(SEVEN_B, UNIT_TOKENS)
-    many = [f"many-{index}" for index in range(_SESSIONS_AT_ONCE)]
-    alone, alone_raw, together, together_raw = [], [], [], []
-    for _ in range(sizes.append_rounds):
-        alone.append(_append_bytes_per_s(root, ["one"], noise, sizes.append_blocks, sizes))
-        alone_raw.append(_raw(root, sizes.append_blocks, writers=1))
-        together.append(_append_bytes_per_s(root, many, noise, sizes.session_blocks, sizes))
-        together_raw.append(_raw(root, sizes.session_blocks, writers=len(many)))
-    block = f"blocks of {BLOCK_BYTES / 2**20:.0f} MiB"
-    return [
-        _rate_row(
-            f"durable append, {block}; ratio to sequential write and fdatasync "
-            "(the faster of buffered and O_DIRECT)",
-            alone,
-            alone_raw,
-            ">= 0.75",
-        ),
-        _rate_row(
-            f"durable append of {_SESSIONS_AT_ONCE} sessions at once; "
-            f"ratio to {_SESSIONS_AT_ONCE} such writers",
-            together,
-            together_raw,
-            ">= 0.9",
-        ),
-    ]
-
-
-def _raw(root: Path, block_count: int, *, writers: int) -> float:
-    return max(
-        raw_append_bytes_per_s(root, BLOCK_BYTES, block_count, writers=writers, direct=direct)
-        for direct in (False, True)
-    )
-
-
-def _append_bytes_per_s(
-    root: Path, names: list[str], noise: Noise, block_count: int, sizes: Sizes
-) -> float:
-    """Returns the rate of durable appends to new sessions, each in a thread; they are removed.
-
-    Opening and closing are not in it: a session is opened once for hours.
-    """
-    units = block_count * UNITS_PER_BLOCK
-    with ExitStack() as stack:
-        writers = [
-            stack.enter_context(closing(open_writer(root, name, disk_io=sizes.disk_io)))
-            for name in names
-        ]
-        pool = stack.enter_context(ThreadPoolExecutor(len(names)))
-        taken_s = seconds(lambda: list(pool.map(lambda each: fill(each, noise, units), writers)))
-    shutil.rmtree(root / "sessions")
-    return len(names) * units * UNIT_BYTES / taken_s
 
 
 def _visible_rows(root: Path, sizes: Sizes) -> list[Row]:

@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
+
+from kvstore.aligned import aligned_empty
 
 _PAGE_BYTES = 4096
 _RING_SLICES = 128
@@ -113,6 +116,40 @@ class DirectReads:
             os.close(fd)
 
 
+class CheckedReads:
+    """Slices read from the page cache and hashed, in one thread: a loop, and no store."""
+
+    def __init__(self, paths: Sequence[Path], read_bytes: int) -> None:
+        """`read_bytes`: of a slice; they lie one behind the other."""
+        self._fds = [os.open(path, os.O_RDONLY) for path in paths]
+        self._read_bytes = read_bytes
+        self._places = [
+            (fd, offset)
+            for fd in self._fds
+            for offset in range(_PAGE_BYTES, os.fstat(fd).st_size - read_bytes, read_bytes)
+        ]
+        self._out = aligned_empty((_RING_SLICES, read_bytes), np.uint8)
+        self._out[:] = 1
+
+    def bytes_per_s(self, byte_count: int, rng: np.random.Generator) -> float:
+        """Returns the rate at which this many bytes come from places drawn at random."""
+        picks = rng.integers(0, len(self._places), byte_count // self._read_bytes).tolist()
+
+        def read() -> None:
+            for index, pick in enumerate(picks):
+                fd, offset = self._places[pick]
+                target = self._out[index % _RING_SLICES].data
+                os.preadv(fd, [target], offset)
+                xxhash.xxh3_64_intdigest(target)
+
+        return len(picks) * self._read_bytes / seconds(read)
+
+    def close(self) -> None:
+        """Closes the files."""
+        for fd in self._fds:
+            os.close(fd)
+
+
 class BareReads:
     """A loop of reads of a few bytes from the page cache: a system call from Python, no more."""
 
@@ -160,6 +197,41 @@ def raw_append_bytes_per_s(
             for path in paths:
                 path.unlink(missing_ok=True)
     return writers * block_count * span / taken_s
+
+
+def bare_append_bytes_per_s(
+    folder: Path, block_bytes: int, slice_bytes: int, block_count: int
+) -> float:
+    """Returns the rate at which one thread can append: slices are copied and hashed, then their
+    block is written past the page cache, with a sync after each. The file is removed.
+
+    Raises:
+        OSError: the file system does not take O_DIRECT.
+    """
+    span = block_bytes // slice_bytes * slice_bytes
+    path = folder / "bare"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT, 0o600)
+
+    def append() -> None:
+        for index in range(block_count):
+            for start in range(0, span, slice_bytes):
+                part = target[start : start + slice_bytes]
+                part[:] = source[start : start + slice_bytes]
+                xxhash.xxh3_64_intdigest(part.data)
+            if os.pwritev(fd, [target.data], index * span) != span:
+                raise OSError("the disk took less than it was given")
+            os.fdatasync(fd)
+
+    with _aligned(span) as block:
+        source, target = np.frombuffer(bytes(block), np.uint8), aligned_empty((span,), np.uint8)
+        target[:] = 1
+        try:
+            os.posix_fallocate(fd, 0, block_count * span)
+            taken_s = seconds(append)
+        finally:
+            os.close(fd)
+            path.unlink()
+    return block_count * span / taken_s
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import pytest
 
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_path, session_folder
-from svc.cli.bench.store import Sizes
 from svc.cli.bench.store_session import (
     SLICE_BYTES,
     UNIT_BYTES,
@@ -18,17 +17,21 @@ from svc.cli.bench.store_session import (
     Question,
     write_session,
 )
+from svc.cli.bench.store_sizes import Sizes
 from svc.cli.bench.store_visible import measure_delays
 from svc.cli.bench.store_yardsticks import (
     BareReads,
+    CheckedReads,
     DirectReads,
     Memcpy,
+    bare_append_bytes_per_s,
     drop_cached,
     raw_append_bytes_per_s,
 )
 from tests.svc.cli.conftest import Lookback
 
 bench = importlib.import_module("svc.cli.bench.store")  # by name, the package gives the command
+
 SMALL = Geometry(layer_count=3, kv_head_count=1, head_dim=8, element="float16")
 
 
@@ -65,6 +68,11 @@ def test_the_yardsticks_move_the_bytes_they_speak_of_and_leave_nothing(tmp_path:
     reads = DirectReads([path], 8192, threads=2)
     assert reads.bytes_per_s(5 * 8192, np.random.default_rng(0)) > 0
     reads.close()
+    checked = CheckedReads([path], 8192)
+    assert checked.bytes_per_s(5 * 8192, np.random.default_rng(0)) > 0
+    checked.close()
+    assert bare_append_bytes_per_s(tmp_path, 8 * 4096, 2 * 4096, 2) > 0
+    assert not (tmp_path / "bare").exists()
     bare = BareReads(path, 10)
     bare.read()
     bare.close()
@@ -81,14 +89,14 @@ def test_another_process_sees_every_unit(tmp_path: Path) -> None:
 def test_it_says_how_much_it_writes_and_needs() -> None:
     sizes = Sizes(units=128, rounds=5)
     assert (sizes.append_blocks, sizes.session_blocks, sizes.append_rounds) == (16, 2, 3)
-    assert sizes.written_bytes == 128 * UNIT_BYTES + 3 * 3 * 32 * 4 * UNIT_BYTES
+    assert sizes.written_bytes == 128 * UNIT_BYTES + 5 * 3 * 32 * 4 * UNIT_BYTES
     assert sizes.needed_bytes < 5e9
 
 
 def test_without_room_it_says_what_it_needs(
     lookback: type[Lookback], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "_RESERVE_BYTES", 1 << 60)
+    monkeypatch.setattr("svc.cli.bench.store_sizes._RESERVE_BYTES", 1 << 60)
     outcome = lookback.run("bench", "store", "--dir", str(tmp_path))
     assert outcome.status == 1
     assert outcome.err.startswith("error: NO_ROOM: ")
