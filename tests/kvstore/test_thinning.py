@@ -222,6 +222,17 @@ def test_a_pin_stops_dropping_at_its_segment(root: Path) -> None:
     writer.close()
 
 
+def test_what_is_pinned_may_lie_in_a_damaged_segment_so_it_stays(root: Path) -> None:
+    drops = replace(THINNING, budget=replace(BUDGET, on_full="drop_oldest"))
+    writer = thinning_writer(root, limits=drops, pinned=lambda: [(1000.0, 1001.0)])
+    append_scenes(writer, 40)
+    with open(segment_path(folder_of(root), 0), "r+b") as file:
+        os.pwrite(file.fileno(), b"\xff", 2 * PAGE_BYTES + 8)  # in the first unit table
+    with pytest.raises(BudgetExceededError, match="pinned"):
+        append_scenes(writer, 100)
+    writer.close()
+
+
 def test_a_pin_stops_ageing_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1e9
     monkeypatch.setattr("time.time", lambda: now)
