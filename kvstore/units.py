@@ -106,8 +106,11 @@ class UnitCatalog:
 
     def add_block(self, block: Block) -> None:
         """Append the next block and such of its units as are not known yet."""
-        if block.header.first_unit + block.header.unit_count > self.unit_count:
+        known_count = self.unit_count - block.header.first_unit
+        if block.header.unit_count > known_count:
             self.add_rows(block.table.rows)
+        if block.header.generation and known_count > 0:
+            self._renew([block])  # known from the hot tail, and thinned before they were met here
         self.blocks.append(block)
         self._first_units.append(block.header.first_unit)
 
@@ -149,15 +152,19 @@ class UnitCatalog:
         renewed = copy.copy(self)
         by_sequence = {block.header.sequence: block for block in blocks}
         renewed.blocks = [by_sequence.get(old.header.sequence, old) for old in self.blocks]
-        renewed._token_counts = self._token_counts.copy()
-        renewed._drop_fractions = self._drop_fractions.copy()
-        renewed._coarsened = self._coarsened.copy()
+        renewed._renew(blocks)
+        return renewed
+
+    def _renew(self, blocks: Sequence[Block]) -> None:
+        """Write over what is known of the blocks' units, in columns of their own."""
+        self._token_counts = self._token_counts.copy()
+        self._drop_fractions = self._drop_fractions.copy()
+        self._coarsened = self._coarsened.copy()
         for block in blocks:
             rows, start = block.table.rows, block.header.first_unit
-            renewed._token_counts.write(start, rows["token_count"])
-            renewed._drop_fractions.write(start, rows["drop_fraction"])
-            renewed._coarsened.write(start, rows["thinned_count"] != 0)
-        return renewed
+            self._token_counts.write(start, rows["token_count"])
+            self._drop_fractions.write(start, rows["drop_fraction"])
+            self._coarsened.write(start, rows["thinned_count"] != 0)
 
     def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
         """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""

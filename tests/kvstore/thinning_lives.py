@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 from kvstore.budget import DiskBudget
 from kvstore.geometry import Geometry
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from kvstore.writer import SessionWriter
-from tests.kvstore.crash_lives import SessionLives
-from tests.kvstore.simulated_disk import SimulatedIO
+from tests.kvstore.crash_lives import SessionLives, faulty_io
+from tests.kvstore.simulated_disk import SimulatedDisk, SimulatedIO
 from tests.kvstore.thinned import append_scenes, is_part_of, thinning_writer
 
 SMALL_SCENE = Geometry(layer_count=2, kv_head_count=2, head_dim=16, element="float32")
@@ -21,7 +23,7 @@ THIN_LIMITS = BlockLimits(
     min_free_bytes=0,
     budget=DiskBudget(session_bytes=400 * 1024, on_full="thin", high_fraction=0.9),
 )
-"""Full after about twenty units."""
+"""Full after about sixteen units."""
 
 
 class ThinnedLives(SessionLives):
@@ -35,3 +37,10 @@ class ThinnedLives(SessionLives):
 
     def is_right(self, reader: SessionReader, snapshot: Snapshot, index: int, life: int) -> bool:
         return is_part_of(reader, snapshot, index, salt=life)
+
+
+def longer_lives(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
+    """The faults of a life that may last until segments are thinned."""
+    io = faulty_io(disk, rng)
+    io.killed_at = rng.randrange(1, 160)
+    return io
