@@ -35,10 +35,12 @@ def append_to(writer: SessionWriter, count: int, *, salt: int = 0) -> None:
         append(writer, count, salt=salt)
 
 
-def append_if_room(writer: SessionWriter, count: int, *, salt: int = 0) -> None:
-    """Append as `append_to`; a session that is as thin as it gets stays as it is."""
+def append_if_room(writer: SessionWriter, salt: int, *, flushes: bool = False) -> None:
+    """Append the next unit; a session that is as thin as it gets stays as it is."""
     with suppress(StoreFullError):
-        append_to(writer, count, salt=salt)
+        append_to(writer, 1, salt=salt)
+        if flushes:
+            writer.flush()
 
 
 def is_right(reader: SessionReader, snapshot: Snapshot, index: int, *, salt: int = 0) -> bool:

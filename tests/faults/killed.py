@@ -88,9 +88,7 @@ def _write(told: Connection, root: Path, life: int, limits: BlockLimits, dies_at
     writer = open_for(root, limits)
     told.send(writer.durable_unit_count)
     while True:
-        append_if_room(writer, 1, salt=life)
-        if rng.random() < 0.3:
-            writer.flush()
+        append_if_room(writer, life, flushes=rng.random() < 0.3)
         told.send(writer.durable_unit_count)
 
 

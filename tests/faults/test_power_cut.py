@@ -102,7 +102,7 @@ def _write(
     writer = open_for(root, limits, io=io, shm_dir=shm)
     told.send(writer.durable_unit_count)
     while True:
-        append_if_room(writer, 1, salt=life)
+        append_if_room(writer, life)
         told.send(writer.durable_unit_count)
 
 
