@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-faults check lint types proto proto-check install fix clean
+.PHONY: demo test test-faults soak check lint types proto proto-check install fix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lookback demo
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-dev
 test-faults: $(VENV)/.installed-dev
 	nice $(BIN)/pytest -q -m "slow or not slow" tests/faults tests/kvstore/test_power_loss.py \
 	    tests/kvstore/test_ghosts.py tests/kvstore/test_takeover.py tests/kvstore/test_dropping.py
+
+# Hours of stream through a store of half the size: about a quarter of an hour on two cores.
+soak: $(VENV)/.installed
+	nice $(BIN)/python -m eval.soak --json eval/results/soak.json
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
