@@ -19,16 +19,18 @@ import xxhash
 
 from kvstore.directio import appends_direct, refuses_direct, write_direct
 from kvstore.diskio import Buffer, DiskIO, write_fully
-from kvstore.dropping import SegmentQueue, drop_below, enough_to_free
+from kvstore.dropping import SegmentQueue
 from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
 from kvstore.floor import Floor
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader, page_align
+from kvstore.freeing import Freeing
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
+from kvstore.pinned import Pinned
 from kvstore.scan import LogScan
-from kvstore.space import Shortage, Space
+from kvstore.space import Space
 from kvstore.table import join_table
 
 logger = logging.getLogger(__name__)
@@ -54,9 +56,12 @@ class BlockLog:
         scan: LogScan,
         space: Space,
         announce_floor: Callable[[int], None],
+        announce_rewrite: Callable[[], None],
+        pinned: Pinned,
+        check_owned: Callable[[], None],
         io: DiskIO,
     ) -> None:
-        """`announce_floor` tells readers the first unit that is left."""
+        """The last five are for `kvstore.freeing.Freeing`."""
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -66,17 +71,24 @@ class BlockLog:
         self._space = space
         self._io = io
         self._direct = appends_direct(limits.disk_io, folder, io)
-        self._announce_floor = announce_floor
         self._segments = SegmentQueue(scan.blocks)
         if limits.retain_s:
             self._segments.learn_times(folder, scan.blocks)
         self.block_count = scan.block_count
         self.unit_count = scan.unit_count
-        self._previous_hash = scan.floor.previous_hash
-        if scan.blocks:
-            self._previous_hash = scan.blocks[-1].header.hash
-        if limits.budget.on_full == "drop_oldest":
-            space.free = self._drop_oldest
+        self._previous_hash = scan.chain_hash
+        self._freeing = Freeing(
+            folder,
+            self._segments,
+            limits=limits,
+            epoch=epoch,
+            space=space,
+            pinned=pinned,
+            check_owned=check_owned,
+            announce_floor=announce_floor,
+            announce_rewrite=announce_rewrite,
+            io=io,
+        )
         self._number = scan.kept_segment
         # An epoch begins a segment of its own, with its first block: in the one before, a writer
         # that comes too late may still write.
@@ -117,7 +129,7 @@ class BlockLog:
         self.block_count += 1
         self.unit_count += len(records)
         if starts and self._limits.retain_s:
-            self._drop_expired(last_pts_s)
+            self._freeing.drop_expired(last_pts_s)
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
         """Write at the end of the log. The sync that makes it durable is the same either way."""
@@ -250,30 +262,6 @@ class BlockLog:
                 self._io.truncate(fd, offset)
         finally:
             os.close(fd)
-
-    def _drop_oldest(self, shortage: Shortage) -> bool:
-        """Drop segments until there is room again; False when none may go."""
-        candidates = self._segments.droppable(self._limits.keep_tokens)
-        if not candidates:
-            return False
-        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
-        self._drop(enough_to_free(self._folder, candidates, wanted_bytes))
-        return True
-
-    def _drop_expired(self, newest_pts_s: float) -> None:
-        """Drop the segments that are older than what is to be kept."""
-        expired = self._segments.expired(
-            keep_tokens=self._limits.keep_tokens,
-            retain_s=self._limits.retain_s,
-            newest_pts_s=newest_pts_s,
-            now_unix_s=time.time(),
-        )
-        if expired:
-            self._drop(len(expired))
-
-    def _drop(self, segment_count: int) -> None:
-        floor = self._segments.drop(segment_count)
-        drop_below(self._folder, self._session_hash, floor, self._io, self._announce_floor)
 
     def close(self) -> None:
         """Close the last segment; reserved space behind the last block is given back."""

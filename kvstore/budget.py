@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-OnFull = Literal["refuse", "drop_oldest"]
+OnFull = Literal["refuse", "drop_oldest", "thin"]
+ON_FULL: tuple[OnFull, ...] = get_args(OnFull)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +23,8 @@ class DiskBudget:
     store_bytes: int = 0
     """Everything in the store's folder, all sessions together; 0: no limit."""
     on_full: OnFull = "refuse"
-    """refuse: a block that does not fit is not taken. drop_oldest: the oldest go for it."""
+    """refuse: a block that does not fit is not taken. drop_oldest: the oldest go for it. thin:
+    units lose tokens for it, those most like what came before first, and the length stays."""
     high_fraction: float = 0.95
     """Share of a budget that new blocks may fill."""
     low_fraction: float = 0.85
@@ -39,8 +41,8 @@ class DiskBudget:
                 "fractions must be 0 < low <= high <= 1, got "
                 f"{self.low_fraction} and {self.high_fraction}"
             )
-        if self.on_full not in ("refuse", "drop_oldest"):
-            raise ValueError(f"on_full must be refuse or drop_oldest, got {self.on_full!r}")
+        if self.on_full not in ON_FULL:
+            raise ValueError(f"on_full must be one of {list(ON_FULL)}, got {self.on_full!r}")
 
     @property
     def smallest_bytes(self) -> int:

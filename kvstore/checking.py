@@ -188,7 +188,6 @@ class SessionCheck:
         return (
             following is not None
             and following.session_hash == self._session_hash
-            and not following.generation
             and header.sequence >= following.first_block
             and header.epoch < following.epoch
         )

@@ -36,8 +36,8 @@ _TEXT_HEAD = struct.Struct("<QQ")
 _MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
 _VISIBLE_WORD, _DURABLE_BLOCKS_WORD, _DURABLE_UNITS_WORD, _DURABLE_CHECK_WORD = 3, 4, 5, 6
 _STATE_WORD, _BOOT_WORD, _PID_WORD, _EPOCH_CHECK_WORD, _EPOCH_WORD = 7, 8, 9, 10, 11
-_RECEIVED_WORD, _SETTLED_WORD, _FIRST_UNIT_WORD = 12, 13, 14
-_WORD_COUNT = 15
+_RECEIVED_WORD, _SETTLED_WORD, _FIRST_UNIT_WORD, _REWRITES_WORD = 12, 13, 14, 15
+_WORD_COUNT = 16
 _PTS = struct.Struct("<d")
 
 
@@ -62,6 +62,8 @@ class ControlState(NamedTuple):
     """False: the machine was started anew since, so the counts may lag behind the disk."""
     first_unit: int
     """Units before it were dropped."""
+    rewrite_count: int
+    """Raised whenever a segment was written anew, thinner. Only a change says something."""
 
 
 class Watermarks(NamedTuple):
@@ -161,6 +163,7 @@ class ControlPage:
                 writer_state=words[_STATE_WORD],
                 this_boot=words[_BOOT_WORD] == self._boot,
                 first_unit=words[_FIRST_UNIT_WORD],
+                rewrite_count=words[_REWRITES_WORD],
             )
             if words[_EPOCH_WORD] == epoch:
                 return state
@@ -260,6 +263,10 @@ class ControlPage:
     def set_first_unit(self, first_unit: int) -> None:
         """Publish what is left; the floor record must be durable."""
         self._words[_FIRST_UNIT_WORD] = first_unit
+
+    def announce_rewrite(self) -> None:
+        """Tell readers to look which segments were written anew; the new ones must be durable."""
+        self._words[_REWRITES_WORD] += 1
 
     def set_durable(self, *, units: int, blocks: int) -> None:
         """Publish what is durable. A reader may see the two counts apart."""

@@ -10,9 +10,15 @@ from pathlib import Path
 from kvstore.errors import SliceCorruptError
 from kvstore.extents import Located, read_runs
 from kvstore.floor import why_gone
+from kvstore.format import SegmentHeader
 from kvstore.paths import segment_path
 from kvstore.quarantine import DamagedSlice, Quarantine, damaged_now
+from kvstore.scan import read_page
 from kvstore.segmentfiles import SegmentFiles
+
+
+class SegmentRewrittenError(Exception):
+    """Internal: the file is of another generation than the blocks that are known of it."""
 
 
 class DiskReads:
@@ -33,6 +39,7 @@ class DiskReads:
         Raises:
             UnitDroppedError: a segment was dropped.
             SessionNotFoundError: it is gone with its session.
+            SegmentRewrittenError: what is known of a segment is out of date.
             OSError: of this process, such as too many open files: no fault of the data.
         """
         try:
@@ -40,6 +47,7 @@ class DiskReads:
             try:
                 read_runs(self._session_id, self._files, layer, wanted)
             except SliceCorruptError:
+                self._check_generation(wanted)
                 return damaged + self._examine(layer, wanted)
             except OSError as error:
                 if error.errno != errno.EIO:
@@ -87,6 +95,7 @@ class DiskReads:
             try:
                 read_runs(self._session_id, self._files, layer, [one])
             except SliceCorruptError as error:
+                self._check_generation([one])
                 errors.append(error)
             except OSError as error:
                 if error.errno != errno.EIO:
@@ -100,6 +109,21 @@ class DiskReads:
         if self._quarantine is not None:
             self._quarantine.add(found)
         return errors
+
+    def _check_generation(self, located: Sequence[Located]) -> None:
+        """Raise SegmentRewrittenError where other bytes than expected are no damage."""
+        headers = {block.place.segment_number: block.header for _, (block, _) in located}
+        for number, known in headers.items():
+            path = segment_path(self._folder, number)
+            try:
+                with self._files.use(number) as fd:
+                    header = SegmentHeader.unpack(read_page(fd, 0), path)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                continue  # the disk refuses: that is damage
+            if header is not None and header.generation != known.generation:
+                raise SegmentRewrittenError(path.name)
 
     def _known(self, block_hash: int, unit: int, layer: int) -> DamagedSlice | None:
         return self._quarantine.find(block_hash, unit, layer) if self._quarantine else None

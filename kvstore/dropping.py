@@ -34,6 +34,11 @@ class LogSegment:
     floor: Floor
     """What the floor is once this segment is the first."""
     token_count: int = 0
+    block_count: int = 0
+    generation: int = 0
+    """How often it was thinned."""
+    least_for: tuple[tuple[float, float], ...] | None = None
+    """The pinned spans under which nothing more can be thinned here; None: none are known."""
     first_pts_s: float = -math.inf
     """Of its first unit; -inf where it was not looked up."""
     last_pts_s: float = math.inf
@@ -66,6 +71,7 @@ class SegmentQueue:
                     )
                 )
             self.add(header.token_count, written_unix_s=header.created_unix_s)
+            self._segments[-1].generation = header.generation
 
     def learn_times(self, folder: Path, blocks: Sequence[BlockPlace]) -> None:
         """Read the times of the units in recovered segments.
@@ -105,6 +111,7 @@ class SegmentQueue:
         segment.last_pts_s = last_pts_s
         segment.written_unix_s = written_unix_s
         segment.token_count += token_count
+        segment.block_count += 1
         self._token_count += token_count
 
     def is_long(self, pts_s: float, retain_s: float) -> bool:
@@ -140,6 +147,12 @@ class SegmentQueue:
                 break
             found.append(segment)
         return found
+
+    def thinned(self, segment: LogSegment, token_count: int) -> None:
+        """A segment was written anew with so many tokens."""
+        self._token_count += token_count - segment.token_count
+        segment.token_count = token_count
+        segment.generation += 1
 
     def drop(self, count: int) -> Floor:
         """Forget the first `count` segments; the floor that is then."""

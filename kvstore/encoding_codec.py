@@ -227,3 +227,25 @@ def decode_keys(layout: Layout, data: Array, keys_out: Array) -> None:
         _decode_half(layout, _halves(layout, data, len(keys_out))[0], keys_out)
     else:
         keys_out.view(np.uint8).reshape(-1)[:] = data[: keys_out.nbytes]
+
+
+def select_tokens(layout: Layout, data: Array, kept: Array) -> Array:
+    """A unit's extent with some of its tokens, their bytes and the ends of ranges as they are.
+
+    Args:
+        layout: any.
+        data: (layout.extent_bytes(tokens),) uint8.
+        kept: (tokens,) bool.
+
+    Returns:
+        (layout.extent_bytes(kept tokens),) uint8, a copy.
+    """
+    shape = layout.geometry
+    head_bytes = [shape.token_bytes] * 2
+    if layout.quantised:
+        ends, codes = shape.element_bytes, layout.code_bytes
+        head_bytes = [shape.kv_head_count * size for size in (ends, ends, codes, codes)]
+    bounds = np.cumsum([layout.unit_bytes] + [len(kept) * size for size in head_bytes])
+    ranges, *parts = np.split(data, bounds[:-1])
+    rows = [part.reshape(len(kept), -1)[kept].reshape(-1) for part in parts]
+    return np.concatenate([ranges, *rows])

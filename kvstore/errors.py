@@ -54,6 +54,25 @@ class SessionRecordCorruptError(KVStoreError):
         self.reason = reason
 
 
+class InvalidSpanError(KVStoreError, ValueError):
+    """Two times that are no span of stream time."""
+
+    def __init__(self, start_s: float, end_s: float, rule: str) -> None:
+        super().__init__(f"[{start_s}, {end_s}) is no span of stream time: {rule}")
+        self.start_s = start_s
+        self.end_s = end_s
+        self.rule = rule
+
+
+class TooManySpansError(KVStoreError):
+    """More spans would be pinned than are allowed; nothing was changed."""
+
+    def __init__(self, span_count: int, max_span_count: int) -> None:
+        super().__init__(f"{span_count} spans would be pinned, {max_span_count} are allowed")
+        self.span_count = span_count
+        self.max_span_count = max_span_count
+
+
 class FormatVersionError(KVStoreError):
     """The file was written by another version of the format."""
 
@@ -182,6 +201,23 @@ class UnitDroppedError(KVStoreError):
         self.first_unit = first_unit
 
 
+class UnitsThinnedError(KVStoreError):
+    """Units lost tokens since the snapshot was taken: it is to go on with `Snapshot.thinned`."""
+
+    def __init__(
+        self, session_id: str, unit_indices: tuple[int, ...], token_counts: tuple[int, ...]
+    ) -> None:
+        super().__init__(
+            f"{len(unit_indices)} units of session {session_id!r}, the first of them unit "
+            f"{unit_indices[0]}, were thinned since the snapshot was taken"
+        )
+        self.session_id = session_id
+        self.unit_indices = unit_indices
+        """All units of the snapshot that have another count than it says, ascending."""
+        self.token_counts = token_counts
+        """What they have now, at least 1 each."""
+
+
 class StoreFullError(KVStoreError):
     """There is no room under the disk's reserve; nothing acknowledged is lost."""
 
@@ -194,6 +230,10 @@ class StoreFullError(KVStoreError):
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes
         self.reserve_bytes = reserve_bytes
+
+    def explain(self, reason: str) -> None:
+        """Say why nothing could go to make room."""
+        self.args = (f"{self.args[0]}; {reason}",)
 
 
 class BudgetExceededError(StoreFullError):

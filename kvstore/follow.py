@@ -64,7 +64,7 @@ class LogFollower:
             following = self._segment(number + 1, end)
         except (FileNotFoundError, BlockCorruptError):
             return end
-        if following.generation or following.first_block > end.next_block:
+        if following.first_block > end.next_block:
             return end
         return end._replace(epoch=max(end.epoch, following.epoch))
 

@@ -62,6 +62,7 @@ class SegmentHeader:
     session_id: str
     session_hash: int
     epoch: int
+    """In which it was begun; it keeps it when it is written anew."""
     layout: Layout
     first_block: int
     """Sequence number of its first block; all blocks before it were durable when it was made."""
@@ -149,6 +150,7 @@ class BlockHeader:
     table_hash: int
     thumbnail_bytes: int
     resume_bytes: int
+    """Of the resume blob; in a thinned block, of mean keys in its place: see `thinblock`."""
     resume_hash: int
     created_unix_s: float
     generation: int = 0

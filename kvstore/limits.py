@@ -9,7 +9,8 @@ from kvstore.budget import DiskBudget
 from kvstore.directio import DiskMode
 
 _MIB = 1 << 20
-_SEGMENTS_PER_BUDGET = 16
+_SEGMENTS_PER_BUDGET = {"drop_oldest": 16, "thin": 32}
+"""A thinner copy is written beside the old segment, within the budget's reserve."""
 _STEPS_PER_BUDGET = 64
 
 
@@ -64,8 +65,9 @@ class BlockLimits:
 
     @property
     def segment_stop_bytes(self) -> int:
-        """Where segments really end: whole segments are dropped, so a budget has several."""
+        """Where segments really end: whole ones are dropped or thinned, so a budget has several."""
         smallest_bytes = self.budget.smallest_bytes
-        if self.budget.on_full == "refuse" or not smallest_bytes:
+        count = _SEGMENTS_PER_BUDGET.get(self.budget.on_full)
+        if count is None or not smallest_bytes:
             return self.segment_bytes
-        return max(4096, min(self.segment_bytes, smallest_bytes // _SEGMENTS_PER_BUDGET))
+        return max(4096, min(self.segment_bytes, smallest_bytes // count))

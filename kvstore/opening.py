@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kvstore.arena import Arena
@@ -12,12 +14,13 @@ from kvstore.blocklog import BlockLog
 from kvstore.control import ControlPage, ControlText
 from kvstore.diskio import DiskIO, make_folders
 from kvstore.encoding import Layout
-from kvstore.errors import GeometryMismatchError, SessionNotFoundError
+from kvstore.errors import GeometryMismatchError, SessionNotFoundError, WriterFencedError
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
+from kvstore.pinned import Pinned
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
 from kvstore.space import Space
@@ -56,6 +59,11 @@ def default_hot_tail_bytes(session_id: str, layout: Layout, limits: BlockLimits)
     return min(max(wanted, _MIN_RING_BYTES), MAX_DEFAULT_RING_BYTES)
 
 
+def _check_owned(session_id: str, may_commit: Callable[[], bool]) -> None:
+    if not may_commit():
+        raise WriterFencedError(session_id)
+
+
 def open_parts(
     root: Path,
     session_id: str,
@@ -67,6 +75,8 @@ def open_parts(
     io: DiskIO,
     min_epoch: int,
     arena: Arena | None,
+    pinned: Pinned,
+    may_commit: Callable[[], bool],
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""
     folder = session_folder(root, session_id)
@@ -124,6 +134,9 @@ def open_parts(
             scan=scan,
             space=space,
             announce_floor=control.set_first_unit,
+            announce_rewrite=control.announce_rewrite,
+            pinned=pinned,
+            check_owned=partial(_check_owned, session_id, may_commit),
             io=io,
         )
         undo.callback(log.abandon)

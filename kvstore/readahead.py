@@ -66,6 +66,8 @@ class ReadAhead:
                 found, tier = future.result()
             except (KVStoreError, OSError):
                 continue  # met again, and judged, by the read of those who want it
+            if len(found.keys) != len(extent.keys):
+                continue  # thinned meanwhile
             np.copyto(extent.keys, found.keys)
             np.copyto(extent.values, found.values)
             filled[extent.place] = tier

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from kvstore.arenaview import RamTier
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
-from kvstore.diskread import DiskReads
+from kvstore.diskread import DiskReads, SegmentRewrittenError
 from kvstore.encoding import Encoding
 from kvstore.errors import (
     BlockCorruptError,
@@ -23,6 +23,7 @@ from kvstore.errors import (
     SliceCorruptError,
     SnapshotExpiredError,
     UnitDroppedError,
+    UnitsThinnedError,
     joined,
 )
 from kvstore.extents import Extent, Located, check_outputs
@@ -33,9 +34,12 @@ from kvstore.quarantine import Quarantine
 from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
+from kvstore.thinblock import read_mean_keys
 from kvstore.tracking import SessionTracker
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _UNITS_PER_BATCH = 16
 """Read between two looks at whether the read is still wanted."""
@@ -169,6 +173,8 @@ class SessionReader:
                 for nothing.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             UnitDroppedError: a unit was dropped, before the snapshot or since.
+            UnitsThinnedError: units lost tokens since the snapshot; what is in the arrays counts
+                for nothing. Go on with `snapshot.thinned`.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
         extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
@@ -219,7 +225,7 @@ class SessionReader:
                 if hot:
                     continue
                 try:
-                    located = self._locate(snapshot, extent.unit_index, layer)
+                    located = self._locate_extent(snapshot, extent, layer)
                 except SliceCorruptError as error:
                     damaged.append(error)
                 else:
@@ -229,21 +235,39 @@ class SessionReader:
                         tiers[-1] = Tier.RAM
                         continue
                     missing.append((extent, located))
-            damaged += self._disk.read(layer, missing)
+            damaged += self._read_disk(snapshot, layer, missing)
         return tiers, damaged
+
+    def _read_disk(
+        self, snapshot: Snapshot, layer: int, missing: list[Located]
+    ) -> list[SliceCorruptError]:
+        """Fill extents from the disk; segments that were thinned meanwhile are met on the way."""
+        while True:
+            try:
+                return self._disk.read(layer, missing)
+            except SegmentRewrittenError:
+                self._meet_rewrites()
+                missing = [
+                    (extent, self._locate_extent(snapshot, extent, layer)) for extent, _ in missing
+                ]
+
+    def _meet_rewrites(self) -> None:
+        with self._lock:
+            self._tracker.meet_rewrites()
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
 
         Raises:
             ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
-            SessionNotFoundError: too.
+            UnitsThinnedError, SessionNotFoundError: too.
         """
         self._check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
-        if entry is not None:
+        if entry is not None and len(entry.table.cells) == int(snapshot.token_counts[unit_index]):
             return entry.table.cells
         block, position = self._locate(snapshot, unit_index, 0)
+        self._check_count(snapshot, unit_index, (block, position))
         starts = block.table.token_starts
         return block.table.cells[int(starts[position]) : int(starts[position + 1])]
 
@@ -260,13 +284,53 @@ class SessionReader:
         if data is not None:
             return data
         block, position = self._locate(snapshot, unit_index, 0)
-        try:
-            with self._files.use(block.place.segment_number) as fd:
-                return read_thumbnail(fd, block, position)
-        except TornBlockError as error:
-            raise BlockCorruptError(self.session_id, block.header.sequence, str(error)) from error
-        except FileNotFoundError as error:
-            raise why_gone(self._tracker.folder, self.session_id, unit_index) from error
+        return self._read_part_of(block, lambda fd, block: read_thumbnail(fd, block, position))
+
+    def mean_keys(
+        self, snapshot: Snapshot, unit_indices: Sequence[int]
+    ) -> dict[int, np.ndarray[Any, Any]]:
+        """The mean keys, as they were before, of units that lost tokens since they were stored.
+
+        What is derived from mean keys can so be made anew as it was.
+
+        Returns:
+            By unit, of those that are thinned now: (layers, kv_heads * head_dim) float32.
+
+        Raises:
+            BlockCorruptError: they are damaged.
+            ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
+            SessionNotFoundError: too.
+        """
+        found: dict[int, np.ndarray[Any, Any]] = {}
+        for unit_index in unit_indices:
+            if unit_index in found:
+                continue
+            self._check_index(snapshot, unit_index)
+            block, _ = self._locate(snapshot, unit_index, 0)
+            rows = self._read_part_of(block, read_mean_keys)
+            found.update({block.header.first_unit + place: row for place, row in rows.items()})
+        return {unit: found[unit] for unit in unit_indices if unit in found}
+
+    def _read_part_of(self, block: Block, read: Callable[[int, Block], T]) -> T:
+        """Read something of a block, of its latest generation.
+
+        Raises:
+            BlockCorruptError: it does not match its checksum.
+            UnitDroppedError, SessionNotFoundError: the segment is gone.
+        """
+        first_unit, sequence = block.header.first_unit, block.header.sequence
+        while True:
+            try:
+                with self._files.use(block.place.segment_number) as fd:
+                    return read(fd, block)
+            except TornBlockError as error:
+                self._meet_rewrites()
+                found = self._tracker.catalog.find(first_unit)
+                if found is None or found[0] is block:
+                    raise BlockCorruptError(self.session_id, sequence, str(error)) from error
+                block = found[0]
+            except FileNotFoundError as error:
+                raise why_gone(self._tracker.folder, self.session_id, first_unit) from error
 
     def close(self) -> None:
         """Close the files and mappings. No other call may be running or follow."""
@@ -283,6 +347,9 @@ class SessionReader:
         hot = snapshot.hot_tail
         if hot is None or not hot.still_holds(extent.unit_index):
             return False
+        entry = hot.entry(extent.unit_index)
+        if entry is not None and len(entry.table.cells) != len(extent.keys):
+            return False  # it was thinned since
         if hot.copy_extent(extent.unit_index, layer, extent.keys, extent.values):
             return True
         if hot.still_holds(extent.unit_index):
@@ -291,6 +358,27 @@ class SessionReader:
                 extra={"session": self.session_id, "unit": extent.unit_index, "layer": layer},
             )
         return False
+
+    def _locate_extent(self, snapshot: Snapshot, extent: Extent, layer: int) -> tuple[Block, int]:
+        located = self._locate(snapshot, extent.unit_index, layer)
+        self._check_count(snapshot, extent.unit_index, located)
+        return located
+
+    def _check_count(self, snapshot: Snapshot, unit_index: int, located: tuple[Block, int]) -> None:
+        """Raise UnitsThinnedError, with all that the snapshot does not know, where it is old.
+
+        Tokens only ever go, so a unit with as many is the same unit.
+        """
+        block, position = located
+        if int(block.table.rows["token_count"][position]) == snapshot.token_counts[unit_index]:
+            return
+        catalog = self._tracker.catalog
+        count = min(snapshot.unit_count, catalog.durable_unit_count)
+        now = catalog.token_counts(count)
+        changed = np.flatnonzero((now != snapshot.token_counts[:count]) & (now > 0))
+        raise UnitsThinnedError(
+            self.session_id, tuple(changed.tolist()), tuple(now[changed].tolist())
+        )
 
     def _locate(self, snapshot: Snapshot, unit_index: int, layer: int) -> tuple[Block, int]:
         """The block of a unit of the snapshot, which is not (any more) in shared memory."""

@@ -11,6 +11,7 @@ from kvstore.diskio import DiskIO
 from kvstore.dropping import remove_below
 from kvstore.errors import BlockCorruptError
 from kvstore.paths import segment_path
+from kvstore.rewriting import sweep_aside
 from kvstore.scan import LogScan
 
 
@@ -50,6 +51,7 @@ def repair_log(folder: Path, scan: LogScan, io: DiskIO) -> None:
             os.close(fd)
     if scan.segment_numbers:
         io.fsync_folder(folder)
+    sweep_aside(folder, io)
     remove_below(folder, scan.floor, io)
 
 

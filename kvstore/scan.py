@@ -44,6 +44,8 @@ class LogScan:
     segment_numbers: list[int]
     """Of all files, those below the floor too."""
     floor: Floor
+    chain_hash: int
+    """What the next block's header names as the one before it."""
 
     @property
     def block_count(self) -> int:
@@ -93,12 +95,12 @@ class _Walk:
         """(first block, epoch) where epochs are known to have begun."""
 
     def note_segments(self, numbers: Sequence[int]) -> None:
-        """Read where the segments' epochs have begun. A rewritten segment's is not its writer's."""
+        """Read where the segments' epochs have begun; written anew, a segment keeps its epoch."""
         for number in numbers:
             path = segment_path(self.folder, number)
             with open(path, "rb") as file:
                 header = self.segment_header(file.fileno(), path)
-            if header is not None and not header.generation:
+            if header is not None:
                 self.begun.append((header.first_block, header.epoch))
 
     def least_epoch(self, sequence: int) -> int:
@@ -247,6 +249,7 @@ def _scan(walk: _Walk, acknowledged_block_count: int) -> LogScan:
         highest_epoch=walk.highest_epoch,
         segment_numbers=numbers,
         floor=floor,
+        chain_hash=walk.end.hash,
     )
     _cut_torn_payload(scan, folder, session_id, walk.proven, proven)
     return scan
@@ -266,6 +269,7 @@ def _cut_torn_payload(
         if index < proven:
             raise BlockCorruptError(session_id, index, fault)
         torn = scan.blocks[index - first_block :]
+        scan.chain_hash = torn[0].header.previous_hash
         scan.torn_bytes += sum(block.stop - block.offset for block in torn)
         del scan.blocks[index - first_block :]
         return

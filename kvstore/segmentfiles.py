@@ -151,6 +151,11 @@ class SegmentFiles:
         with self._lock:
             self._drop([number for number in self._files if number >= first_number])
 
+    def forget_one(self, number: int) -> None:
+        """Let go of a segment that was written anew, so that the old one's space is free."""
+        with self._lock:
+            self._drop([number] if number in self._files else [])
+
     def forget_before(self, stop_number: int) -> None:
         """Let go of segments that were dropped, so that their space is free."""
         with self._lock:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +30,7 @@ from kvstore.paths import (
     sessions_folder,
     trash_folder,
 )
+from kvstore.pins import Span
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class SessionRecord:
     """The service's; JSON values, not read here."""
     totals: dict[str, int | float] = field(default_factory=dict)
     """Counts of a finished session."""
+    pinned_spans: tuple[Span, ...] = ()
+    """What is never thinned or dropped; as `kvstore.pins` makes them."""
 
     def __post_init__(self) -> None:
         check_session_id(self.session_id)
@@ -65,7 +71,9 @@ def _decode(session_id: str, data: bytes) -> SessionRecord:
         content = outer["record"]
         if xxhash.xxh3_64_hexdigest(content.encode()) != outer["xxh3"]:
             raise SessionRecordCorruptError(session_id, "it does not match its checksum")
-        record = SessionRecord(**json.loads(content))
+        fields = json.loads(content)
+        spans = fields.pop("pinned_spans", [])  # absent from records of before there were any
+        record = SessionRecord(**fields, pinned_spans=tuple((start, end) for start, end in spans))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SessionRecordCorruptError(session_id, str(error)) from error
     if record.session_id != session_id:
@@ -140,6 +148,41 @@ def update_session(root: Path, record: SessionRecord) -> None:
     _write_file(io, aside, _encode(record))
     os.rename(aside, path)
     io.fsync_folder(folder)
+
+
+def change_session(
+    root: Path, session_id: str, change: Callable[[SessionRecord], SessionRecord]
+) -> SessionRecord:
+    """Replace a session's record by what `change` makes of it, and return that.
+
+    No change of another caller that does the same is lost, of other processes either. A crash
+    leaves the old record or the new one.
+
+    Raises:
+        SessionNotFoundError: there is no such session, or it is being deleted.
+        SessionRecordCorruptError: the record is damaged.
+        Exception: of `change`; nothing is changed then.
+    """
+    with _record_held(root, session_id):
+        record = load_session(root, session_id)
+        changed = change(record)
+        if changed != record:
+            update_session(root, changed)
+    return changed
+
+
+@contextmanager
+def _record_held(root: Path, session_id: str) -> Iterator[None]:
+    """Keep others of its callers away. The folder itself is locked: that needs no other file."""
+    try:
+        fd = os.open(session_folder(root, session_id), os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError as error:
+        raise SessionNotFoundError(session_id) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def session_ids(root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,8 @@ class Snapshot:
     """(unit_count,) float64."""
     gaps_before: np.ndarray[Any, Any]
     """(unit_count,) bool."""
+    coarsened: np.ndarray[Any, Any]
+    """(unit_count,) bool: units that lost tokens since they were stored, to make room."""
     first_unit: int = 0
     """Units before it were dropped: they keep their indices, their times may be -inf and their
     counts 0, and they cannot be read. Equal to `unit_count` when nothing is left."""
@@ -43,6 +46,18 @@ class Snapshot:
             f"Snapshot(epoch={self.epoch}, units=[{self.first_unit}, {self.unit_count}), "
             f"durable_unit_count={self.durable_unit_count})"
         )
+
+    def thinned(self, unit_indices: Sequence[int], token_counts: Sequence[int]) -> Snapshot:
+        """The same cut with fewer tokens of some units, as `UnitsThinnedError` tells them.
+
+        The drop fractions stay as they were at the cut.
+        """
+        changed = np.asarray(unit_indices, np.int64)
+        counts, coarsened = self.token_counts.copy(), self.coarsened.copy()
+        counts[changed], coarsened[changed] = token_counts, True
+        for column in (counts, coarsened):
+            column.flags.writeable = False
+        return dataclasses.replace(self, token_counts=counts, coarsened=coarsened)
 
     def cut(self, unit_count: int) -> Snapshot:
         """The same session as of fewer units.
@@ -63,4 +78,5 @@ class Snapshot:
             position_spans=self.position_spans[:unit_count],
             drop_fractions=self.drop_fractions[:unit_count],
             gaps_before=self.gaps_before[:unit_count],
+            coarsened=self.coarsened[:unit_count],
         )

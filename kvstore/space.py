@@ -107,18 +107,22 @@ class Space:
         """Makes room, and says whether it is worth trying again."""
 
     @contextmanager
-    def claim(self, needed_bytes: int, *, use_reserve: bool = False) -> Iterator[None]:
+    def claim(
+        self, needed_bytes: int, *, use_reserve: bool = False, aside: bool = False
+    ) -> Iterator[None]:
         """Hold room for files that grow by so much inside the `with`.
 
         Args:
             use_reserve: for what recovery needs: up to the budgets, not to their high watermark.
+            aside: for what takes the place of something larger right after: up to the budgets and
+                the end of the disk, and nothing is freed for it.
 
         Raises:
             BudgetExceededError: a budget does not allow it.
             StoreFullError: the file system would have less free than is to be left.
         """
-        while (shortage := self._claim(needed_bytes, use_reserve=use_reserve)) is not None:
-            if self.free is None or not self.free(shortage):
+        while (shortage := self._claim(needed_bytes, use_reserve, aside)) is not None:
+            if aside or self.free is None or not self.free(shortage):
                 raise shortage.error
         grown = False
         try:
@@ -128,10 +132,11 @@ class Space:
             if self._store is not None:
                 self._store.settle(needed_bytes, grown=grown)
 
-    def _claim(self, needed_bytes: int, *, use_reserve: bool) -> Shortage | None:
+    def _claim(self, needed_bytes: int, use_reserve: bool, aside: bool) -> Shortage | None:
+        use_reserve = use_reserve or aside
         return (
             self._session_shortage(needed_bytes, use_reserve=use_reserve)
-            or self._disk_shortage(needed_bytes)
+            or self._disk_shortage(needed_bytes, 0 if aside else self._min_free_bytes)
             # Last: it takes the room.
             or self._store_shortage(needed_bytes, use_reserve=use_reserve)
         )
@@ -162,12 +167,12 @@ class Space:
         )
         return self._shortage(error, needed_bytes - used, line_bytes, budget_bytes, whole=True)
 
-    def _disk_shortage(self, needed_bytes: int) -> Shortage | None:
+    def _disk_shortage(self, needed_bytes: int, left_bytes: int) -> Shortage | None:
         free_bytes = self._io.free_bytes(self._folder)
-        excess_bytes = needed_bytes + self._min_free_bytes - free_bytes
+        excess_bytes = needed_bytes + left_bytes - free_bytes
         if excess_bytes <= 0:
             return None
-        error = StoreFullError(self._folder, needed_bytes, free_bytes, self._min_free_bytes)
+        error = StoreFullError(self._folder, needed_bytes, free_bytes, left_bytes)
         return Shortage(error=error, excess_bytes=excess_bytes, spare_bytes=0, whole_store=True)
 
     def _line(self, budget_bytes: int, *, use_reserve: bool) -> int:

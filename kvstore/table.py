@@ -26,9 +26,10 @@ ROW = np.dtype(
         ("token_count", "<u4"),
         ("thumbnail_bytes", "<u4"),
         ("gap_before", "<u4"),
-        ("padding", "<u4"),
+        ("thinned_count", "<u4"),
     ]
 )
+"""`thinned_count`: tokens that the unit had when it was stored and lost since, to make room."""
 _CELL_BYTES = 4
 
 

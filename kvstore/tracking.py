@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+from itertools import groupby
 from pathlib import Path
 
-from kvstore.blockread import TornBlockError, read_block
+from kvstore.blockread import Block, TornBlockError, read_block
 from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
 from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
 from kvstore.floor import read_floor
 from kvstore.follow import LogFollower
+from kvstore.format import SegmentHeader
 from kvstore.hotview import HotTailView
-from kvstore.paths import session_hash
-from kvstore.scan import LogScan, scan_log
+from kvstore.paths import segment_path, session_hash
+from kvstore.scan import LogScan, read_page, scan_log
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.units import UnitCatalog
+from kvstore.wholesegment import read_segment
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class SessionTracker:
         self._epoch = 0
         self._hot: HotTailView | None = None
         self._latest: tuple[ControlState | None, Snapshot] | None = None
+        self._rewrite_count = -1
         self.catalog = UnitCatalog()
         self.layout: Layout | None = None
 
@@ -109,6 +113,9 @@ class SessionTracker:
         """A snapshot from the pages of this boot; None when they moved on meanwhile."""
         if state.epoch != self._epoch and not self._enter_epoch(control, state, text):
             return None
+        if state.rewrite_count != self._rewrite_count:
+            self.meet_rewrites()
+            self._rewrite_count = state.rewrite_count
         self._meet_floor(state.first_unit)
         if self.catalog.floor.first_unit > state.first_unit and control.state() != state:
             return None
@@ -123,6 +130,11 @@ class SessionTracker:
                 raise BlockCorruptError(
                     self._session_id, catalog.block_count, "its segment is missing"
                 ) from error
+            except BlockCorruptError:
+                # A segment may have been written anew under our eyes, and not be announced yet.
+                if self.meet_rewrites() or control.state() != state:
+                    return None
+                raise
         if not self._take_hot_units(control, state):
             return None
         unit_count = min(state.visible_unit_count, catalog.unit_count)
@@ -139,6 +151,47 @@ class SessionTracker:
             raise BlockCorruptError(self._session_id, floor.first_block, reason)
         self.catalog = self.catalog.raised(floor)
         self._files.forget_before(floor.first_segment)
+
+    def meet_rewrites(self) -> bool:
+        """Read the segments anew that were thinned since their blocks were read; needs the lock.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            BlockCorruptError: one is damaged.
+        """
+        renewed: list[Block] = []
+        grouped = groupby(self.catalog.blocks, key=lambda block: block.place.segment_number)
+        for number, group in grouped:
+            known = list(group)
+            blocks = self._read_if_rewritten(number, known[0].header.generation, len(known))
+            if blocks:
+                self._files.forget_one(number)
+                renewed += blocks
+        if renewed:
+            self.catalog = self.catalog.rewritten(renewed)
+            self._latest = None
+        return bool(renewed)
+
+    def _read_if_rewritten(self, number: int, generation: int, block_count: int) -> list[Block]:
+        """The blocks of a segment of another generation; none when it is the one that is known."""
+        path = segment_path(self.folder, number)
+        try:
+            with open(path, "rb", buffering=0) as file:
+                header = SegmentHeader.unpack(read_page(file.fileno(), 0), path)
+                if header is None or header.generation == generation:
+                    return []
+                return read_segment(
+                    file.fileno(),
+                    path,
+                    number=number,
+                    session_hash=self._session_hash,
+                    session_id=self._session_id,
+                    block_count=block_count,
+                ).blocks
+        except FileNotFoundError:
+            return []  # dropped: the floor tells
 
     def _enter_epoch(self, control: ControlPage, state: ControlState, text: ControlText) -> bool:
         """Meet a new writer: keep the blocks that it kept, map its hot tail."""
@@ -161,6 +214,7 @@ class SessionTracker:
         self.layout = text.layout
         self._hot = hot
         self._epoch = state.epoch
+        self._rewrite_count = -1  # a writer that died may not have told of its last
         return True
 
     def _take_hot_units(self, control: ControlPage, state: ControlState) -> bool:
@@ -193,6 +247,10 @@ class SessionTracker:
             except FileNotFoundError:
                 # A writer that recovers may remove a segment under our eyes.
                 continue
+            except BlockCorruptError:
+                if self._control is None or self._control.state() == state:
+                    raise
+                return None  # it has begun to thin
             epoch = max(scan.highest_epoch, state.epoch if state else 0)
             unit_count = self.catalog.unit_count
             return self.catalog.snapshot(epoch, unit_count, unit_count, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ class _Column:
             self._shared = self._read_only()
         self._data[start:stop] = values
 
+    def copy(self) -> _Column:
+        """The same values, to be written over without touching what was handed out."""
+        other = copy.copy(self)
+        other._data = self._data.copy()
+        other._shared = other._read_only()
+        return other
+
     def first(self, count: int) -> np.ndarray[Any, Any]:
         return self._shared[:count]
 
@@ -59,6 +67,7 @@ class UnitCatalog:
         self._position_spans = _Column("i8")
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
+        self._coarsened = _Column("?")
         if floor.first_unit:
             before_all_time = np.full(floor.first_unit, -np.inf)
             nothing = np.zeros(floor.first_unit, dtype=np.int64)
@@ -66,7 +75,8 @@ class UnitCatalog:
             self._last_pts_s.write(0, before_all_time)
             for column in (self._token_counts, self._position_spans, self._drop_fractions):
                 column.write(0, nothing)
-            self._gaps_before.write(0, nothing != 0)
+            for flags in (self._gaps_before, self._coarsened):
+                flags.write(0, nothing != 0)
 
     @property
     def block_count(self) -> int:
@@ -91,6 +101,7 @@ class UnitCatalog:
         self._position_spans.write(start, rows["position_span"])
         self._drop_fractions.write(start, rows["drop_fraction"])
         self._gaps_before.write(start, rows["gap_before"] != 0)
+        self._coarsened.write(start, rows["thinned_count"] != 0)
         self.unit_count += len(rows)
 
     def add_block(self, block: Block) -> None:
@@ -130,6 +141,28 @@ class UnitCatalog:
         risen.blocks, risen._first_units = self.blocks[gone:], self._first_units[gone:]
         return risen
 
+    def rewritten(self, blocks: Sequence[Block]) -> UnitCatalog:
+        """A catalog with other generations of some of its blocks, which goes on where this ends.
+
+        This one is not to be appended to any more; what was handed out of it stays as it was.
+        """
+        renewed = copy.copy(self)
+        by_sequence = {block.header.sequence: block for block in blocks}
+        renewed.blocks = [by_sequence.get(old.header.sequence, old) for old in self.blocks]
+        renewed._token_counts = self._token_counts.copy()
+        renewed._drop_fractions = self._drop_fractions.copy()
+        renewed._coarsened = self._coarsened.copy()
+        for block in blocks:
+            rows, start = block.table.rows, block.header.first_unit
+            renewed._token_counts.write(start, rows["token_count"])
+            renewed._drop_fractions.write(start, rows["drop_fraction"])
+            renewed._coarsened.write(start, rows["thinned_count"] != 0)
+        return renewed
+
+    def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
+        """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""
+        return self._token_counts.first(unit_count)
+
     def snapshot(
         self, epoch: int, unit_count: int, durable_unit_count: int, hot: HotTailView | None
     ) -> Snapshot:
@@ -144,6 +177,7 @@ class UnitCatalog:
             position_spans=self._position_spans.first(unit_count),
             drop_fractions=self._drop_fractions.first(unit_count),
             gaps_before=self._gaps_before.first(unit_count),
+            coarsened=self._coarsened.first(unit_count),
             first_unit=min(self.floor.first_unit, unit_count),
             hot_tail=hot,
         )

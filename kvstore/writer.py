@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,6 +87,7 @@ class SessionWriter:
         may_commit: Callable[[], bool] = lambda: True,
         min_epoch: int = 0,
         arena: Arena | None = None,
+        pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: (),
     ) -> SessionWriter:
         """Take the session's lock, recover its log and begin a new epoch.
 
@@ -105,6 +106,8 @@ class SessionWriter:
                 nothing of the session any more.
             min_epoch: the epoch that begins is at least this one.
             arena: takes the units that leave the hot tail, and has a budget for both.
+            pinned: half-open spans of pts in seconds of which nothing is dropped, aged out or
+                thinned; asked anew, on this writer's thread, whenever something is to go.
 
         Raises:
             InvalidSessionIdError: the id cannot name a session.
@@ -127,6 +130,8 @@ class SessionWriter:
             io=io or DiskIO(),
             min_epoch=min_epoch,
             arena=arena,
+            pinned=pinned,
+            may_commit=may_commit,
         )
         if lies_in_memory(root):
             logger.warning(

@@ -97,10 +97,11 @@ class Settings(BaseSettings):
     """Disk that one session may take, its index included; 0: no limit."""
     disk_budget_bytes: int = Field(default=0, ge=0)
     """Disk that everything in `data_dir` may take; 0: no limit."""
-    on_full: Literal["refuse", "drop_oldest"] = "refuse"
+    on_full: Literal["refuse", "drop_oldest", "thin"] = "refuse"
     """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
-    drop_oldest: the oldest video of the session that is pushed is forgotten; other sessions'
-    video is not, so a store that they fill refuses."""
+    drop_oldest: the oldest video of the session that is pushed is forgotten; thin: its whole length
+    stays, and its units lose tokens, those first that are most like what was there before. Other
+    sessions' video is left alone, so a store that they fill refuses."""
     retain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Video of live sessions that is older than this is forgotten, when both the stream's time and
     the wall clock say so; 0: none is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from svc.cli.times import format_time
@@ -25,6 +26,7 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
                 "end_s": moment.end_s,
                 "score": moment.score,
                 "tier": moment.tier.value,
+                "coarsened": moment.coarsened,
             }
             for moment in answer.evidence
         ],
@@ -39,6 +41,7 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
             }
             for lost in answer.evidence_lost
         ],
+        "evidence_coarsened": [dataclasses.asdict(each) for each in answer.evidence_coarsened],
         "evidence_until_s": answer.evidence_until_s,
         "remembers_from_s": answer.remembers_from_s,
         "retrieved_unit_count": answer.retrieved_unit_count,
@@ -68,13 +71,29 @@ def moments(answer: Answer, choices: list[str]) -> str:
     lines.append("rests on" if answer.evidence else "rests on no moment in particular")
     for moment in answer.evidence:
         span = f"{format_time(moment.start_s)} - {format_time(moment.end_s)}"
-        lines.append(f"  {span:<21} score {moment.score:.3f}  {moment.tier.value}")
+        thinned = "  thinned since" if moment.coarsened else ""
+        lines.append(f"  {span:<21} score {moment.score:.3f}  {moment.tier.value}{thinned}")
+    lines += _coarsened(answer)
     lines.append(
         f"seen up to {format_time(answer.evidence_until_s)}; {answer.retrieved_unit_count} of "
         f"{answer.snapshot_unit_count} units; first token after {answer.ttft_s:.2f} s, "
         f"all after {answer.total_s:.2f} s"
     )
     return "\n".join(lines) + "\n"
+
+
+def _coarsened(answer: Answer) -> list[str]:
+    """Returns the lines that say what the answer saw only in part; none where all was whole."""
+    if not answer.evidence_coarsened:
+        return []
+    lines = ["seen only in part, for it was thinned since, to make room"]
+    for each in answer.evidence_coarsened[:_SHOWN_LOSSES]:
+        span = f"{format_time(each.start_s)} - {format_time(each.end_s)}"
+        lines.append(f"  {span:<21} {each.token_count} of {each.whole_token_count} tokens left")
+    more = len(answer.evidence_coarsened) - _SHOWN_LOSSES
+    if more > 0:
+        lines.append(f"  and {more} more moments")
+    return lines
 
 
 def warning(answer: Answer) -> str:

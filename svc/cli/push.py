@@ -15,6 +15,13 @@ import typer
 
 from svc.cli.failures import EXIT_INTERRUPTED, CommandError
 from svc.cli.flags import naming
+from svc.cli.keeping import (
+    KEEPING_FLAGS,
+    BudgetOption,
+    OnFullOption,
+    RetainOption,
+    keeping_rules,
+)
 from svc.cli.remote import (
     Endpoints,
     IngestAddressOption,
@@ -22,13 +29,19 @@ from svc.cli.remote import (
     ServerOption,
     endpoints,
 )
+from svc.cli.times import format_time
 
 if TYPE_CHECKING:
-    from svc.client import LookbackClient, SourceLabel
+    from svc.client import KeepingRules, LookbackClient, SourceLabel
     from svc.video.sources import Source
 
 _STDIN = "-"
-_FLAGS = {"sample_fps": "--fps", "speed": "--speed", "give_up_after_s": "--give-up-after"}
+_FLAGS = {
+    "sample_fps": "--fps",
+    "speed": "--speed",
+    "give_up_after_s": "--give-up-after",
+    **KEEPING_FLAGS,
+}
 """Options by the fields and arguments that they set."""
 
 
@@ -78,6 +91,9 @@ def push(
             "after those that the session has.",
         ),
     ] = False,
+    budget: BudgetOption = None,
+    on_full: OnFullOption = None,
+    retain: RetainOption = None,
     give_up_after_s: Annotated[
         float,
         typer.Option(
@@ -102,6 +118,13 @@ def push(
             "is fixed when the session is created; leave it out with --no-create",
             param_hint="--fps",
         )
+    rules = keeping_rules(budget, on_full, retain)
+    for flag, value in (("--budget", budget), ("--on-full", on_full), ("--retain", retain)):
+        if value is not None and not create:
+            raise typer.BadParameter(
+                "is for a session that is created; `lookback sessions update` changes one",
+                param_hint=flag,
+            )
     if source == _STDIN and speed > 0:
         raise typer.BadParameter(
             "standard input goes at its own pace; leave it out", param_hint="--speed"
@@ -120,6 +143,7 @@ def push(
         session=session,
         speed=speed,
         fps=fps,
+        rules=rules,
         create=create,
         join=join,
         finish=finish,
@@ -155,6 +179,7 @@ async def _push(
     session: str,
     speed: float,
     fps: float | None,
+    rules: KeepingRules,
     create: bool,
     join: bool,
     finish: bool,
@@ -167,7 +192,7 @@ async def _push(
     ended: PushFinished | PushLeft | None = None
     async with where.client() as client:
         if create:
-            await _create(client, session, fps)
+            await _create(client, session, fps, rules)
         events = client.push(
             session,
             source,
@@ -178,29 +203,62 @@ async def _push(
             stop=interrupted.stop,
             give_up_after_s=give_up_after_s,
         )
-        with PushView(session, source.description.duration_s) as view:
-            async with contextlib.aclosing(events):
-                async for event in events:
-                    view.show(event)
-                    if isinstance(event, PushFinished | PushLeft):
-                        ended = event
+        try:
+            with PushView(session, source.description.duration_s) as view:
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        view.show(event)
+                        if isinstance(event, PushFinished | PushLeft):
+                            ended = event
+        except Exception:
+            await _tell_live(client, session, name)
+            raise
     if ended is None:
         raise AssertionError("a push ends with PushFinished or PushLeft, or raises")
     sys.stdout.write(view.summary(ended) + "\n")
     if not interrupted.stop.is_set():
         return 0
     if isinstance(ended, PushLeft) and name != _STDIN:
-        command = shlex.join(["lookback", *sys.argv[1:]])
-        sys.stderr.write(f"interrupted; the session stays live. To go on: {command}\n")
+        sys.stderr.write(f"interrupted; the session stays live. To go on: {_this_command()}\n")
     return EXIT_INTERRUPTED
 
 
-async def _create(client: LookbackClient, session: str, fps: float | None) -> None:
-    from svc.client import LookbackError, SessionSettings
+async def _tell_live(client: LookbackClient, session: str, name: str) -> None:
+    """After a push that failed: says that what is stored of it is there, and how to go on."""
+    from svc.client import LookbackError, SessionState
 
-    if fps is not None:
+    try:
+        found = await client.get_session(session)
+    except LookbackError:
+        return  # nobody can say: why it failed says enough
+    if found.state is not SessionState.LIVE:
+        return
+    stored_s = found.stats.last_durable_pts_s
+    stored = (
+        "nothing is stored yet" if stored_s is None else f"stored up to {format_time(stored_s)}"
+    )
+    go_on = "" if name == _STDIN else f" To go on once that is mended: {_this_command()}."
+    sys.stderr.write(
+        f"the session {session} is live, {stored}.{go_on} "
+        f"To end it: lookback sessions finish {session}\n"
+    )
+
+
+def _this_command() -> str:
+    return shlex.join(["lookback", *sys.argv[1:]])
+
+
+async def _create(
+    client: LookbackClient, session: str, fps: float | None, rules: KeepingRules
+) -> None:
+    from svc.client import KeepingRules, LookbackError, SessionSettings
+
+    if fps is not None or rules != KeepingRules():
         await client.create_session(
-            session, settings=SessionSettings(sample_fps=fps), exist_ok=True
+            session,
+            settings=SessionSettings(sample_fps=fps or 0.0),
+            keeping=rules,
+            exist_ok=True,
         )
         return
     # No wish as to its settings: whatever an existing session has is right.

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svc.cli.failures import CommandError
+from svc.cli.flags import naming
+from svc.cli.keeping import (
+    KEEPING_FLAGS,
+    BudgetOption,
+    OnFullOption,
+    RetainOption,
+    WhenFull,
+    keeping_rules,
+    on_full_of,
+)
 from svc.cli.remote import (
     Endpoints,
     IngestAddressOption,
@@ -18,22 +27,27 @@ from svc.cli.remote import (
     ServerOption,
     endpoints,
 )
+from svc.cli.session_view import facts, print_table, session_json, span_text
 from svc.cli.text import printable
-from svc.cli.times import format_time
+from svc.cli.times import parse_time_s
 
 if TYPE_CHECKING:
-    from svc.client import Session, SessionStats
+    from svc.client import KeepingRules, Pinned, Session, SessionSettings
 
-app = typer.Typer(no_args_is_help=True, help="Lists, shows, finishes and deletes sessions.")
-
-_LEAST_ID_CHARS = 20
-_OTHER_CHARS = 60
-"""What the other columns of a list take, a short name among them."""
-_PIPE_CHARS = 400
-"""No list is so wide: one that goes elsewhere than to a terminal is a line a session."""
+app = typer.Typer(
+    no_args_is_help=True, help="Makes, lists, shows, changes, finishes and deletes sessions."
+)
 
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SessionArgument = Annotated[str, typer.Argument(help="Name of the session.", metavar="SESSION")]
+_StartArgument = Annotated[
+    float, typer.Argument(parser=parse_time_s, help="Start of the span.", metavar="START")
+]
+_EndArgument = Annotated[
+    float, typer.Argument(parser=parse_time_s, help="End of the span, exclusive.", metavar="END")
+]
+_FLAGS = {"sample_fps": "--fps", "display_name": "--name", **KEEPING_FLAGS}
+"""Options by the fields that they set."""
 
 
 @app.command("list")
@@ -66,8 +80,115 @@ def show(
     if as_json:
         _print_json(session_json(found))
         return
-    for name, value in _facts(found).items():
+    for name, value in facts(found).items():
         sys.stdout.write(f"{name:<12} {printable(value)}\n")
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    session: _SessionArgument,
+    name: Annotated[str, typer.Option("--name", help="Text for people.")] = "",
+    fps: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Frames that are kept per second of video; cannot change. ",
+            show_default="the server's",
+        ),
+    ] = None,
+    budget: BudgetOption = None,
+    on_full: OnFullOption = None,
+    retain: RetainOption = None,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Makes an empty session, with rules of its own for what is kept of it."""
+    from svc.client import SessionSettings
+
+    where = endpoints(context, server, ingest_address, qa_address)
+    settings = SessionSettings(sample_fps=fps or 0.0)
+    rules = keeping_rules(budget, on_full, retain)
+    with naming(_FLAGS):
+        made = asyncio.run(_create(where, session, name, settings, rules))
+    _tell(made, as_json, f"made {session}")
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    session: _SessionArgument,
+    name: Annotated[str | None, typer.Option("--name", help="Text for people.")] = None,
+    budget: BudgetOption = None,
+    on_full: OnFullOption = None,
+    retain: RetainOption = None,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Changes a session's name, or what is kept of it.
+
+    A push that is open goes on under the rules that it was opened with.
+    """
+    if name is None and budget is None and on_full is None and retain is None:
+        raise typer.BadParameter(
+            "say what is to change: --name, --budget, --on-full or --retain", param_hint="update"
+        )
+    where = endpoints(context, server, ingest_address, qa_address)
+    with naming(_FLAGS):
+        changed = asyncio.run(_update(where, session, name, budget, on_full, retain))
+    _tell(changed, as_json, f"changed {session}")
+
+
+@app.command()
+def pin(
+    context: typer.Context,
+    session: _SessionArgument,
+    start: _StartArgument,
+    end: _EndArgument,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Keeps a span of a session's time: nothing of it is thinned, dropped or aged out.
+
+    Times are seconds, mm:ss or h:mm:ss; the span may lie where no video has come yet.
+    """
+    pinned = asyncio.run(
+        _pin(endpoints(context, server, ingest_address, qa_address), session, start, end)
+    )
+    if as_json:
+        fields = session_json(pinned.session)
+        _print_json({**fields, "thinned_unit_count": pinned.thinned_unit_count})
+        return
+    sys.stdout.write(f"pinned {span_text(start, end)} of {session}\n")
+    if pinned.thinned_unit_count:
+        sys.stderr.write(
+            f"note: {pinned.thinned_unit_count} units of it had been thinned before; what is left "
+            "of them stays\n"
+        )
+
+
+@app.command()
+def unpin(
+    context: typer.Context,
+    session: _SessionArgument,
+    start: _StartArgument,
+    end: _EndArgument,
+    as_json: _JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Lets a span of a session's time go again: the session's rules then hold for it too."""
+    changed = asyncio.run(
+        _unpin(endpoints(context, server, ingest_address, qa_address), session, start, end)
+    )
+    _tell(changed, as_json, f"unpinned {span_text(start, end)} of {session}")
 
 
 @app.command()
@@ -89,7 +210,7 @@ def finish(
     else:
         stats = found.stats
         sys.stdout.write(
-            f"finished {session}: {_span(stats.first_pts_s, stats.last_durable_pts_s)}, "
+            f"finished {session}: {span_text(stats.first_pts_s, stats.last_durable_pts_s)}, "
             f"{stats.durable_unit_count} units\n"
         )
 
@@ -148,83 +269,49 @@ async def _delete(where: Endpoints, session: str) -> None:
         await client.delete_session(session)
 
 
-def session_json(session: Session) -> dict[str, Any]:
-    """Returns the object that `--json` prints for a session."""
-    fields = dataclasses.asdict(session)
-    fields["session"] = fields.pop("session_id")
-    fields["state"] = session.state.value
-    fields["create_time"] = session.create_time.isoformat()
-    return fields
+async def _create(
+    where: Endpoints, session: str, name: str, settings: SessionSettings, rules: KeepingRules
+) -> Session:
+    async with where.client() as client:
+        return await client.create_session(
+            session, display_name=name, settings=settings, keeping=rules
+        )
 
 
-def _facts(session: Session) -> dict[str, str]:
-    stats, settings = session.stats, session.settings
-    return {
-        "session": session.session_id,
-        "name": session.display_name,
-        "state": session.state.value,
-        "created": session.create_time.isoformat(sep=" ", timespec="seconds"),
-        "visible": f"{_span(stats.first_pts_s, stats.last_visible_pts_s)}, "
-        f"{stats.visible_unit_count} units",
-        "durable": f"{_span(stats.first_pts_s, stats.last_durable_pts_s)}, "
-        f"{stats.durable_unit_count} units",
-        **_forgotten(stats),
-        "tokens": f"{stats.token_count:,}",
-        "on disk": f"{stats.disk_bytes / 2**20:,.1f} MiB",
-        "gaps": str(stats.gap_count),
-        "sampled at": f"{settings.sample_fps:g} frames/s",
-        "window": f"{settings.window_token_count:,} tokens",
-        "model": session.model,
-        "stored as": session.kv_encoding,
-    }
+async def _update(
+    where: Endpoints,
+    session: str,
+    name: str | None,
+    budget: int | None,
+    on_full: WhenFull | None,
+    retain: float | None,
+) -> Session:
+    async with where.client() as client:
+        return await client.update_session(
+            session,
+            display_name=name,
+            session_budget_bytes=budget,
+            on_full=on_full_of(on_full),
+            retain_s=retain,
+        )
 
 
-def _forgotten(stats: SessionStats) -> dict[str, str]:
-    if not stats.dropped_unit_count or stats.first_pts_s is None:
-        return {}
-    since = format_time(stats.first_pts_s)
-    return {"remembers": f"from {since} on; {stats.dropped_unit_count} older units were dropped"}
+async def _pin(where: Endpoints, session: str, start_s: float, end_s: float) -> Pinned:
+    async with where.client() as client:
+        return await client.pin_span(session, start_s, end_s)
 
 
-def _span(first_s: float | None, last_s: float | None) -> str:
-    if first_s is None or last_s is None:
-        return "nothing"
-    return f"{format_time(first_s)} - {format_time(last_s)}"
+async def _unpin(where: Endpoints, session: str, start_s: float, end_s: float) -> Session:
+    async with where.client() as client:
+        return await client.unpin_span(session, start_s, end_s)
+
+
+def _tell(session: Session, as_json: bool, text: str) -> None:
+    if as_json:
+        _print_json(session_json(session))
+    else:
+        sys.stdout.write(f"{text}\n")
 
 
 def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
-
-
-def print_table(sessions: list[Session]) -> None:
-    """Prints a line for each session, to be read at 80 columns."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not sessions:
-        sys.stdout.write("no sessions\n")
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    # Names go on in another line where there is no room: other commands take them whole.
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_CHARS)
-    longest = max(len("session"), *(len(session.session_id) for session in sessions))
-    room = max(_LEAST_ID_CHARS, console.width - _OTHER_CHARS)
-    table.add_column("session", overflow="fold", width=min(longest, room))
-    table.add_column("state", no_wrap=True)
-    for heading in ("video", "units", "on disk"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if any(session.display_name for session in sessions):
-        table.add_column("name", overflow="fold")
-    for session in sessions:
-        stats = session.stats
-        cells = [
-            session.session_id,
-            session.state.value,
-            _span(stats.first_pts_s, stats.last_visible_pts_s),
-            str(stats.visible_unit_count),
-            f"{stats.disk_bytes / 2**20:,.1f} MiB",
-            Text(printable(session.display_name)),
-        ]
-        table.add_row(*cells[: len(table.columns)])
-    console.print(table)

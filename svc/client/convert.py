@@ -10,13 +10,18 @@ from lookback.v1 import question_pb2, session_pb2
 from svc.client.errors import PROTOCOL_VIOLATED, LookbackError
 from svc.client.types import (
     Answer,
+    CoarsenedEvidence,
     DecodingOptions,
     Evidence,
     FinishReason,
+    KeepingRules,
     LossReason,
     LostEvidence,
+    OnFull,
+    PinnedSpan,
     RetrievalMode,
     RetrievalOptions,
+    RulesInForce,
     Session,
     SessionSettings,
     SessionState,
@@ -45,6 +50,16 @@ _LOSS_REASONS: Mapping[int, LossReason] = {
     question_pb2.LostEvidence.REASON_CHECKSUM: LossReason.CHECKSUM,
     question_pb2.LostEvidence.REASON_UNREADABLE: LossReason.UNREADABLE,
 }
+_ON_FULL: Mapping[int, OnFull] = {
+    session_pb2.KeepingRules.ON_FULL_REFUSE: OnFull.REFUSE,
+    session_pb2.KeepingRules.ON_FULL_DROP_OLDEST: OnFull.DROP_OLDEST,
+    session_pb2.KeepingRules.ON_FULL_THIN: OnFull.THIN,
+}
+_ON_FULL_NUMBERS = {
+    OnFull.REFUSE: session_pb2.KeepingRules.ON_FULL_REFUSE,
+    OnFull.DROP_OLDEST: session_pb2.KeepingRules.ON_FULL_DROP_OLDEST,
+    OnFull.THIN: session_pb2.KeepingRules.ON_FULL_THIN,
+}
 _MODES = {
     RetrievalMode.PER_LAYER: question_pb2.RETRIEVAL_MODE_PER_LAYER,
     RetrievalMode.SHARED: question_pb2.RETRIEVAL_MODE_SHARED,
@@ -69,6 +84,44 @@ def session_from(message: session_pb2.Session) -> Session:
         stats=_stats_from(message.stats),
         model=message.model,
         kv_encoding=message.kv_encoding,
+        keeping=_keeping_from(message.keeping),
+        keeping_in_force=(
+            _in_force_from(message.keeping_in_force)
+            if message.HasField("keeping_in_force")
+            else None
+        ),
+        pinned_spans=tuple(
+            PinnedSpan(start_s=span.start_s, end_s=span.end_s) for span in message.pinned_spans
+        ),
+    )
+
+
+def _keeping_from(message: session_pb2.KeepingRules) -> KeepingRules:
+    return KeepingRules(
+        session_budget_bytes=message.session_budget_bytes,
+        on_full=(
+            _known(_ON_FULL, message.on_full, "KeepingRules.on_full") if message.on_full else None
+        ),
+        retain_s=message.retain_s,
+    )
+
+
+def _in_force_from(message: session_pb2.KeepingRules) -> RulesInForce:
+    return RulesInForce(
+        session_budget_bytes=message.session_budget_bytes,
+        on_full=_known(_ON_FULL, message.on_full, "KeepingRules.on_full"),
+        retain_s=message.retain_s,
+    )
+
+
+def keeping_to(rules: KeepingRules) -> session_pb2.KeepingRules:
+    """Returns the message for rules."""
+    return session_pb2.KeepingRules(
+        session_budget_bytes=rules.session_budget_bytes,
+        on_full=_ON_FULL_NUMBERS[rules.on_full]
+        if rules.on_full
+        else session_pb2.KeepingRules.ON_FULL_UNSPECIFIED,
+        retain_s=rules.retain_s,
     )
 
 
@@ -146,6 +199,7 @@ def answer_from(message: question_pb2.Answer) -> Answer:
                 end_s=each.end_s,
                 score=each.score,
                 tier=_known(_TIERS, each.tier, "Evidence.tier"),
+                coarsened=each.coarsened,
             )
             for each in message.evidence
         ),
@@ -172,6 +226,17 @@ def answer_from(message: question_pb2.Answer) -> Answer:
         ),
         remembers_from_s=(
             message.remembers_from_s if message.HasField("remembers_from_s") else None
+        ),
+        evidence_coarsened=tuple(
+            CoarsenedEvidence(
+                start_s=each.start_s,
+                end_s=each.end_s,
+                first_unit_index=each.first_unit_index,
+                unit_count=each.unit_count,
+                token_count=each.token_count,
+                whole_token_count=each.whole_token_count,
+            )
+            for each in message.evidence_coarsened
         ),
     )
 

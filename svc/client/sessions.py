@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 from lookback.v1 import session_pb2, session_pb2_grpc
-from svc.client.convert import session_from, settings_to
+from svc.client.convert import keeping_to, session_from, settings_to
 from svc.client.errors import error_from_call
 from svc.client.places import Places, following
-from svc.client.types import Session, SessionSettings
+from svc.client.types import KeepingRules, OnFull, Pinned, Session, SessionSettings
 
 _Response = TypeVar("_Response")
 _Stub: TypeAlias = "session_pb2_grpc.SessionServiceAsyncStub"
 _DEFAULT_SETTINGS = SessionSettings()
+_DEFAULT_KEEPING = KeepingRules()
 
 
 class SessionCalls:
@@ -33,9 +34,12 @@ class SessionCalls:
         *,
         display_name: str = "",
         settings: SessionSettings = _DEFAULT_SETTINGS,
+        keeping: KeepingRules = _DEFAULT_KEEPING,
         exist_ok: bool = False,
     ) -> Session:
-        """Creates an empty session; with `exist_ok` an existing one of the same settings is fine.
+        """Creates an empty session.
+
+        With `exist_ok` an existing one is fine whose settings and rules are those that are given.
 
         Raises:
             LookbackError: SESSION_EXISTS, INVALID_SESSION_ID, IDENTITY_MISMATCH, STORE_FULL.
@@ -44,6 +48,7 @@ class SessionCalls:
             session_id=session_id,
             display_name=display_name,
             settings=settings_to(settings),
+            keeping=keeping_to(keeping),
             exist_ok=exist_ok,
         )
         response = await self._unary(lambda stub: stub.CreateSession, request)
@@ -75,17 +80,83 @@ class SessionCalls:
             if not page_token:
                 return
 
-    async def update_session(self, session_id: str, *, display_name: str) -> Session:
-        """Changes a session's display name.
+    async def update_session(
+        self,
+        session_id: str,
+        *,
+        display_name: str | None = None,
+        session_budget_bytes: int | None = None,
+        on_full: OnFull | Literal["default"] | None = None,
+        retain_s: float | None = None,
+    ) -> Session:
+        """Changes a session's display name, or what is kept of it; None leaves as it is.
+
+        A push that is open goes on under the rules that it was opened with.
+
+        Args:
+            session_id: the session.
+            display_name: text for people.
+            session_budget_bytes: 0: the server's default.
+            on_full: "default": the server's.
+            retain_s: infinity: for ever; 0: the server's default.
 
         Raises:
             LookbackError: SESSION_NOT_FOUND, INVALID_REQUEST.
+            ValueError: there is nothing to change.
         """
+        given = {
+            "display_name": display_name,
+            "keeping.session_budget_bytes": session_budget_bytes,
+            "keeping.on_full": on_full,
+            "keeping.retain_s": retain_s,
+        }
+        paths = [path for path, value in given.items() if value is not None]
+        if not paths:
+            raise ValueError("nothing to change was given")
+        keeping = KeepingRules(
+            session_budget_bytes=session_budget_bytes or 0,
+            on_full=None if on_full == "default" else on_full,
+            retain_s=retain_s or 0.0,
+        )
         request = session_pb2.UpdateSessionRequest(
-            session=session_pb2.Session(session_id=session_id, display_name=display_name),
-            update_mask=field_mask_pb2.FieldMask(paths=["display_name"]),
+            session=session_pb2.Session(
+                session_id=session_id,
+                display_name=display_name or "",
+                keeping=keeping_to(keeping),
+            ),
+            update_mask=field_mask_pb2.FieldMask(paths=paths),
         )
         response = await self._unary(lambda stub: stub.UpdateSession, request)
+        return session_from(response.session)
+
+    async def pin_span(self, session_id: str, start_s: float, end_s: float) -> Pinned:
+        """Pins [start_s, end_s) of a session's time: nothing of it goes from now on.
+
+        It may lie where no video has come yet. Pinned spans that touch become one.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, INVALID_REQUEST, TOO_MANY_SPANS; SPAN_DROPPED: a part
+                of it was dropped before, and nothing was pinned.
+        """
+        request = session_pb2.PinSpanRequest(
+            session_id=session_id, span=session_pb2.PinnedSpan(start_s=start_s, end_s=end_s)
+        )
+        response = await self._unary(lambda stub: stub.PinSpan, request)
+        return Pinned(
+            session=session_from(response.session),
+            thinned_unit_count=response.thinned_unit_count,
+        )
+
+    async def unpin_span(self, session_id: str, start_s: float, end_s: float) -> Session:
+        """Unpins what of [start_s, end_s) is pinned; the rest of a span that it cuts stays.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, INVALID_REQUEST, TOO_MANY_SPANS.
+        """
+        request = session_pb2.UnpinSpanRequest(
+            session_id=session_id, span=session_pb2.PinnedSpan(start_s=start_s, end_s=end_s)
+        )
+        response = await self._unary(lambda stub: stub.UnpinSpan, request)
         return session_from(response.session)
 
     async def finish_session(self, session_id: str) -> Session:

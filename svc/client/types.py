@@ -59,6 +59,50 @@ class SessionSettings:
     """Tokens of the sliding window; 0: the server's default."""
 
 
+class OnFull(Enum):
+    """What happens when a budget, or the disk, is full."""
+
+    REFUSE = "refuse"
+    """A push that finds no room ends with STORE_FULL."""
+    DROP_OLDEST = "drop_oldest"
+    """The oldest video is forgotten."""
+    THIN = "thin"
+    """Old video loses tokens; its length stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepingRules:
+    """What is kept of a session; each field that is left out is as the server's default says."""
+
+    session_budget_bytes: int = 0
+    """Disk that it may take, its index included, from 1 MiB on; 0: the server's default."""
+    on_full: OnFull | None = None
+    """None: the server's default."""
+    retain_s: float = 0.0
+    """Older video is forgotten; infinity: none is; 0: the server's default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulesInForce:
+    """The rules that hold for a session, the server's defaults filled in."""
+
+    session_budget_bytes: int
+    """0: no limit."""
+    on_full: OnFull
+    retain_s: float
+    """0: nothing is forgotten for its age."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedSpan:
+    """A span of stream time of which nothing is thinned, dropped or aged out."""
+
+    start_s: float
+    """Inclusive."""
+    end_s: float
+    """Exclusive."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStats:
     """What is remembered of a session."""
@@ -73,9 +117,9 @@ class SessionStats:
     token_count: int
     disk_bytes: int
     gap_count: int
+    """Holes in the stream longer than the server's limit."""
     dropped_unit_count: int
     """Oldest units that were dropped, to make room or for their age; not in the other counts."""
-    """Holes in the stream longer than the server's limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +137,22 @@ class Session:
     """Name and digest of the model that encodes the session."""
     kv_encoding: str = "model"
     """How keys and values are stored: "model" (as the model makes them), "int8" or "int4"."""
+    keeping: KeepingRules = KeepingRules()
+    """What was said for this session of what is kept."""
+    keeping_in_force: RulesInForce | None = None
+    """What holds for it; None: the server is older than such rules."""
+    pinned_spans: tuple[PinnedSpan, ...] = ()
+    """In order of time, apart from each other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pinned:
+    """What came of pinning a span."""
+
+    session: Session
+    """As it is now."""
+    thinned_unit_count: int
+    """Units of the span that had been thinned before: what is left of them stays."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +227,8 @@ class Evidence:
     """Mean over the layers of the softmax retrieval score, summed over the moment; 0 to 1."""
     tier: Tier
     """The slowest tier it was read from."""
+    coarsened: bool = False
+    """Whether the answer used something of it that had been thinned."""
 
 
 class LossReason(Enum):
@@ -191,6 +253,22 @@ class LostEvidence:
     reason: LossReason
     first_layer_index: int
     """The first layer of the model that did without it; those before it had read theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoarsenedEvidence:
+    """One moment in an answer's context that had lost tokens since it was stored, to make room."""
+
+    start_s: float
+    """Inclusive."""
+    end_s: float
+    """Exclusive."""
+    first_unit_index: int
+    unit_count: int
+    token_count: int
+    """That are left."""
+    whole_token_count: int
+    """Of whole units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,3 +299,5 @@ class Answer:
     """What was chosen and could not be read, in order of time; mostly empty."""
     remembers_from_s: float | None
     """Start of what is remembered, where older video was dropped; None: from the start."""
+    evidence_coarsened: tuple[CoarsenedEvidence, ...] = ()
+    """What the answer used that had been thinned, in order of time; mostly empty."""

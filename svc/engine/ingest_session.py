@@ -76,6 +76,8 @@ class StoreOptions:
     min_epoch: int = 0
     arena: Arena | None = None
     """Takes the units that leave the hot tail; see SessionWriter.open."""
+    pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: ()
+    """Spans of pts in seconds of which nothing goes; see SessionWriter.open."""
 
 
 class StreamIngest:
@@ -135,6 +137,7 @@ class StreamIngest:
             may_commit=store.may_commit,
             min_epoch=store.min_epoch,
             arena=store.arena,
+            pinned=store.pinned,
         )
         with ExitStack() as undo:
             undo.callback(writer.close)

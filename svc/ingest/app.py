@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
+from kvstore.pins import Span
 from kvstore.space import check_room
 from svc.config import ConfigError, Settings
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
@@ -32,6 +34,7 @@ from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.ownership import Owned, Ownership, SoleOwner
+from svc.ingest.pinning import Pinned, pin_span, spans_to_keep_of
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.ram import open_arena
@@ -199,6 +202,24 @@ class App:
                 await asyncio.to_thread(self.arena.forget, session_hash(session_id))
             await owned.deleted()
 
+    async def pin_span(self, session_id: str, span: Span) -> Pinned:
+        """Pins a span of a session: from when this returns, whoever drops knows of it.
+
+        Raises:
+            RequestError: SPAN_DROPPED; SESSION_ELSEWHERE: another process has it; SESSION_IN_USE.
+            KVStoreError: there is none, it is damaged, or the span cannot be pinned.
+        """
+        await self.get_session(session_id)
+        work = partial(pin_span, self.settings.data_dir, self.sessions, session_id, span)
+        async with self.pushes.beside(session_id) as push:
+            if push is not None:
+                return await push.between_units(work)
+            owned = await self.ownership.take(session_id)
+            try:
+                return await asyncio.to_thread(work)
+            finally:
+                await owned.release()
+
     def _make_push(self, session: Session, media: Media, owned: Owned, *, joins: bool) -> Push:
         spool = _spool(self.settings)
         return Push(
@@ -214,8 +235,8 @@ class App:
 
     def _open_stream(self, session: Session, owned: Owned) -> StreamIngest:
         settings = self.settings
-        limits = session.settings.block_limits(settings)
-        if settings.on_full == "refuse":  # now, rather than when the first block is full
+        limits = session.settings.block_limits(settings, session.keeping.in_force(settings))
+        if limits.budget.on_full == "refuse":  # now, rather than when the first block is full
             check_room(settings.data_dir, session.session_id, limits)
         store = StoreOptions(
             root=settings.data_dir,
@@ -226,6 +247,7 @@ class App:
             may_commit=owned.held,
             min_epoch=owned.epoch,
             arena=self.arena,
+            pinned=partial(spans_to_keep_of, settings.data_dir, session.session_id),
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
 

@@ -11,7 +11,7 @@ from svc.config import ConfigError, Settings
 from svc.engine.model import LoadedModel
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
-from svc.ingest.budget import disk_budget
+from svc.ingest.keeping import RulesInForce
 from svc.rpc.errors import Reason, RequestError
 from svc.video.sampler import SamplerConfig
 
@@ -48,15 +48,15 @@ class SessionSettings:
             gap_max_s=self.gap_max_s,
         )
 
-    def block_limits(self, settings: Settings) -> BlockLimits:
-        """Returns when blocks close, and how much disk is left alone."""
+    def block_limits(self, settings: Settings, rules: RulesInForce) -> BlockLimits:
+        """Returns when blocks close, and what of the disk is left alone or given back."""
         return BlockLimits(
             block_tokens=self.block_tokens,
             block_span_s=self.block_span_s,
             min_free_bytes=settings.min_free_bytes,
-            budget=disk_budget(settings),
+            budget=rules.budget,
             keep_tokens=self.window_tokens,
-            retain_s=settings.retain_s,
+            retain_s=rules.retain_s,
             disk_io=settings.disk_io,
         )
 

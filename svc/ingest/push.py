@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from typing import TypeVar
 
 from svc.engine.ingest_session import FrameUnit, StreamStatus
 from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
@@ -25,6 +26,8 @@ from svc.rpc.errors import Reason, RequestError
 from svc.video.frames import Item
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 IDLE_FLUSH_S = 5.0
 """What is visible becomes durable when no unit has come for this long."""
@@ -144,6 +147,17 @@ class Push:
             self.abandon()
 
     # What its owner asks.
+
+    async def between_units(self, work: Callable[[], T]) -> T:
+        """Returns what `work` returns, which runs while nothing is written or dropped.
+
+        Raises:
+            RequestError: LEASE_LOST: another process may have the session.
+            Exception: of `work`.
+        """
+        if not self._owned.held():
+            raise self._lost()
+        return await asyncio.wrap_future(self._encode_thread.submit(work))
 
     @property
     def input_over(self) -> asyncio.Event:

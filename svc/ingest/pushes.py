@@ -68,6 +68,22 @@ class Pushes:
         async with self._hold(session_id, Reason.SESSION_BUSY):
             yield
 
+    @asynccontextmanager
+    async def beside(self, session_id: str) -> AsyncIterator[Push | None]:
+        """Gives the push that has a session open, or None and keeps pushes away from it.
+
+        Raises:
+            RequestError: SESSION_IN_USE: another call opens, finishes or deletes it.
+        """
+        while session_id in self._held:
+            await self._wait_let_go(session_id, Reason.SESSION_IN_USE)
+        entry = self._open.get(session_id)
+        if entry is not None:
+            yield entry[0]
+            return
+        async with self._hold(session_id, Reason.SESSION_IN_USE):
+            yield None
+
     async def drain(self, grace_s: float) -> bool:
         """Admits no more, and ends what is open: half of the time is for clients to stop.
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kvstore.deletion import delete_session
 from kvstore.errors import KVStoreError, SessionExistsError, SessionNotFoundError
 from kvstore.paths import check_session_id
+from kvstore.pins import Span
 from kvstore.session import (
     SessionRecord,
+    change_session,
     create_session,
     list_sessions,
     load_session,
     session_ids,
-    update_session,
 )
 from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.ingest.keeping import KEEPING_KEY, KeepingRules
 from svc.ingest.sources import SOURCES_KEY, SourceLabel, admit
 from svc.ingest.stats import SessionStats, StatsReader
 from svc.rpc.errors import Reason, RequestError
@@ -42,6 +44,9 @@ class Session:
     settings: SessionSettings
     model: str
     """Name and digest of the model that encodes it."""
+    keeping: KeepingRules
+    """What was said for it of what is kept."""
+    pinned_spans: tuple[Span, ...]
 
 
 class Sessions:
@@ -63,6 +68,7 @@ class Sessions:
         display_name: str,
         sample_fps: float,
         window_tokens: int,
+        keeping: KeepingRules | None = None,
         exist_ok: bool,
         on_made: Callable[[], None] = lambda: None,
     ) -> Session:
@@ -75,6 +81,8 @@ class Sessions:
             KVStoreError: the name is none or is taken, or the record cannot be written.
         """
         check_session_id(session_id)
+        keeping = keeping or KeepingRules()
+        keeping.check()
         settings = self._rules.choose(sample_fps=sample_fps, window_tokens=window_tokens)
         record = SessionRecord(
             session_id=session_id,
@@ -84,6 +92,7 @@ class Sessions:
             settings={
                 "display_name": display_name,
                 "model": self._model,
+                KEEPING_KEY: keeping.to_record(),
                 **asdict(settings),
             },
         )
@@ -94,6 +103,7 @@ class Sessions:
                 raise
             existing = load_session(self._root, session_id)
             self._check_agrees(existing, sample_fps=sample_fps, window_tokens=window_tokens)
+            _check_keeping_agrees(existing, keeping)
             return _session(existing)
         on_made()
         logger.info("session created", extra={"session": session_id})
@@ -144,8 +154,10 @@ class Sessions:
                 join=join,
             )
             if admission.sources != stored:
-                settings = {**record.settings, SOURCES_KEY: admission.sources}
-                update_session(self._root, replace(record, settings=settings))
+                self._change(
+                    session.session_id,
+                    lambda record: _with_settings(record, {SOURCES_KEY: admission.sources}),
+                )
         return admission.joins
 
     def page(self, *, after: str, count: int) -> tuple[list[Session], bool]:
@@ -167,17 +179,32 @@ class Sessions:
                 )
         return found, len(ids) > count
 
-    def rename(self, session_id: str, display_name: str) -> Session:
-        """Gives a session another display name.
+    def update(
+        self,
+        session_id: str,
+        *,
+        display_name: str | None = None,
+        keeping: KeepingRules | None = None,
+        keeping_fields: Collection[str] = (),
+    ) -> Session:
+        """Gives a session another display name, if one is given, and the named fields of `keeping`.
 
         Raises:
+            RequestError: the rules cannot be kept to.
             KVStoreError: there is no such session, or its record cannot be read or written.
         """
+        given = keeping or KeepingRules()
+        given.check()
+
+        def change(record: SessionRecord) -> SessionRecord:
+            rules = KeepingRules.of_record(record.settings).changed(given, keeping_fields)
+            changes: dict[str, Any] = {KEEPING_KEY: rules.to_record()}
+            if display_name is not None:
+                changes["display_name"] = display_name
+            return _with_settings(record, changes)
+
         with self._updating:
-            record = load_session(self._root, session_id)
-            renamed = replace(record, settings={**record.settings, "display_name": display_name})
-            update_session(self._root, renamed)
-        return _session(renamed)
+            return _session(self._change(session_id, change))
 
     def finish(self, session_id: str) -> Session:
         """Marks a session finished that is not.
@@ -187,11 +214,7 @@ class Sessions:
             KVStoreError, OSError: its record cannot be read or written.
         """
         with self._updating:
-            record = load_session(self._root, session_id)
-            if record.state == "finished":
-                raise _finished(session_id)
-            finished = replace(record, state="finished")
-            update_session(self._root, finished)
+            finished = self._change(session_id, _ended)
         logger.info("session finished", extra={"session": session_id})
         return _session(finished)
 
@@ -223,6 +246,27 @@ class Sessions:
             if self._rules.mismatch(record.identity) is not None
         }
 
+    def change_pins(
+        self, session_id: str, change: Callable[[tuple[Span, ...]], tuple[Span, ...]]
+    ) -> Session:
+        """Replaces the spans that are pinned by what `change` makes of them.
+
+        Raises:
+            KVStoreError: there is no such session, its record cannot be read or written, or the
+                spans cannot be.
+        """
+        with self._updating:
+            changed = self._change(
+                session_id,
+                lambda record: replace(record, pinned_spans=change(record.pinned_spans)),
+            )
+        return _session(changed)
+
+    def _change(
+        self, session_id: str, change: Callable[[SessionRecord], SessionRecord]
+    ) -> SessionRecord:
+        return change_session(self._root, session_id, change)
+
     def _check_agrees(
         self, existing: SessionRecord, *, sample_fps: float, window_tokens: int
     ) -> None:
@@ -240,6 +284,32 @@ class Sessions:
                     stored=stored,
                     given=given,
                 )
+
+
+def _ended(record: SessionRecord) -> SessionRecord:
+    if record.state == "finished":
+        raise _finished(record.session_id)
+    return replace(record, state="finished")
+
+
+def _with_settings(record: SessionRecord, changes: dict[str, Any]) -> SessionRecord:
+    return replace(record, settings={**record.settings, **changes})
+
+
+def _check_keeping_agrees(existing: SessionRecord, given: KeepingRules) -> None:
+    stored = KeepingRules.of_record(existing.settings)
+    name = stored.differing(given)
+    if name is not None:
+        had, wanted = getattr(stored, name) or "the server's default", getattr(given, name)
+        raise RequestError(
+            Reason.SESSION_EXISTS,
+            f"session {existing.session_id!r} exists with {name} {had}, got {wanted}; an update "
+            "of the session changes it",
+            session_id=existing.session_id,
+            field=f"keeping.{name}",
+            stored=had,
+            given=wanted,
+        )
 
 
 def _finished(session_id: str) -> RequestError:
@@ -260,4 +330,6 @@ def _session(record: SessionRecord) -> Session:
         created_unix_s=record.created_unix_s,
         settings=SessionSettings(**{name: stored[name] for name in _SETTING_NAMES}),
         model=f"{stored['model']} {record.identity['model']}",
+        keeping=KeepingRules.of_record(stored),
+        pinned_spans=record.pinned_spans,
     )

@@ -25,7 +25,7 @@ from svc.qa.convert import Answered, Question
 from svc.qa.deadline import Deadline
 from svc.qa.disk_threads import DiskThreads
 from svc.qa.errors import SNAPSHOT_LOST_ERRORS
-from svc.qa.evidence import evidence_spans, lost_spans
+from svc.qa.evidence import coarsened_spans, evidence_spans, lost_spans
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.sessions import Lease, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
@@ -226,6 +226,12 @@ class Answerer:
         return Answered(
             result=result,
             evidence=evidence_spans(result, snapshot, frame_period_s=period_s),
+            coarsened=coarsened_spans(
+                result,
+                snapshot,
+                frame_period_s=period_s,
+                tokens_per_unit=self._model.adapter.tokens_per_unit,
+            ),
             lost=lost_spans(result.lost, snapshot, frame_period_s=period_s),
             evidence_until_s=until_s,
             remembers_from_s=(

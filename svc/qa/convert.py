@@ -14,7 +14,7 @@ from svc.engine.answer_request import AnswerLimits, AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.qa.as_of import Cut
 from svc.qa.errors import invalid_field
-from svc.qa.evidence import EvidenceSpan, LostSpan
+from svc.qa.evidence import CoarsenedSpan, EvidenceSpan, LostSpan
 from svc.rpc.errors import Reason, RequestError
 
 T = TypeVar("T")
@@ -63,6 +63,8 @@ class Answered:
 
     result: AnswerResult
     evidence: Sequence[EvidenceSpan]
+    coarsened: Sequence[CoarsenedSpan]
+    """What it used that had been thinned."""
     lost: Sequence[LostSpan]
     """What was chosen and could not be read."""
     evidence_until_s: float
@@ -135,13 +137,29 @@ def answer_message(answered: Answered) -> pb.AskResponse:
         snapshot_unit_count=answered.held_unit_count,
         remembers_from_s=answered.remembers_from_s,
         evidence_lost=[_lost_message(span) for span in answered.lost],
+        evidence_coarsened=[_coarsened_message(span) for span in answered.coarsened],
     )
     return pb.AskResponse(answer=answer)
 
 
 def _evidence_message(span: EvidenceSpan) -> pb.Evidence:
     return pb.Evidence(
-        start_s=span.start_s, end_s=span.end_s, score=span.score, tier=_TIERS[span.tier]
+        start_s=span.start_s,
+        end_s=span.end_s,
+        score=span.score,
+        tier=_TIERS[span.tier],
+        coarsened=span.coarsened,
+    )
+
+
+def _coarsened_message(span: CoarsenedSpan) -> pb.CoarsenedEvidence:
+    return pb.CoarsenedEvidence(
+        start_s=span.start_s,
+        end_s=span.end_s,
+        first_unit_index=span.first_unit_index,
+        unit_count=span.unit_count,
+        token_count=span.token_count,
+        whole_token_count=span.whole_token_count,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvstore.geometry import Tier
 from kvstore.snapshot import Snapshot
@@ -24,6 +25,8 @@ class EvidenceSpan:
     """Share of all relevance that its units hold, in [0, 1]."""
     tier: Tier
     """The slowest tier its units were read from."""
+    coarsened: bool
+    """Whether a unit of it that was read had been thinned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,52 @@ class LostSpan:
     """Whether the disk refused; otherwise the bytes were not those that were written."""
     first_layer_index: int
     """The first layer that did without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoarsenedSpan:
+    """One moment in the answer's context that had been thinned, [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+    first_unit_index: int
+    unit_count: int
+    token_count: int
+    """That were left of its units."""
+    whole_token_count: int
+    """Of as many whole units."""
+
+
+def coarsened_spans(
+    result: AnswerResult, snapshot: Snapshot, *, frame_period_s: float, tokens_per_unit: int
+) -> list[CoarsenedSpan]:
+    """Returns what an answer used that had been thinned, in order of time; neighbours are one span.
+
+    Args:
+        result: the answer.
+        snapshot: what it could see.
+        frame_period_s: time between two sampled frames of the stream.
+        tokens_per_unit: of a whole unit.
+    """
+    used = np.flatnonzero(coarsened_units(result, snapshot))
+    runs = np.split(used, np.flatnonzero(np.diff(used) > 1) + 1) if len(used) else []
+    return [
+        CoarsenedSpan(
+            start_s=float(snapshot.first_pts_s[run[0]]),
+            end_s=_end_s(snapshot, int(run[-1]) + 1, frame_period_s),
+            first_unit_index=int(run[0]),
+            unit_count=len(run),
+            token_count=int(snapshot.token_counts[run].sum()),
+            whole_token_count=tokens_per_unit * len(run),
+        )
+        for run in runs
+    ]
+
+
+def coarsened_units(result: AnswerResult, snapshot: Snapshot) -> NDArray[np.bool_]:
+    """Returns (snapshot units,): whether some layer read the unit after it had been thinned."""
+    coarsened: NDArray[np.bool_] = result.loaded & snapshot.coarsened
+    return coarsened
 
 
 def lost_spans(
@@ -91,12 +140,14 @@ def evidence_spans(
         frame_period_s: time between two sampled frames of the stream.
     """
     spans = fusion.spans(result.unit_scores, result.loaded, ~snapshot.gaps_before)
+    coarsened = coarsened_units(result, snapshot)
     return [
         EvidenceSpan(
             start_s=float(snapshot.first_pts_s[span.first_unit]),
             end_s=_end_s(snapshot, span.stop_unit, frame_period_s),
             score=span.score,
             tier=Tier.slowest([result.tiers[unit] for unit in _loaded_of(result, span)]),
+            coarsened=bool(coarsened[span.first_unit : span.stop_unit].any()),
         )
         for span in spans
     ]

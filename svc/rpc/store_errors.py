@@ -24,6 +24,22 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
             return RequestError(Reason.SESSION_EXISTS, text, session_id=error.session_id)
         case store.SessionLockedError():
             return RequestError(Reason.SESSION_IN_USE, text, session_id=error.session_id)
+        case store.InvalidSpanError():
+            return RequestError(
+                Reason.INVALID_REQUEST,
+                text,
+                field="span",
+                start_s=error.start_s,
+                end_s=error.end_s,
+                allowed=error.rule,
+            )
+        case store.TooManySpansError():
+            return RequestError(
+                Reason.TOO_MANY_SPANS,
+                text,
+                span_count=error.span_count,
+                max_span_count=error.max_span_count,
+            )
         case store.SnapshotExpiredError():
             return RequestError(
                 Reason.SNAPSHOT_LOST,

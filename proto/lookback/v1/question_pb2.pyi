@@ -386,6 +386,7 @@ class Answer(_message.Message):
     SNAPSHOT_UNIT_COUNT_FIELD_NUMBER: _builtins.int
     EVIDENCE_LOST_FIELD_NUMBER: _builtins.int
     REMEMBERS_FROM_S_FIELD_NUMBER: _builtins.int
+    EVIDENCE_COARSENED_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: Global___Answer.FinishReason.ValueType
@@ -430,6 +431,12 @@ class Answer(_message.Message):
         next best took its place where the choice was the server's.
         """
 
+    @_builtins.property
+    def evidence_coarsened(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoarsenedEvidence]:
+        """What the answer used that had been thinned: moments of which only some tokens are left, in order
+        of time; mostly nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -450,10 +457,11 @@ class Answer(_message.Message):
         snapshot_unit_count: _builtins.int = ...,
         evidence_lost: _abc.Iterable[Global___LostEvidence] | None = ...,
         remembers_from_s: _builtins.float | None = ...,
+        evidence_coarsened: _abc.Iterable[Global___CoarsenedEvidence] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "choice_index", b"choice_index", "remembers_from_s", b"remembers_from_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_coarsened", b"evidence_coarsened", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_index: _TypeAlias = _typing.Literal["choice_index"]  # noqa: Y015
     _WhichOneofArgType__choice_index: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index"]  # noqa: Y015
@@ -465,6 +473,48 @@ class Answer(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remembers_from_s) -> _WhichOneofReturnType__remembers_from_s | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class CoarsenedEvidence(_message.Message):
+    """Neighbouring units in an answer's context that had lost tokens, to make room, since they were stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    FIRST_UNIT_INDEX_FIELD_NUMBER: _builtins.int
+    UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    WHOLE_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    start_s: _builtins.float
+    """Start of the span, inclusive."""
+    end_s: _builtins.float
+    """End of the span, exclusive."""
+    first_unit_index: _builtins.int
+    """Index of the first unit in the session."""
+    unit_count: _builtins.int
+    """How many units."""
+    token_count: _builtins.int
+    """Tokens that are left of them."""
+    whole_token_count: _builtins.int
+    """Tokens that whole units have."""
+    def __init__(
+        self,
+        *,
+        start_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+        first_unit_index: _builtins.int = ...,
+        unit_count: _builtins.int = ...,
+        token_count: _builtins.int = ...,
+        whole_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "first_unit_index", b"first_unit_index", "start_s", b"start_s", "token_count", b"token_count", "unit_count", b"unit_count", "whole_token_count", b"whole_token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoarsenedEvidence: _TypeAlias = CoarsenedEvidence  # noqa: Y015
 
 @_typing.final
 class LostEvidence(_message.Message):
@@ -568,6 +618,7 @@ class Evidence(_message.Message):
     END_S_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
+    COARSENED_FIELD_NUMBER: _builtins.int
     start_s: _builtins.float
     """Start of the span, inclusive."""
     end_s: _builtins.float
@@ -576,6 +627,8 @@ class Evidence(_message.Message):
     """Mean over the layers of the softmax retrieval score, summed over the span's units; 0 to 1."""
     tier: Global___Evidence.Tier.ValueType
     """The slowest tier that the span was read from."""
+    coarsened: _builtins.bool
+    """Whether a unit of it that the answer used had been thinned; see Answer.evidence_coarsened."""
     def __init__(
         self,
         *,
@@ -583,10 +636,11 @@ class Evidence(_message.Message):
         end_s: _builtins.float = ...,
         score: _builtins.float = ...,
         tier: Global___Evidence.Tier.ValueType = ...,
+        coarsened: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "score", b"score", "start_s", b"start_s", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarsened", b"coarsened", "end_s", b"end_s", "score", b"score", "start_s", b"start_s", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -58,6 +58,9 @@ class Session(_message.Message):
     STATS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     KV_ENCODING_FIELD_NUMBER: _builtins.int
+    KEEPING_FIELD_NUMBER: _builtins.int
+    KEEPING_IN_FORCE_FIELD_NUMBER: _builtins.int
+    PINNED_SPANS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Identifier: lower-case letters, digits and inner hyphens, at most 63 characters."""
     display_name: _builtins.str
@@ -80,6 +83,20 @@ class Session(_message.Message):
     def stats(self) -> Global___SessionStats:
         """Output only. What is remembered so far; absent in a list where it cannot be read."""
 
+    @_builtins.property
+    def keeping(self) -> Global___KeepingRules:
+        """What is kept of it, as far as it was said for this session."""
+
+    @_builtins.property
+    def keeping_in_force(self) -> Global___KeepingRules:
+        """Output only. The rules that hold, the server's defaults filled in; 0: no limit, kept for ever."""
+
+    @_builtins.property
+    def pinned_spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedSpan]:
+        """Output only. Spans of which nothing is thinned, dropped or aged out, in order of time, apart from
+        each other. At most 1,000.
+        """
+
     def __init__(
         self,
         *,
@@ -91,14 +108,104 @@ class Session(_message.Message):
         stats: Global___SessionStats | None = ...,
         model: _builtins.str = ...,
         kv_encoding: _builtins.str = ...,
+        keeping: Global___KeepingRules | None = ...,
+        keeping_in_force: Global___KeepingRules | None = ...,
+        pinned_spans: _abc.Iterable[Global___PinnedSpan] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "settings", b"settings", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "keeping", b"keeping", "keeping_in_force", b"keeping_in_force", "settings", b"settings", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "kv_encoding", b"kv_encoding", "model", b"model", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "display_name", b"display_name", "keeping", b"keeping", "keeping_in_force", b"keeping_in_force", "kv_encoding", b"kv_encoding", "model", b"model", "pinned_spans", b"pinned_spans", "session_id", b"session_id", "settings", b"settings", "state", b"state", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class KeepingRules(_message.Message):
+    """What is kept of a session as it grows and ages. Not part of its identity: it can change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _OnFull:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OnFullEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[KeepingRules._OnFull.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ON_FULL_UNSPECIFIED: KeepingRules._OnFull.ValueType  # 0
+        """The server's default."""
+        ON_FULL_REFUSE: KeepingRules._OnFull.ValueType  # 1
+        """A push that finds no room ends with STORE_FULL."""
+        ON_FULL_DROP_OLDEST: KeepingRules._OnFull.ValueType  # 2
+        """The oldest video is forgotten."""
+        ON_FULL_THIN: KeepingRules._OnFull.ValueType  # 3
+        """Old video loses tokens, those first that are most like what was there before; its length stays."""
+
+    class OnFull(_OnFull, metaclass=_OnFullEnumTypeWrapper):
+        """What happens when a budget, or the disk, is full."""
+
+    ON_FULL_UNSPECIFIED: KeepingRules.OnFull.ValueType  # 0
+    """The server's default."""
+    ON_FULL_REFUSE: KeepingRules.OnFull.ValueType  # 1
+    """A push that finds no room ends with STORE_FULL."""
+    ON_FULL_DROP_OLDEST: KeepingRules.OnFull.ValueType  # 2
+    """The oldest video is forgotten."""
+    ON_FULL_THIN: KeepingRules.OnFull.ValueType  # 3
+    """Old video loses tokens, those first that are most like what was there before; its length stays."""
+
+    SESSION_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    ON_FULL_FIELD_NUMBER: _builtins.int
+    RETAIN_S_FIELD_NUMBER: _builtins.int
+    session_budget_bytes: _builtins.int
+    """Disk that the session may take, its index included, from 1 MiB on. 0 means the server's default."""
+    on_full: Global___KeepingRules.OnFull.ValueType
+    """What happens when there is no room."""
+    retain_s: _builtins.float
+    """Video that is older is forgotten, when both the stream's time and the clock say so; infinity:
+    none is. 0 means the server's default.
+    """
+    def __init__(
+        self,
+        *,
+        session_budget_bytes: _builtins.int = ...,
+        on_full: Global___KeepingRules.OnFull.ValueType = ...,
+        retain_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_full", b"on_full", "retain_s", b"retain_s", "session_budget_bytes", b"session_budget_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepingRules: _TypeAlias = KeepingRules  # noqa: Y015
+
+@_typing.final
+class PinnedSpan(_message.Message):
+    """A span of stream time, [start_s, end_s): finite, within +-1e10, not empty. A frame belongs to it
+    that was on screen at any time of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    start_s: _builtins.float
+    """Start, inclusive."""
+    end_s: _builtins.float
+    """End, exclusive."""
+    def __init__(
+        self,
+        *,
+        start_s: _builtins.float = ...,
+        end_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_s", b"end_s", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinnedSpan: _TypeAlias = PinnedSpan  # noqa: Y015
 
 @_typing.final
 class SessionSettings(_message.Message):
@@ -203,6 +310,7 @@ class CreateSessionRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     EXIST_OK_FIELD_NUMBER: _builtins.int
+    KEEPING_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required."""
     display_name: _builtins.str
@@ -213,6 +321,10 @@ class CreateSessionRequest(_message.Message):
     def settings(self) -> Global___SessionSettings:
         """Absent fields take the server's defaults."""
 
+    @_builtins.property
+    def keeping(self) -> Global___KeepingRules:
+        """Absent fields take the server's defaults, as they are at any time."""
+
     def __init__(
         self,
         *,
@@ -220,10 +332,11 @@ class CreateSessionRequest(_message.Message):
         display_name: _builtins.str = ...,
         settings: Global___SessionSettings | None = ...,
         exist_ok: _builtins.bool = ...,
+        keeping: Global___KeepingRules | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keeping", b"keeping", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "exist_ok", b"exist_ok", "session_id", b"session_id", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "exist_ok", b"exist_ok", "keeping", b"keeping", "session_id", b"session_id", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,6 +519,114 @@ class UpdateSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateSessionResponse: _TypeAlias = UpdateSessionResponse  # noqa: Y015
+
+@_typing.final
+class PinSpanRequest(_message.Message):
+    """Request of SessionService.PinSpan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def span(self) -> Global___PinnedSpan:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        span: Global___PinnedSpan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "span", b"span"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinSpanRequest: _TypeAlias = PinSpanRequest  # noqa: Y015
+
+@_typing.final
+class PinSpanResponse(_message.Message):
+    """Response of SessionService.PinSpan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    THINNED_UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    thinned_unit_count: _builtins.int
+    """Units of the span that were thinned before it was pinned: what is left of them stays."""
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """The session as it is now."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+        thinned_unit_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session", "thinned_unit_count", b"thinned_unit_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinSpanResponse: _TypeAlias = PinSpanResponse  # noqa: Y015
+
+@_typing.final
+class UnpinSpanRequest(_message.Message):
+    """Request of SessionService.UnpinSpan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    SPAN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required."""
+    @_builtins.property
+    def span(self) -> Global___PinnedSpan:
+        """Required."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        span: Global___PinnedSpan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["span", b"span"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "span", b"span"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinSpanRequest: _TypeAlias = UnpinSpanRequest  # noqa: Y015
+
+@_typing.final
+class UnpinSpanResponse(_message.Message):
+    """Response of SessionService.UnpinSpan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def session(self) -> Global___Session:
+        """The session as it is now."""
+
+    def __init__(
+        self,
+        *,
+        session: Global___Session | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnpinSpanResponse: _TypeAlias = UnpinSpanResponse  # noqa: Y015
 
 @_typing.final
 class FinishSessionRequest(_message.Message):

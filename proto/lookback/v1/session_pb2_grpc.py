@@ -64,6 +64,16 @@ class SessionServiceStub:
                 request_serializer=lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.SerializeToString,
                 response_deserializer=lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.FromString,
                 _registered_method=True)
+        self.PinSpan = channel.unary_unary(
+                '/lookback.v1.SessionService/PinSpan',
+                request_serializer=lookback_dot_v1_dot_session__pb2.PinSpanRequest.SerializeToString,
+                response_deserializer=lookback_dot_v1_dot_session__pb2.PinSpanResponse.FromString,
+                _registered_method=True)
+        self.UnpinSpan = channel.unary_unary(
+                '/lookback.v1.SessionService/UnpinSpan',
+                request_serializer=lookback_dot_v1_dot_session__pb2.UnpinSpanRequest.SerializeToString,
+                response_deserializer=lookback_dot_v1_dot_session__pb2.UnpinSpanResponse.FromString,
+                _registered_method=True)
         self.FinishSession = channel.unary_unary(
                 '/lookback.v1.SessionService/FinishSession',
                 request_serializer=lookback_dot_v1_dot_session__pb2.FinishSessionRequest.SerializeToString,
@@ -91,7 +101,7 @@ class SessionServiceServicer:
 
     def CreateSession(self, request, context):
         """Creates an empty session.
-        ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+        ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings and rules agree.
         FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
         with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
         setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
@@ -116,8 +126,32 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSession(self, request, context):
-        """Changes the fields named by `update_mask`. Only `display_name` can change.
+        """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
+        is open goes on under the rules that it was opened with, until its next open; a session that
+        nobody pushes to is under the new ones from its next sweep on.
         INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PinSpan(self, request, context):
+        """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
+        dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
+        that touch become one; pinning again what is pinned changes nothing.
+        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+        OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
+        when on the session remembers, and nothing is pinned.
+        RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
+        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnpinSpan(self, request, context):
+        """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
+        where nothing is pinned, nothing changes. Errors: as PinSpan, without SPAN_DROPPED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,6 +197,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.UpdateSession,
                     request_deserializer=lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.FromString,
                     response_serializer=lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.SerializeToString,
+            ),
+            'PinSpan': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinSpan,
+                    request_deserializer=lookback_dot_v1_dot_session__pb2.PinSpanRequest.FromString,
+                    response_serializer=lookback_dot_v1_dot_session__pb2.PinSpanResponse.SerializeToString,
+            ),
+            'UnpinSpan': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnpinSpan,
+                    request_deserializer=lookback_dot_v1_dot_session__pb2.UnpinSpanRequest.FromString,
+                    response_serializer=lookback_dot_v1_dot_session__pb2.UnpinSpanResponse.SerializeToString,
             ),
             'FinishSession': grpc.unary_unary_rpc_method_handler(
                     servicer.FinishSession,
@@ -293,6 +337,60 @@ class SessionService:
             '/lookback.v1.SessionService/UpdateSession',
             lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.SerializeToString,
             lookback_dot_v1_dot_session__pb2.UpdateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinSpan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookback.v1.SessionService/PinSpan',
+            lookback_dot_v1_dot_session__pb2.PinSpanRequest.SerializeToString,
+            lookback_dot_v1_dot_session__pb2.PinSpanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnpinSpan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookback.v1.SessionService/UnpinSpan',
+            lookback_dot_v1_dot_session__pb2.UnpinSpanRequest.SerializeToString,
+            lookback_dot_v1_dot_session__pb2.UnpinSpanResponse.FromString,
             options,
             channel_credentials,
             insecure,

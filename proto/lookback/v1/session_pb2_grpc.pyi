@@ -45,7 +45,7 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]
     """Creates an empty session.
-    ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+    ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings and rules agree.
     FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
     with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
     setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
@@ -57,8 +57,24 @@ class SessionServiceStub:
     left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
     """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
-    """Changes the fields named by `update_mask`. Only `display_name` can change.
+    """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
+    is open goes on under the rules that it was opened with, until its next open; a session that
+    nobody pushes to is under the new ones from its next sweep on.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    """
+    PinSpan: _grpc.UnaryUnaryMultiCallable[_session_pb2.PinSpanRequest, _session_pb2.PinSpanResponse]
+    """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
+    dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
+    that touch become one; pinning again what is pinned changes nothing.
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
+    when on the session remembers, and nothing is pinned.
+    RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
+    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+    """
+    UnpinSpan: _grpc.UnaryUnaryMultiCallable[_session_pb2.UnpinSpanRequest, _session_pb2.UnpinSpanResponse]
+    """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
+    where nothing is pinned, nothing changes. Errors: as PinSpan, without SPAN_DROPPED.
     """
     FinishSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.FinishSessionRequest, _session_pb2.FinishSessionResponse]
     """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
@@ -88,7 +104,7 @@ class SessionServiceAsyncStub(SessionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.CreateSessionRequest, _session_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates an empty session.
-    ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+    ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings and rules agree.
     FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
     with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
     setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
@@ -100,8 +116,24 @@ class SessionServiceAsyncStub(SessionServiceStub):
     left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]  # type: ignore[assignment]
-    """Changes the fields named by `update_mask`. Only `display_name` can change.
+    """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
+    is open goes on under the rules that it was opened with, until its next open; a session that
+    nobody pushes to is under the new ones from its next sweep on.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    """
+    PinSpan: _aio.UnaryUnaryMultiCallable[_session_pb2.PinSpanRequest, _session_pb2.PinSpanResponse]  # type: ignore[assignment]
+    """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
+    dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
+    that touch become one; pinning again what is pinned changes nothing.
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
+    when on the session remembers, and nothing is pinned.
+    RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
+    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+    """
+    UnpinSpan: _aio.UnaryUnaryMultiCallable[_session_pb2.UnpinSpanRequest, _session_pb2.UnpinSpanResponse]  # type: ignore[assignment]
+    """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
+    where nothing is pinned, nothing changes. Errors: as PinSpan, without SPAN_DROPPED.
     """
     FinishSession: _aio.UnaryUnaryMultiCallable[_session_pb2.FinishSessionRequest, _session_pb2.FinishSessionResponse]  # type: ignore[assignment]
     """Ends the video of a live session, as IngestRequest.finish does: also of one that another model
@@ -134,7 +166,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.CreateSessionResponse, _abc.Awaitable[_session_pb2.CreateSessionResponse]]:
         """Creates an empty session.
-        ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings agree.
+        ALREADY_EXISTS (SESSION_EXISTS) unless `exist_ok` is set and the settings and rules agree.
         FAILED_PRECONDITION (IDENTITY_MISMATCH) with `exist_ok`, when the session that exists was made
         with another model, or in another way, than is served. INVALID_ARGUMENT (INVALID_REQUEST): a
         setting or a name out of its range. RESOURCE_EXHAUSTED (STORE_FULL).
@@ -164,8 +196,36 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.UpdateSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.UpdateSessionResponse, _abc.Awaitable[_session_pb2.UpdateSessionResponse]]:
-        """Changes the fields named by `update_mask`. Only `display_name` can change.
+        """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
+        is open goes on under the rules that it was opened with, until its next open; a session that
+        nobody pushes to is under the new ones from its next sweep on.
         INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def PinSpan(
+        self,
+        request: _session_pb2.PinSpanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.PinSpanResponse, _abc.Awaitable[_session_pb2.PinSpanResponse]]:
+        """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
+        dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
+        that touch become one; pinning again what is pinned changes nothing.
+        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+        OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
+        when on the session remembers, and nothing is pinned.
+        RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
+        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+        """
+
+    @_abc_1.abstractmethod
+    def UnpinSpan(
+        self,
+        request: _session_pb2.UnpinSpanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.UnpinSpanResponse, _abc.Awaitable[_session_pb2.UnpinSpanResponse]]:
+        """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
+        where nothing is pinned, nothing changes. Errors: as PinSpan, without SPAN_DROPPED.
         """
 
     @_abc_1.abstractmethod

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from lookback.v1 import question_pb2
 from svc.cli.failures import EXIT_USAGE
 from svc.cli.main import app
-from svc.cli.sessions import print_table
+from svc.cli.session_view import print_table
 from svc.cli.times import format_time, parse_time_s
 from svc.client import Session, SessionSettings, SessionState, SessionStats
 from svc.rpc.errors import Reason, RequestError
@@ -80,10 +80,23 @@ def test_an_answer_as_json_is_one_object_with_exactly_these_fields(
         "asked_at_s": 62.0,
         "answer": "A red circle.",
         "evidence": [
-            {"start_s": 12.0, "end_s": 15.0, "score": 0.75, "tier": "disk"},
-            {"start_s": 61.5, "end_s": 62.5, "score": 0.125, "tier": "hot"},
+            {
+                "start_s": 12.0,
+                "end_s": 15.0,
+                "score": 0.75,
+                "tier": "disk",
+                "coarsened": False,
+            },
+            {
+                "start_s": 61.5,
+                "end_s": 62.5,
+                "score": 0.125,
+                "tier": "hot",
+                "coarsened": False,
+            },
         ],
         "evidence_lost": [],
+        "evidence_coarsened": [],
         "evidence_until_s": 62.0,
         "remembers_from_s": None,
         "retrieved_unit_count": 8,
@@ -105,7 +118,7 @@ def test_with_choices_the_object_also_names_the_choice(
     fields = json.loads(outcome.out)
     assert fields["choice_index"] == 1
     assert fields["choice_log_likelihoods"] == [-1.0, -2.0]
-    assert len(fields) == 16
+    assert len(fields) == 17
 
 
 def test_an_answer_for_people_is_its_text_and_the_moments(
@@ -170,6 +183,45 @@ def test_what_an_answer_lost_is_a_warning_and_part_of_the_object(
         "reason": "unreadable",
         "first_layer_index": 1,
     }
+
+
+def coarse_answer(request: question_pb2.AskRequest) -> Iterator[question_pb2.AskResponse]:
+    """An answer that rests on a moment of which some tokens are left."""
+    *deltas, last = one_answer(request)
+    last.answer.evidence[0].coarsened = True
+    last.answer.evidence_coarsened.add(
+        start_s=12.0,
+        end_s=15.0,
+        first_unit_index=24,
+        unit_count=6,
+        token_count=72,
+        whole_token_count=216,
+    )
+    yield from (*deltas, last)
+
+
+def test_what_was_thinned_since_is_said_in_words_and_part_of_the_object(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    service.server.answer = coarse_answer
+    outcome = lookback.run("ask", "hall", "What?", *service.options)
+    assert "0:12.0 - 0:15.0       score 0.750  disk  thinned since\n" in outcome.out
+    assert "seen only in part, for it was thinned since" in outcome.out
+    assert "0:12.0 - 0:15.0       72 of 216 tokens left\n" in outcome.out
+    outcome = lookback.run("ask", "hall", "What?", "--json", *service.options)
+    fields = json.loads(outcome.out)
+    assert [moment["coarsened"] for moment in fields["evidence"]] == [True, False]
+    assert fields["evidence_coarsened"] == [
+        {
+            "start_s": 12.0,
+            "end_s": 15.0,
+            "first_unit_index": 24,
+            "unit_count": 6,
+            "token_count": 72,
+            "whole_token_count": 216,
+        }
+    ]
 
 
 def test_options_before_and_after_the_command_lead_to_the_same_service(

@@ -32,6 +32,7 @@ def snapshot(times_s: list[float], *, epoch: int = 1, first_unit: int = 0) -> Sn
         position_spans=ones,
         drop_fractions=np.zeros(len(times)),
         gaps_before=np.zeros(len(times), np.bool_),
+        coarsened=np.zeros(len(times), np.bool_),
         first_unit=first_unit,
         hot_tail=None,
     )

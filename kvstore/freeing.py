@@ -1,0 +1,225 @@
+"""Making room in a session that is full, and letting go of what is too old, by its rules.
+
+Owned by the writer's thread. What goes is never what the next unit sees, nor what is pinned.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from kvstore.blockread import TornBlockError
+from kvstore.diskio import DiskIO
+from kvstore.diskuse import path_bytes
+from kvstore.dropping import LogSegment, SegmentQueue, drop_below, enough_to_free
+from kvstore.errors import BlockCorruptError, StoreFullError
+from kvstore.limits import BlockLimits
+from kvstore.paths import segment_path, session_hash
+from kvstore.pinned import Pinned, touches
+from kvstore.rewriting import NoRoomAsideError, choose_tokens, file_bytes, rewrite
+from kvstore.space import Shortage, Space
+from kvstore.thinblock import DamagedSegmentError
+from kvstore.wholesegment import WholeSegment, read_segment
+
+logger = logging.getLogger(__name__)
+
+Spans = tuple[tuple[float, float], ...]
+
+
+class Freeing:
+    """Drops and thins segments of one session's log."""
+
+    def __init__(
+        self,
+        folder: Path,
+        segments: SegmentQueue,
+        *,
+        limits: BlockLimits,
+        epoch: int,
+        space: Space,
+        pinned: Pinned,
+        check_owned: Callable[[], None],
+        announce_floor: Callable[[int], None],
+        announce_rewrite: Callable[[], None],
+        io: DiskIO,
+    ) -> None:
+        """Be asked by `space` for room from now on, where the budget's rule makes some.
+
+        Args:
+            folder: of the session.
+            segments: of its log.
+            limits: the rules.
+            epoch: of this writer.
+            space: of the session.
+            pinned: what must stay as it is.
+            check_owned: raises when the session is not this writer's any more.
+            announce_floor: tells readers the first unit that is left.
+            announce_rewrite: tells readers that a segment was written anew.
+            io: the system calls.
+        """
+        self._folder = folder
+        self._segments = segments
+        self._limits = limits
+        self._epoch = epoch
+        self._space = space
+        self._pinned = pinned
+        self._check_owned = check_owned
+        self._announce_floor = announce_floor
+        self._announce_rewrite = announce_rewrite
+        self._io = io
+        if limits.budget.on_full == "drop_oldest":
+            space.free = self._drop_oldest
+        elif limits.budget.on_full == "thin":
+            space.free = self._thin
+
+    def drop_expired(self, newest_pts_s: float) -> None:
+        """Drop the segments that are older than what is to be kept.
+
+        Raises:
+            BlockCorruptError: a unit table of one that might go is damaged.
+            WriterFencedError: the session is not this writer's any more.
+            OSError: the disk failed; recovery finishes it, or finds nothing begun.
+        """
+        expired = self._segments.expired(
+            keep_tokens=self._limits.keep_tokens,
+            retain_s=self._limits.retain_s,
+            newest_pts_s=newest_pts_s,
+            now_unix_s=time.time(),
+        )
+        expired = self._before_pins(expired)
+        if expired:
+            self._drop(len(expired))
+
+    def _drop_oldest(self, shortage: Shortage) -> bool:
+        """Drop segments until there is room again; False when none may go."""
+        candidates = self._segments.droppable(self._limits.keep_tokens)
+        loose = self._before_pins(candidates)
+        if not loose:
+            if candidates:
+                shortage.error.explain("the oldest video of the session is pinned")
+            return False
+        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
+        self._drop(enough_to_free(self._folder, loose, wanted_bytes))
+        return True
+
+    def _drop(self, segment_count: int) -> None:
+        self._check_owned()
+        floor = self._segments.drop(segment_count)
+        hash_ = session_hash(self._folder.name)
+        drop_below(self._folder, hash_, floor, self._io, self._announce_floor)
+
+    def _before_pins(self, candidates: Sequence[LogSegment]) -> list[LogSegment]:
+        """The first of them up to one that is pinned: only the front of a log can go."""
+        spans = self._spans() if candidates else ()
+        return list(takewhile(lambda segment: not self._is_pinned(segment, spans), candidates))
+
+    def _spans(self) -> Spans:
+        return tuple((float(start), float(stop)) for start, stop in self._pinned())
+
+    def _is_pinned(self, segment: LogSegment, spans: Spans) -> bool:
+        if not spans:
+            return False
+        path = segment_path(self._folder, segment.number)
+        with open(path, "rb") as file:
+            blocks = self._read(file.fileno(), path, segment).blocks
+        tables = (block.table.rows for block in blocks)
+        return any(touches(spans, t["first_pts_s"], t["last_pts_s"]).any() for t in tables)
+
+    def _read(self, fd: int, path: Path, segment: LogSegment) -> WholeSegment:
+        return read_segment(
+            fd,
+            path,
+            number=segment.number,
+            session_hash=session_hash(self._folder.name),
+            session_id=self._folder.name,
+            block_count=segment.block_count,
+        )
+
+    def _thin(self, shortage: Shortage) -> bool:
+        """Thin segments, those thinned least and then the oldest first, until there is room."""
+        spans = self._spans()
+        left = [
+            segment
+            for segment in self._segments.droppable(self._limits.keep_tokens)
+            if segment.least_for != spans
+        ]
+        left.sort(key=lambda segment: (segment.generation, segment.number))
+        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
+        freed_bytes, no_room = 0, False
+        while freed_bytes < wanted_bytes and left:
+            segment = left.pop(0)
+            before_bytes = path_bytes(segment_path(self._folder, segment.number))
+            try:
+                # What it takes at most, before anything is read; the claim itself comes later.
+                with self._space.claim(before_bytes // 2, aside=True):
+                    pass
+                changed = self._thin_segment(segment, spans)
+            except (StoreFullError, NoRoomAsideError):
+                no_room = True  # a smaller one may find room
+                continue
+            if not changed:
+                segment.least_for = spans
+                continue
+            freed_bytes += before_bytes - path_bytes(segment_path(self._folder, segment.number))
+            left.append(segment)
+            left.sort(key=lambda segment: (segment.generation, segment.number))
+        if not freed_bytes:
+            shortage.error.explain(
+                "there is no room to write a thinner copy of a segment beside the old one"
+                if no_room
+                else "all that may be thinned is as thin as it gets"
+            )
+        return freed_bytes > 0
+
+    def _thin_segment(self, segment: LogSegment, spans: Spans) -> bool:
+        """Write a segment anew with fewer tokens; False when that would make it no smaller.
+
+        Raises:
+            StoreFullError, NoRoomAsideError: there is no room for it beside the old one.
+            WriterFencedError: the session is not this writer's any more.
+            OSError: the disk failed.
+        """
+        path = segment_path(self._folder, segment.number)
+        try:
+            with open(path, "rb") as file:
+                fd = file.fileno()
+                whole = self._read(fd, path, segment)
+                blocks = choose_tokens(fd, whole, spans)
+                needed_bytes = file_bytes(blocks)
+                if needed_bytes >= whole.stop:
+                    return False
+                with self._space.claim(needed_bytes, aside=True):
+                    rewrite(
+                        self._folder,
+                        fd,
+                        segment.number,
+                        whole,
+                        blocks,
+                        epoch=self._epoch,
+                        io=self._io,
+                        check_owned=self._check_owned,
+                    )
+        except (DamagedSegmentError, TornBlockError, BlockCorruptError) as error:
+            # It stays as it is: damage must not be written anew as if it were not.
+            logger.warning(
+                "a damaged segment is not thinned",
+                extra={"session": self._folder.name, "segment": path.name, "reason": str(error)},
+            )
+            return False
+        self._announce_rewrite()
+        token_count = sum(int(block.kept.sum()) for block in blocks)
+        logger.info(
+            "segment thinned",
+            extra={
+                "session": self._folder.name,
+                "segment": path.name,
+                "generation": whole.header.generation + 1,
+                "token_count": token_count,
+                "lost_token_count": segment.token_count - token_count,
+            },
+        )
+        self._segments.thinned(segment, token_count)
+        return True
