@@ -67,9 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=_hours, default=3.0, help="of stream, each session")
     parser.add_argument("--sessions", type=_positive, default=8, help="pushed at the same time")
     parser.add_argument("--minutes", type=float, default=30.0, help="most that both runs may take")
-    parser.add_argument(
-        "--mode", choices=ON_FULL, default="drop_oldest", help="as LOOKBACK_ON_FULL"
-    )
+    parser.add_argument("--mode", choices=ON_FULL, default="thin", help="as LOOKBACK_ON_FULL")
     parser.add_argument(
         "--question-every-s", type=float, default=120.0, help="of each session's stream"
     )

@@ -166,18 +166,24 @@ def _steadiness_rows(whole: Outcome, bounded: Outcome) -> list[Row]:
 def _answer_rows(pairs: Sequence[Pair]) -> list[Row]:
     count = len(pairs)
     verdicts = {verdict: [p for p in pairs if p.verdict is verdict] for verdict in Verdict}
-    explained = len(verdicts[Verdict.EQUAL]) + len(verdicts[Verdict.FORGOTTEN])
+    explained = sum(
+        len(verdicts[verdict]) for verdict in (Verdict.EQUAL, Verdict.COARSENED, Verdict.FORGOTTEN)
+    )
+    coarsened = [pair for pair in pairs if pair.bounded.coarsened_s]
     complete = [pair for pair in pairs if pair.complete and pair.bounded.text is not None]
     differences = [d for pair in complete if (d := pair.likelihood_difference) is not None]
     found = [
         Row(
-            name=f"answers equal to the unbounded store's, or telling what was forgotten "
-            f"(of {count})",
+            name="answers equal to the unbounded store's, or telling that something was thinned or "
+            f"forgotten (of {count})",
             value=_share(explained, count),
             unit="",
             target=">= 1",
         ),
         Row(name="of them equal", value=_share(len(verdicts[Verdict.EQUAL]), count), unit=""),
+        Row(
+            name="of them resting on thinned moments", value=_share(len(coarsened), count), unit=""
+        ),
         Row(
             name="questions that failed",
             value=len(verdicts[Verdict.FAILED]),
@@ -185,8 +191,8 @@ def _answer_rows(pairs: Sequence[Pair]) -> list[Row]:
             target="<= 0",
         ),
         Row(
-            name=f"largest difference of a choice's log-likelihood where nothing was forgotten "
-            f"({len(differences)} questions)",
+            name="largest difference of a choice's log-likelihood where nothing was thinned or "
+            f"forgotten ({len(differences)} questions)",
             value=max(differences, default=0.0),
             unit="",
             target="<= 0.001",
@@ -225,7 +231,9 @@ def _groups(pairs: Sequence[Pair]) -> Iterable[tuple[str, list[Pair]]]:
     yield "about now", now
     yield "about the past", past
     yield "about what never was", unseen
-    yield "where video was dropped", [pair for pair in pairs if not pair.complete]
+    yield "resting on thinned moments", [pair for pair in pairs if pair.bounded.coarsened_s]
+    dropped = [pair for pair in pairs if pair.bounded.remembers_from_s is not None]
+    yield "asked where the oldest video was dropped", dropped
 
 
 def _right(pairs: Sequence[Pair]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ OnFull = Literal["thin", "drop_oldest"]
 ON_FULL: tuple[OnFull, ...] = get_args(OnFull)
 FPS = Fraction(1)
 LEAST_STREAM_S = 120
+_FORMAT = 2  # of the files of a run: those of another are not read
 
 _PAST: tuple[wording.Kind, ...] = (
     "past_object",
@@ -71,7 +72,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Names the plan in files."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        text = json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def streams(self, folder: Path) -> Iterator[Stream]:

@@ -37,6 +37,12 @@ class Record:
     tiers: tuple[str, ...] = ()
     lost_count: int = 0
     """Moments that were chosen and are damaged."""
+    coarsened_s: Spans = ()
+    """Moments that were used and had lost tokens."""
+    tokens_left: int = 0
+    """Of those moments."""
+    tokens_whole: int = 0
+    """That they had before."""
     remembers_from_s: float | None = None
     """What lies before it was dropped: as the answer, or the refusal, says."""
     ttft_s: float | None = None
@@ -56,6 +62,7 @@ class Record:
 
 def answered(session: str, asked: Scheduled, visible_s: float, answer: Answer) -> Record:
     """The record of an answer."""
+    thinned = answer.evidence_coarsened
     return Record(
         **_asked(session, asked, visible_s),
         text=answer.text.strip(),
@@ -63,6 +70,9 @@ def answered(session: str, asked: Scheduled, visible_s: float, answer: Answer) -
         cited_s=tuple((moment.start_s, moment.end_s) for moment in answer.evidence),
         tiers=tuple(moment.tier.value for moment in answer.evidence),
         lost_count=len(answer.evidence_lost),
+        coarsened_s=tuple((moment.start_s, moment.end_s) for moment in thinned),
+        tokens_left=sum(moment.token_count for moment in thinned),
+        tokens_whole=sum(moment.whole_token_count for moment in thinned),
         remembers_from_s=answer.remembers_from_s,
         ttft_s=answer.ttft_s,
     )
@@ -103,7 +113,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def _record(fields: dict[str, Any]) -> Record:
-    for name in ("evidence_s", "cited_s"):
+    for name in ("evidence_s", "cited_s", "coarsened_s"):
         fields[name] = _spans(fields[name])
     for name in ("log_likelihoods", "tiers"):
         fields[name] = tuple(fields[name])

@@ -16,6 +16,8 @@ class Verdict(Enum):
 
     EQUAL = "equal"
     """The same text."""
+    COARSENED = "coarsened"
+    """Another, and it says that something it rests on had lost tokens."""
     FORGOTTEN = "forgotten"
     """Another, and it says that what one of them rests on was dropped; or refused for that."""
     DIFFERENT = "different"
@@ -42,12 +44,14 @@ class Pair:
             return Verdict.FORGOTTEN if forgotten else Verdict.FAILED
         if bounded.text == whole.text:
             return Verdict.EQUAL
+        if bounded.coarsened_s:
+            return Verdict.COARSENED
         return Verdict.FORGOTTEN if self._about_what_was_dropped() else Verdict.DIFFERENT
 
     @property
     def complete(self) -> bool:
-        """Whether the bounded store had all that the other one had."""
-        return self.bounded.remembers_from_s is None
+        """Whether nothing that the answer used, or could have used, was dropped or thinned."""
+        return self.bounded.remembers_from_s is None and not self.bounded.coarsened_s
 
     @property
     def likelihood_difference(self) -> float | None:

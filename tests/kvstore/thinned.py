@@ -92,9 +92,7 @@ def as_stored(layout: Layout, keys: Any, values: Any) -> tuple[Any, Any]:
     return keys_out, values_out
 
 
-def is_part_of(
-    reader: SessionReader, snapshot: Snapshot, index: int, *, salt: int = 0
-) -> bool:
+def is_part_of(reader: SessionReader, snapshot: Snapshot, index: int, *, salt: int = 0) -> bool:
     """Whether what the reader gives of a unit is what was appended, some tokens left out."""
     assert reader.geometry is not None
     assert reader.encoding is not None

@@ -51,6 +51,9 @@ def test_a_record_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
         log_likelihoods=(-1.0, -2.0),
         cited_s=((1.0, 2.0), (8.0, 9.0)),
         tiers=("ram", "hot"),
+        coarsened_s=((1.0, 2.0),),
+        tokens_left=3,
+        tokens_whole=9,
         remembers_from_s=0.5,
         ttft_s=0.01,
     )

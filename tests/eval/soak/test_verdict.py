@@ -43,6 +43,15 @@ def test_another_text_is_a_difference_when_all_it_rests_on_is_remembered(
     assert verdict(text="blue", remembers_from_s=floor_s) is Verdict.DIFFERENT
 
 
+def test_another_text_that_says_what_was_thinned_is_coarsened_and_an_equal_one_stays_equal() -> (
+    None
+):
+    thinned = {"coarsened_s": ((300.0, 306.0),), "tokens_left": 4, "tokens_whole": 54}
+    assert verdict(text="blue", **thinned) is Verdict.COARSENED
+    assert verdict(**thinned) is Verdict.EQUAL
+    assert not Pair(replace(WHOLE, **thinned), WHOLE).complete
+
+
 def test_what_only_the_whole_store_cites_counts_too() -> None:
     unseen = replace(WHOLE, kind="not_seen", evidence_s=(), text="not seen")
     ours = replace(unseen, text="red", remembers_from_s=400.0, cited_s=((890.0, 891.0),))
