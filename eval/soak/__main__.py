@@ -124,9 +124,8 @@ def _soak(plan: Plan, options: argparse.Namespace, console: Console) -> list[Row
                     "give fewer --hours, or more --minutes"
                 )
         else:
-            progress.console.print(
-                f"the run without limits is in {folder / 'unbounded'}; remove it to repeat it"
-            )
+            found = f"the run without limits is in {folder / 'unbounded'}; remove it to repeat it"
+            progress.console.print(found, soft_wrap=True)
         budgets = half_of(whole)
         settings = budgets.settings(options.mode)
         bounded = run(options.mode, settings, max(0.0, limit_s - whole.totals.took_s))

@@ -16,9 +16,9 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Two sessions of four minutes, a question every five seconds of each."""
+    """Two sessions of ten minutes, a question every ten seconds of each."""
     command = [sys.executable, "-m", "eval.soak", "--work", str(work), "--sessions", "2"]
-    command += ["--hours", str(240 / 3600), "--question-every-s", "5", "--sample-every-s", "0.1"]
+    command += ["--hours", str(1 / 6), "--question-every-s", "10", "--sample-every-s", "0.1"]
     return subprocess.Popen(
         [*command, *arguments],
         stdout=subprocess.PIPE,
@@ -29,15 +29,21 @@ def start(work: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def figures(path: Path) -> dict[str, dict[str, float | bool | None]]:
-    return {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+def share_of_equal_answers(figures: Path) -> float:
+    """Checks what must hold in every soak; memory is not steady yet in so short a one."""
+    rows = {row["name"]: row for row in json.loads(figures.read_text())["rows"]}
+    missed = [name for name, row in rows.items() if row["met"] is False]
+    unsteady = ("process, anonymous", "process, open")
+    assert not [name for name in missed if not any(word in name for word in unsteady)]
+    assert any(name.startswith("answers equal") and "(of 120)" in name for name in rows)
+    return float(rows["of them equal"]["value"])
 
 
-def test_a_soak_stopped_after_its_first_run_goes_on_and_finds_answers_and_budgets_in_order(
+def test_a_soak_goes_on_behind_its_first_run_and_finds_answers_and_budgets_in_order(
     tmp_path: Path,
 ) -> None:
     before = set(SHARED_MEMORY.glob("lookback-soak-*"))
-    soak = start(tmp_path)
+    soak = start(tmp_path, "--mode", "drop_oldest")
     assert soak.stdout is not None
     for line in soak.stdout:
         if line.startswith("drop_oldest"):  # the first run is over, the second pushes
@@ -51,16 +57,10 @@ def test_a_soak_stopped_after_its_first_run_goes_on_and_finds_answers_and_budget
     assert not any(child.is_running() for child in children)
     assert set(SHARED_MEMORY.glob("lookback-soak-*")) == before
 
-    soak = start(tmp_path, "--json", str(tmp_path / "soak.json"))
+    figures = tmp_path / "figures.json"
+    soak = start(tmp_path, "--mode", "thin", "--json", str(figures))
     out, err = soak.communicate()
+    assert soak.returncode in (0, 1), err
+    assert (soak.returncode == 0) == ("missed" not in err)
     assert "unbounded: 0" not in out
-    rows = figures(tmp_path / "soak.json")
-    assert soak.returncode == int(any(row["met"] is False for row in rows.values())), err
-    steady = ("process, anonymous", "process, open")  # not in so short a time
-    missed = [name for name, row in rows.items() if row["met"] is False]
-    assert not [name for name in missed if not any(word in name for word in steady)]
-    asked = next(name for name in rows if name.startswith("answers equal"))
-    assert "(of 96)" in asked
-    equal = next(row["value"] for name, row in rows.items() if name.startswith("of them equal"))
-    assert isinstance(equal, float)
-    assert 0.5 < equal < 1  # half of it was dropped, and what was asked about that is missed
+    assert share_of_equal_answers(figures) > 0.8
