@@ -208,8 +208,7 @@ class UnitsThinnedError(KVStoreError):
         self, session_id: str, unit_indices: tuple[int, ...], token_counts: tuple[int, ...]
     ) -> None:
         super().__init__(
-            f"{len(unit_indices)} units of session {session_id!r}, the first of them unit "
-            f"{unit_indices[0]}, were thinned since the snapshot was taken"
+            f"units of session {session_id!r} were thinned since the snapshot was taken"
         )
         self.session_id = session_id
         self.unit_indices = unit_indices

@@ -188,10 +188,9 @@ class Freeing:
                 fd = file.fileno()
                 whole = self._read(fd, path, segment)
                 blocks = choose_tokens(fd, whole, spans)
-                needed_bytes = file_bytes(blocks)
-                if needed_bytes >= whole.stop:
+                if blocks is None:
                     return False
-                with self._space.claim(needed_bytes, aside=True):
+                with self._space.claim(file_bytes(blocks), aside=True):
                     rewrite(
                         self._folder,
                         fd,

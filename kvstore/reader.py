@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,22 +12,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kvstore.arenaview import RamTier
-from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
+from kvstore.blockread import BlockPlace, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads, SegmentRewrittenError
 from kvstore.encoding import Encoding
 from kvstore.errors import (
-    BlockCorruptError,
     SessionNotFoundError,
     SliceCorruptError,
-    SnapshotExpiredError,
-    UnitDroppedError,
-    UnitsThinnedError,
     joined,
 )
 from kvstore.extents import Extent, Located, check_outputs
-from kvstore.floor import why_gone
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
@@ -36,6 +31,7 @@ from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.thinblock import read_mean_keys
 from kvstore.tracking import SessionTracker
+from kvstore.unitplaces import UnitPlaces
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +59,7 @@ class SessionReader:
         self._disk = disk
         self._ram = ram
         self._lock = threading.Lock()
+        self._units = UnitPlaces(session_id, tracker, files, self._lock)
 
     @classmethod
     def open(
@@ -200,7 +197,7 @@ class SessionReader:
             KVStoreError: as for `read`.
         """
         if extents:
-            self._check_index(snapshot, min(extent.unit_index for extent in extents))
+            self._units.check_index(snapshot, min(extent.unit_index for extent in extents))
         parts = [extents] if pool is None else pool.split(extents)
         tasks = [partial(self._read_part, snapshot, layer, part, reading) for part in parts]
         done = [task() for task in tasks] if pool is None else pool.run(tasks)
@@ -225,7 +222,7 @@ class SessionReader:
                 if hot:
                     continue
                 try:
-                    located = self._locate_extent(snapshot, extent, layer)
+                    located = self._units.locate_extent(snapshot, extent, layer)
                 except SliceCorruptError as error:
                     damaged.append(error)
                 else:
@@ -246,14 +243,11 @@ class SessionReader:
             try:
                 return self._disk.read(layer, missing)
             except SegmentRewrittenError:
-                self._meet_rewrites()
+                self._units.meet_rewrites()
                 missing = [
-                    (extent, self._locate_extent(snapshot, extent, layer)) for extent, _ in missing
+                    (extent, self._units.locate_extent(snapshot, extent, layer))
+                    for extent, _ in missing
                 ]
-
-    def _meet_rewrites(self) -> None:
-        with self._lock:
-            self._tracker.meet_rewrites()
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
@@ -262,12 +256,12 @@ class SessionReader:
             ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
             UnitsThinnedError, SessionNotFoundError: too.
         """
-        self._check_index(snapshot, unit_index)
+        self._units.check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
         if entry is not None and len(entry.table.cells) == int(snapshot.token_counts[unit_index]):
             return entry.table.cells
-        block, position = self._locate(snapshot, unit_index, 0)
-        self._check_count(snapshot, unit_index, (block, position))
+        block, position = self._units.locate(snapshot, unit_index, 0)
+        self._units.check_count(snapshot, unit_index, (block, position))
         starts = block.table.token_starts
         return block.table.cells[int(starts[position]) : int(starts[position + 1])]
 
@@ -279,12 +273,12 @@ class SessionReader:
             ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
             SessionNotFoundError: too.
         """
-        self._check_index(snapshot, unit_index)
+        self._units.check_index(snapshot, unit_index)
         data = snapshot.hot_tail.thumbnail(unit_index) if snapshot.hot_tail else None
         if data is not None:
             return data
-        block, position = self._locate(snapshot, unit_index, 0)
-        return self._read_part_of(block, lambda fd, block: read_thumbnail(fd, block, position))
+        block, position = self._units.locate(snapshot, unit_index, 0)
+        return self._units.read_part(block, lambda fd, block: read_thumbnail(fd, block, position))
 
     def mean_keys(
         self, snapshot: Snapshot, unit_indices: Sequence[int]
@@ -305,43 +299,16 @@ class SessionReader:
         for unit_index in unit_indices:
             if unit_index in found:
                 continue
-            self._check_index(snapshot, unit_index)
-            block, _ = self._locate(snapshot, unit_index, 0)
-            rows = self._read_part_of(block, read_mean_keys)
+            self._units.check_index(snapshot, unit_index)
+            block, _ = self._units.locate(snapshot, unit_index, 0)
+            rows = self._units.read_part(block, read_mean_keys)
             found.update({block.header.first_unit + place: row for place, row in rows.items()})
         return {unit: found[unit] for unit in unit_indices if unit in found}
-
-    def _read_part_of(self, block: Block, read: Callable[[int, Block], T]) -> T:
-        """Read something of a block, of its latest generation.
-
-        Raises:
-            BlockCorruptError: it does not match its checksum.
-            UnitDroppedError, SessionNotFoundError: the segment is gone.
-        """
-        first_unit, sequence = block.header.first_unit, block.header.sequence
-        while True:
-            try:
-                with self._files.use(block.place.segment_number) as fd:
-                    return read(fd, block)
-            except TornBlockError as error:
-                self._meet_rewrites()
-                found = self._tracker.catalog.find(first_unit)
-                if found is None or found[0] is block:
-                    raise BlockCorruptError(self.session_id, sequence, str(error)) from error
-                block = found[0]
-            except FileNotFoundError as error:
-                raise why_gone(self._tracker.folder, self.session_id, first_unit) from error
 
     def close(self) -> None:
         """Close the files and mappings. No other call may be running or follow."""
         self._files.close()
         self._tracker.close()
-
-    def _check_index(self, snapshot: Snapshot, unit_index: int) -> None:
-        if not 0 <= unit_index < snapshot.unit_count:
-            raise ValueError(f"unit must be in [0, {snapshot.unit_count}), got {unit_index}")
-        if unit_index < snapshot.first_unit:
-            raise UnitDroppedError(self.session_id, unit_index, snapshot.first_unit)
 
     def _copy_hot(self, snapshot: Snapshot, layer: int, extent: Extent) -> bool:
         hot = snapshot.hot_tail
@@ -358,41 +325,3 @@ class SessionReader:
                 extra={"session": self.session_id, "unit": extent.unit_index, "layer": layer},
             )
         return False
-
-    def _locate_extent(self, snapshot: Snapshot, extent: Extent, layer: int) -> tuple[Block, int]:
-        located = self._locate(snapshot, extent.unit_index, layer)
-        self._check_count(snapshot, extent.unit_index, located)
-        return located
-
-    def _check_count(self, snapshot: Snapshot, unit_index: int, located: tuple[Block, int]) -> None:
-        """Raise UnitsThinnedError, with all that the snapshot does not know, where it is old.
-
-        Tokens only ever go, so a unit with as many is the same unit.
-        """
-        block, position = located
-        if int(block.table.rows["token_count"][position]) == snapshot.token_counts[unit_index]:
-            return
-        catalog = self._tracker.catalog
-        count = min(snapshot.unit_count, catalog.durable_unit_count)
-        now = catalog.token_counts(count)
-        changed = np.flatnonzero((now != snapshot.token_counts[:count]) & (now > 0))
-        raise UnitsThinnedError(
-            self.session_id, tuple(changed.tolist()), tuple(now[changed].tolist())
-        )
-
-    def _locate(self, snapshot: Snapshot, unit_index: int, layer: int) -> tuple[Block, int]:
-        """The block of a unit of the snapshot, which is not (any more) in shared memory."""
-        found = self._tracker.catalog.find(unit_index)
-        if found is None:
-            with self._lock:
-                self._tracker.refresh()
-            found = self._tracker.catalog.find(unit_index)
-        floor = self._tracker.catalog.floor
-        if found is None and unit_index < floor.first_unit:
-            raise UnitDroppedError(self.session_id, unit_index, floor.first_unit)
-        if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
-            raise SliceCorruptError(self.session_id, None, unit_index, layer)
-        # A later epoch's block holds another unit: the one of this snapshot was never durable.
-        if found is None or found[0].header.epoch > snapshot.epoch:
-            raise SnapshotExpiredError(self.session_id, unit_index, snapshot.epoch)
-        return found

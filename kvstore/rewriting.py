@@ -12,21 +12,25 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kvstore.blockread import Block
 from kvstore.diskio import Buffer, DiskIO, write_fully
 from kvstore.format import PAGE_BYTES
 from kvstore.mean_keys import key_numbers
 from kvstore.paths import segment_path
 from kvstore.pinned import touches
 from kvstore.thinblock import DamagedSegmentError, ThinBlock, read_extents, stored_keys
-from kvstore.thinning import compared_layers, directions, lost_tokens
+from kvstore.thinning import LOST_FRACTIONS, compared_layers, directions, lost_tokens
 from kvstore.wholesegment import WholeSegment
 
 logger = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, Any]
 
 _SUFFIX = ".thin"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -36,39 +40,79 @@ class NoRoomAsideError(Exception):
     """Internal: the disk filled up while a segment was written aside. Nothing has changed."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """What of a segment may go, and what it is compared by; see `kvstore.thinning`."""
+
+    segment: WholeSegment
+    keys: Array
+    units: Array
+    cells: Array
+    may_lose: Array
+
+    @classmethod
+    def of(
+        cls, fd: int, segment: WholeSegment, pinned: Sequence[tuple[float, float]]
+    ) -> Comparison:
+        """Read what is compared.
+
+        Raises:
+            DamagedSegmentError: it is not as it was written, or cannot be read.
+        """
+        rows = np.concatenate([block.table.rows for block in segment.blocks])
+        try:
+            keys = np.concatenate([_directions(fd, block) for block in segment.blocks])
+        except OSError as error:
+            raise DamagedSegmentError(str(error)) from error
+        return cls(
+            segment=segment,
+            keys=keys,
+            units=np.repeat(np.arange(len(rows)), rows["token_count"]),
+            cells=np.concatenate([block.table.cells for block in segment.blocks]),
+            may_lose=~touches(pinned, rows["first_pts_s"], rows["last_pts_s"]),
+        )
+
+    def without(self, fraction: float) -> list[ThinBlock]:
+        """The segment's blocks without so much of what may go."""
+        lost = lost_tokens(self.keys, self.units, self.cells, self.may_lose, fraction)
+        blocks = self.segment.blocks
+        stops = np.cumsum([block.header.token_count for block in blocks])
+        return [
+            ThinBlock(block, kept)
+            for block, kept in zip(blocks, np.split(~lost, stops[:-1]), strict=True)
+        ]
+
+
+def _directions(fd: int, block: Block) -> Array:
+    layout = block.place.layout
+    counts = block.table.rows["token_count"].tolist()
+    by_layer = []
+    for layer in compared_layers(layout.geometry.layer_count):
+        extents = read_extents(fd, block, layer)
+        keys = [
+            stored_keys(layout, extent, count)
+            for extent, count in zip(extents, counts, strict=True)
+        ]
+        by_layer.append(key_numbers(layout.geometry, np.concatenate(keys)))
+    return directions(np.stack(by_layer))
+
+
 def choose_tokens(
     fd: int, segment: WholeSegment, pinned: Sequence[tuple[float, float]]
-) -> list[ThinBlock]:
-    """Choose what stays of each block of a segment; see `kvstore.thinning`.
+) -> list[ThinBlock] | None:
+    """Choose what stays of each block; None when the segment's file gets no smaller any more.
+
+    About half of the tokens go, and more where that frees not a single page.
 
     Raises:
         DamagedSegmentError: what is compared is not as it was written.
-        OSError: the disk failed.
     """
-    layout = segment.header.layout
-    layers = compared_layers(layout.geometry.layer_count)
-    rows = np.concatenate([block.table.rows for block in segment.blocks])
-    units = np.repeat(np.arange(len(rows)), rows["token_count"])
-    found = []
-    for block in segment.blocks:
-        counts = block.table.rows["token_count"].tolist()
-        by_layer = []
-        for layer in layers:
-            extents = read_extents(fd, block, layer)
-            parts = [
-                stored_keys(layout, extent, count)
-                for extent, count in zip(extents, counts, strict=True)
-            ]
-            by_layer.append(key_numbers(layout.geometry, np.concatenate(parts)))
-        found.append(directions(np.stack(by_layer)))
-    may_lose = ~touches(pinned, rows["first_pts_s"], rows["last_pts_s"])
-    cells = np.concatenate([block.table.cells for block in segment.blocks])
-    lost = lost_tokens(np.concatenate(found), units, cells, may_lose)
-    stops = np.cumsum([block.header.token_count for block in segment.blocks])
-    return [
-        ThinBlock(block, kept)
-        for block, kept in zip(segment.blocks, np.split(~lost, stops[:-1]), strict=True)
-    ]
+    comparison = Comparison.of(fd, segment, pinned)
+    for fraction in LOST_FRACTIONS:
+        blocks = comparison.without(fraction)
+        if file_bytes(blocks) < segment.stop:
+            return blocks
+    return None
 
 
 def file_bytes(blocks: Sequence[ThinBlock]) -> int:

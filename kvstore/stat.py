@@ -42,6 +42,10 @@ class SessionStat:
     """Of those, the ones on the disk (or dropped from it)."""
     dropped_unit_count: int | None
     """Of those, the oldest, which were dropped on purpose."""
+    thinned_unit_count: int | None
+    """Of those, the ones that lost tokens since they were stored, to make room."""
+    thinnest_generation: int | None
+    """How often the segment that was thinned most was thinned."""
     token_count: int | None
     block_count: int | None
     segment_count: int | None
@@ -125,6 +129,8 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
             visible_unit_count=None,
             durable_unit_count=None,
             dropped_unit_count=None,
+            thinned_unit_count=None,
+            thinnest_generation=None,
             token_count=None,
             block_count=None,
             segment_count=None,
@@ -152,6 +158,8 @@ def stat_session(root: Path, session_id: str) -> SessionStat:
         visible_unit_count=snapshot.unit_count,
         durable_unit_count=snapshot.durable_unit_count,
         dropped_unit_count=first,
+        thinned_unit_count=int(snapshot.coarsened[first:].sum()),
+        thinnest_generation=max((place.header.generation for place in places), default=0),
         token_count=int(snapshot.token_counts[first:].sum()),
         block_count=len(places),
         segment_count=len({place.segment_number for place in places}),

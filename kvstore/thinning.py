@@ -17,8 +17,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LOST_FRACTION = 0.5
-"""Share of the tokens that may go which one thinning takes."""
+LOST_FRACTIONS = (0.5, 0.75, 0.875, 1.0)
+"""Share of the tokens that may go which one thinning takes: the first that frees anything."""
 _LAYERS_COMPARED = 4
 _THRESHOLD_COUNT = 1 << 10
 
@@ -50,7 +50,7 @@ def directions(keys: Array) -> Array:
     return rows
 
 
-def lost_tokens(keys: Array, units: Array, cells: Array, may_lose: Array) -> Array:
+def lost_tokens(keys: Array, units: Array, cells: Array, may_lose: Array, fraction: float) -> Array:
     """Choose what goes of a run of units.
 
     Args:
@@ -58,13 +58,14 @@ def lost_tokens(keys: Array, units: Array, cells: Array, may_lose: Array) -> Arr
         units: (tokens,) int64, ascending from 0: whose each token is.
         cells: (tokens, 2) row and column.
         may_lose: (units,) bool.
+        fraction: of the tokens of those units, that is to go.
 
     Returns:
-        (tokens,) bool. None of a unit that may not lose any; of the others about half, but one
-        token of each stays.
+        (tokens,) bool. None of a unit that may not lose any; of the others the share that is
+        asked for, but one token of each stays.
     """
     free = may_lose[units]
-    wanted = int(free.sum() * LOST_FRACTION)
+    wanted = int(free.sum() * fraction)
     places = np.unique(cells.astype(np.int64) @ [1 << 16, 1], return_inverse=True)[1].reshape(-1)
     over_time = _Walk(keys, units, places, free)
     lost = over_time.most_alike(wanted, units)

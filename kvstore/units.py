@@ -105,15 +105,12 @@ class UnitCatalog:
         self.unit_count += len(rows)
 
     def add_block(self, block: Block) -> None:
-        """Append the next block and such of its units as are not known yet.
-
-        Those known from shared memory may have been thinned before anybody looked at the block.
-        """
-        start, known_count = block.header.first_unit, self.unit_count
-        if start + block.header.unit_count > known_count:
+        """Append the next block and such of its units as are not known yet."""
+        known_count = self.unit_count - block.header.first_unit
+        if block.header.unit_count > known_count:
             self.add_rows(block.table.rows)
-        if start < known_count and block.table.rows["thinned_count"].any():
-            self._renew_columns([block])
+        if block.header.generation and known_count > 0:
+            self._renew([block])  # known from the hot tail, and thinned before they were met here
         self.blocks.append(block)
         self._first_units.append(block.header.first_unit)
 
@@ -155,23 +152,19 @@ class UnitCatalog:
         renewed = copy.copy(self)
         by_sequence = {block.header.sequence: block for block in blocks}
         renewed.blocks = [by_sequence.get(old.header.sequence, old) for old in self.blocks]
-        renewed._renew_columns(blocks)
+        renewed._renew(blocks)
         return renewed
 
-    def _renew_columns(self, blocks: Sequence[Block]) -> None:
-        """Take what thinning changes from blocks; what was handed out stays as it was."""
-        columns = self._token_counts, self._drop_fractions, self._coarsened
-        token_counts, drop_fractions, coarsened = (column.copy() for column in columns)
+    def _renew(self, blocks: Sequence[Block]) -> None:
+        """Write over what is known of the blocks' units, in columns of their own."""
+        self._token_counts = self._token_counts.copy()
+        self._drop_fractions = self._drop_fractions.copy()
+        self._coarsened = self._coarsened.copy()
         for block in blocks:
             rows, start = block.table.rows, block.header.first_unit
-            token_counts.write(start, rows["token_count"])
-            drop_fractions.write(start, rows["drop_fraction"])
-            coarsened.write(start, rows["thinned_count"] != 0)
-        self._token_counts, self._drop_fractions, self._coarsened = (
-            token_counts,
-            drop_fractions,
-            coarsened,
-        )
+            self._token_counts.write(start, rows["token_count"])
+            self._drop_fractions.write(start, rows["drop_fraction"])
+            self._coarsened.write(start, rows["thinned_count"] != 0)
 
     def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
         """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""

@@ -19,6 +19,7 @@ _SUMMED = (
     "visible_unit_count",
     "durable_unit_count",
     "dropped_unit_count",
+    "thinned_unit_count",
     "token_count",
     "block_count",
     "segment_count",
@@ -78,7 +79,7 @@ def _print_table(folder: Path, stats: list[SessionStat]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("session", overflow="fold", min_width=12)
     table.add_column("state")
-    headings = ("units", "dropped", "blocks", "stream", "K and V", "on disk", "index")
+    headings = ("units", "dropped", "thinned", "blocks", "stream", "K and V", "on disk", "index")
     for heading in (*headings, "per hour", "as"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in stats:
@@ -107,7 +108,7 @@ def _state(stat: SessionStat) -> str:
 def _cells(fields: dict[str, Any]) -> list[str]:
     units, dropped = fields["visible_unit_count"], fields["dropped_unit_count"]
     left = None if units is None else units - dropped
-    counts = [left, dropped, fields["block_count"]]
+    counts = [left, dropped, fields["thinned_unit_count"], fields["block_count"]]
     cells = ["?" if count is None else f"{count:,}" for count in counts]
     cells.append(format_time(fields["covered_s"]))
     sizes = (fields["logical_bytes"], fields["physical_bytes"], fields["index_bytes"])

@@ -46,6 +46,8 @@ class AnswerResult:
     Empty when cancelled early."""
     tiers: Mapping[int, Tier]
     """Slowest tier each loaded unit was read from."""
+    coarsened: tuple[int, ...]
+    """Units that some layer read after they had lost tokens to make room, ascending."""
     lost: tuple[LostUnit, ...]
     """Units that were chosen and could not be read, in order of time."""
     context_unit_count: int

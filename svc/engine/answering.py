@@ -200,6 +200,7 @@ class Answering:
             layer_units=tuple(context.layer_units),
             unit_scores=context.unit_scores(),
             tiers=dict(plan.memory.tiers),
+            coarsened=tuple(sorted(plan.memory.coarsened)),
             lost=plan.losses.units(),
             context_unit_count=max(map(len, context.layer_units), default=0),
             context_token_count=max(token_counts, default=0),

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kvstore.errors import SliceCorruptError
+from kvstore.errors import SliceCorruptError, UnitsThinnedError
 from retrieval.fusion import softmax_mean
 from retrieval.query import rekv_query
 from svc.engine.attention import core
@@ -120,6 +120,7 @@ class Context:
         self._tail_capacity = tail_capacity
         self.arenas: list[Arena] = []
         self.layer_units: list[NDArray[np.int64]] = []
+        self._layer_token_counts: list[int] = []
         self.layer_scores: list[NDArray[np.float32]] = []
         self.retrieval_s = 0.0
 
@@ -127,7 +128,8 @@ class Context:
         """Choose and load the layer's units, at the question's first pass through it.
 
         A unit that is damaged is left out, here and in the layers to come, and the next best
-        takes its place; layers that were opened before keep theirs.
+        takes its place. A unit that was thinned since the question came is read as it is now.
+        Layers that were opened before keep theirs.
 
         Args:
             layer: the next one not opened yet.
@@ -155,7 +157,7 @@ class Context:
 
     def token_counts(self) -> list[int]:
         """Return per opened layer the tokens of its units."""
-        return [int(self._memory.token_counts[units].sum()) for units in self.layer_units]
+        return list(self._layer_token_counts)
 
     def _read_layer(
         self, layer: int, scores: NDArray[np.float32]
@@ -171,6 +173,8 @@ class Context:
                 units = self._chooser.choose(scores, losses.mask)
             try:
                 return units, self._load(layer, units)
+            except UnitsThinnedError as error:
+                self._memory.meet(error)
             except SliceCorruptError as error:
                 losses.add(error.damaged)
                 missed.update(slice_error.unit_index for slice_error in error.damaged)
@@ -197,4 +201,5 @@ class Context:
                 for part in self._memory.load(layer, units)
             )
             arena.extend(grounds.rope.apply(keys, grounds.tables.of(positions)), values)
+        self._layer_token_counts.append(len(positions))
         return arena

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Geometry
+from kvstore.mean_keys import mean_key
 from kvstore.paths import INDEX_NAME, session_folder
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.errors import IndexDamagedError
 from retrieval.index_file import Room
 from retrieval.index_writer import KeyIndexWriter
-from svc.engine.stored_kv import read_units
+from svc.engine.stored_kv import read_units, to_stored
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,30 @@ def key_row(keys: Tensor) -> NDArray[np.float32]:
     Returns:
         (layers, kv_heads * head_dim) float32.
     """
-    row: NDArray[np.float32] = keys.float().mean(dim=1).flatten(1).cpu().numpy()
+    geometry = Geometry(
+        layer_count=keys.shape[0],
+        kv_head_count=keys.shape[2],
+        head_dim=keys.shape[3],
+        element=str(keys.dtype).removeprefix("torch."),
+    )
+    row: NDArray[np.float32] = np.stack([mean_key(geometry, layer) for layer in to_stored(keys)])
     return row
+
+
+def _rows_as_stored(
+    reader: SessionReader, snapshot: Snapshot, geometry: Geometry, units: range
+) -> list[NDArray[np.float32]]:
+    """Return the units' rows, of thinned ones as they were before."""
+    while True:
+        try:
+            kept = reader.mean_keys(snapshot, [u for u in units if snapshot.coarsened[u]])
+            whole = [unit for unit in units if unit not in kept]
+            made = read_units(reader, snapshot, geometry, whole) if whole else []
+        except UnitsThinnedError as error:  # to make room for this very index
+            snapshot = snapshot.thinned(error.unit_indices, error.token_counts)
+            continue
+        rows = kept | {unit: key_row(kv.keys) for unit, kv in zip(whole, made, strict=True)}
+        return [rows[unit] for unit in units]
 
 
 def open_key_index(
@@ -86,8 +110,8 @@ def open_key_index(
             index.append(np.zeros((layers, dim), np.float32))  # dropped: never chosen
         for start in range(index.count, snapshot.unit_count, _UNITS_PER_READ):
             units = range(start, min(start + _UNITS_PER_READ, snapshot.unit_count))
-            for kv in read_units(reader, snapshot, geometry, units):
-                index.append(key_row(kv.keys))
+            for row in _rows_as_stored(reader, snapshot, geometry, units):
+                index.append(row)
     except BaseException:
         index.close()
         raise

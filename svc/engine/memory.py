@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Tier
 
 
@@ -42,6 +43,15 @@ class Memory(Protocol):
     @property
     def tiers(self) -> Mapping[int, Tier]:
         """Slowest tier each unit was loaded from so far."""
+        ...
+
+    @property
+    def coarsened(self) -> Set[int]:
+        """Units loaded so far that had lost tokens, to make room, by the time of some load."""
+        ...
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        """Go on with the units as they are now: their counts and cells are fewer from here on."""
         ...
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:

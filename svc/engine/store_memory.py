@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Geometry, Tier
 from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
@@ -39,6 +40,8 @@ class StoreMemory:
         index.require_epoch(snapshot.epoch)
         self.tiers: dict[int, Tier] = {}
         """Slowest tier each unit was loaded from so far."""
+        self.coarsened: set[int] = set()
+        """Units loaded so far that had lost tokens by the time of some load."""
         self._reader = reader
         self._index = index
         self._snapshot = snapshot
@@ -63,7 +66,7 @@ class StoreMemory:
 
     @property
     def token_counts(self) -> NDArray[np.int64]:
-        """(unit_count,): kept tokens of each unit."""
+        """(unit_count,): kept tokens of each unit, as the next load reads it."""
         counts: NDArray[np.int64] = self._snapshot.token_counts
         return counts
 
@@ -74,13 +77,26 @@ class StoreMemory:
         return spans
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return each kept token's position within its unit's span, unit after unit."""
+        """Return each kept token's position within its unit's span, unit after unit.
+
+        Raises:
+            UnitsThinnedError: units lost tokens since; to be met by `meet`, and tried again.
+            KVStoreError: they are gone.
+        """
         if (self._snapshot.token_counts[units] == len(self._whole)).all():
             return np.tile(self._whole, len(units))  # nothing was dropped: no cells to look up
         cells = [self._reader.cells(self._snapshot, unit) for unit in units.tolist()]
         rows, columns = np.concatenate(cells).T
         positions: NDArray[np.int64] = self._position_of_cell[rows, columns]
         return positions
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        """Go on with the units as they are now: their counts and cells are fewer from here on."""
+        self._snapshot = self._snapshot.thinned(thinned.unit_indices, thinned.token_counts)
+
+    def coarsened_units(self) -> NDArray[np.int64]:
+        """Return the units loaded so far that had lost tokens, ascending."""
+        return np.array(sorted(self.coarsened), np.int64)
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner product of `query` with each unit's mean key before RoPE.
@@ -96,6 +112,7 @@ class StoreMemory:
         """Return keys before RoPE and values of the units, in the order given, on the CPU.
 
         Raises:
+            UnitsThinnedError: units lost tokens since; to be met by `meet`, and tried again.
             KVStoreError: they are damaged, or their writer was lost before they were durable.
         """
         geometry = self._geometry
@@ -107,6 +124,7 @@ class StoreMemory:
         tiers = self._reader.read(self._snapshot, layer, wanted, keys, values)
         for unit, tier in zip(wanted, tiers, strict=True):
             self.tiers[unit] = Tier.slowest([tier, self.tiers.get(unit, tier)])
+        self.coarsened.update(units[self._snapshot.coarsened[units]].tolist())
         return from_stored(keys, geometry.element), from_stored(values, geometry.element)
 
 

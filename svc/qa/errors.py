@@ -15,10 +15,12 @@ _SHOWN_CHARS = 100
 SNAPSHOT_LOST_ERRORS = (
     store.SnapshotExpiredError,
     store.UnitDroppedError,
+    store.UnitsThinnedError,
     retrieval.EpochChangedError,
     retrieval.IndexShortError,
 )
-"""The ingest process came back from a crash, or dropped units, meanwhile: take a new snapshot."""
+"""The ingest process came back from a crash meanwhile, or dropped or thinned units: take a new
+snapshot."""
 
 
 def invalid_field(field: str, given: object, allowed: str) -> RequestError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Tier
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
@@ -30,6 +31,11 @@ class RandomMemory:
         self.token_counts = np.full(unit_count, model.adapter.tokens_per_unit, np.int64)
         self.position_spans = np.full(unit_count, model.adapter.position_span, np.int64)
         self.tiers: Mapping[int, Tier] = dict.fromkeys(range(unit_count), Tier.HOT)
+        self.coarsened: Set[int] = frozenset()
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        """Raises it: nothing is thinned here."""
+        raise thinned
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Returns the positions of whole units."""

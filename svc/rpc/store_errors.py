@@ -56,6 +56,8 @@ def _of_session(error: store.KVStoreError) -> RequestError | None:
                 unit=error.unit_index,
                 first_unit=error.first_unit,
             )
+        case store.UnitsThinnedError():
+            return RequestError(Reason.SNAPSHOT_LOST, text, session_id=error.session_id)
         case store.GeometryMismatchError():
             return RequestError(
                 Reason.IDENTITY_MISMATCH,

@@ -15,8 +15,9 @@ from pathlib import Path
 from kvstore.budget import DiskBudget
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
+from tests.faults.content import append_if_room, is_right, open_for
 from tests.faults.ledger import Line
-from tests.kvstore.samples import LIMITS, SESSION, append, open_writer, unit_is
+from tests.kvstore.samples import LIMITS, SESSION
 
 FORK = multiprocessing.get_context("fork")
 DROPPING = replace(
@@ -84,12 +85,10 @@ def _write(told: Connection, root: Path, life: int, limits: BlockLimits, dies_at
     if dies_at:
         die_at_call(dies_at)
     rng = random.Random(life)
-    writer = open_writer(root, limits=limits)
+    writer = open_for(root, limits)
     told.send(writer.durable_unit_count)
     while True:
-        append(writer, 1, salt=life)
-        if rng.random() < 0.3:
-            writer.flush()
+        append_if_room(writer, life, flushes=rng.random() < 0.3)
         told.send(writer.durable_unit_count)
 
 
@@ -133,7 +132,7 @@ class KilledSession:
             self.first_unit = snapshot.first_unit
             self.salts.extend([life] * (snapshot.unit_count - len(self.salts)))
             for index in range(snapshot.first_unit, snapshot.unit_count):
-                right = unit_is(reader, snapshot, index, salt=self.salts[index])
+                right = is_right(reader, snapshot, index, salt=self.salts[index])
                 assert right, f"unit {index} is not the one that was written"
                 self.line.checked_count += 1
         finally:

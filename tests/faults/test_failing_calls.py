@@ -19,9 +19,11 @@ from kvstore.limits import BlockLimits
 from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
 from kvstore.verify import verify_store
+from tests.faults.content import append_to, is_right, open_for
 from tests.faults.killed import DROPPING, ONE_BLOCK_SEGMENTS
 from tests.faults.ledger import Ledger, Line
-from tests.kvstore.samples import FAST_FOLDER, LIMITS, SESSION, append, open_writer, unit_is
+from tests.kvstore.samples import FAST_FOLDER, LIMITS, SESSION
+from tests.kvstore.thinning_lives import THIN_LIMITS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 _FAULTS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "short": 0}
@@ -90,9 +92,9 @@ def _write_on(root: Path, limits: BlockLimits, io: DiskIO, unit_count: int) -> i
     """Open, append and close as far as the disk lets it; return what was acknowledged."""
     writer = None
     try:
-        writer = open_writer(root, limits=limits, io=io)
+        writer = open_for(root, limits, io=io)
         while writer.visible_unit_count < unit_count:
-            append(writer, 1)
+            append_to(writer, 1)
             if writer.visible_unit_count % 5 == 0:
                 writer.flush()
     except (StoreFullError, WriterFailedError, OSError):
@@ -106,14 +108,14 @@ def _write_on(root: Path, limits: BlockLimits, io: DiskIO, unit_count: int) -> i
 
 
 def _check(root: Path, limits: BlockLimits, acknowledged: int, line: Line) -> None:
-    writer = open_writer(root, limits=limits)
+    writer = open_for(root, limits)
     assert writer.durable_unit_count >= acknowledged, "an acknowledged unit was lost"
-    append(writer, 3)
+    append_to(writer, 3)
     writer.flush()
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()
     for index in range(snapshot.first_unit, snapshot.unit_count):
-        assert unit_is(reader, snapshot, index)
+        assert is_right(reader, snapshot, index)
         line.checked_count += 1
     reader.close()
     writer.close()
@@ -127,6 +129,7 @@ def _check(root: Path, limits: BlockLimits, acknowledged: int, line: Line) -> No
         ("plain", LIMITS, 0, 30),
         ("rotating", ONE_BLOCK_SEGMENTS, 0, 12),
         ("recovery and dropping", DROPPING, 90, 130),
+        ("recovery and thinning", THIN_LIMITS, 14, 20),
     ],
 )
 def test_no_failing_call_of_a_writer_costs_an_acknowledged_unit(

@@ -15,6 +15,7 @@ from kvstore.deletion import delete_session, sweep_tombstones
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
+from tests.faults.content import THINNING
 from tests.faults.killed import (
     DROPPING,
     ONE_BLOCK_SEGMENTS,
@@ -43,12 +44,13 @@ def _kill_writers(
 ) -> None:
     for first in range(0, count, _KILLS_PER_SESSION):
         rng = random.Random(first)
+        calls = 600 if limits is THINNING else 80  # a recovery opens every segment
         with tempfile.TemporaryDirectory(dir=folder) as root:
             session = KilledSession(Path(root), limits, line)
             session.kill_while_it_writes(1, rng)
             for life in range(2, _KILLS_PER_SESSION + 1):
                 if at_calls and life % 3:
-                    session.kill_at_a_call(life, rng.randrange(1, 80))
+                    session.kill_at_a_call(life, rng.randrange(1, calls))
                 else:
                     session.kill_while_it_writes(life, rng)
 
@@ -60,6 +62,8 @@ def _kill_writers(
         ("kill -9 while writing, on the disk", LIMITS, True),
         ("kill -9 while every commit makes a segment", ONE_BLOCK_SEGMENTS, False),
         ("kill -9 while dropping the oldest", DROPPING, False),
+        ("kill -9 while thinning, in memory", THINNING, False),
+        ("kill -9 while thinning, on the disk", THINNING, True),
     ],
 )
 def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(
@@ -70,11 +74,12 @@ def test_a_writer_killed_at_any_moment_loses_nothing_acknowledged(
         _kill_writers(folder, limits, 150, line, at_calls=False)
 
 
-@pytest.mark.parametrize("limits", [LIMITS, ONE_BLOCK_SEGMENTS, DROPPING])
+@pytest.mark.parametrize("limits", [LIMITS, ONE_BLOCK_SEGMENTS, DROPPING, THINNING])
 def test_a_writer_killed_at_a_call_of_its_recovery_or_commit_loses_nothing(
     ledger: Ledger, limits: BlockLimits
 ) -> None:
-    name = {id(LIMITS): "plain", id(DROPPING): "dropping"}.get(id(limits), "rotating")
+    names = {id(LIMITS): "plain", id(DROPPING): "dropping", id(THINNING): "thinning"}
+    name = names.get(id(limits), "rotating")
     with ledger.line(f"kill -9 at a call: recovery, rotation ({name})") as line:
         _kill_writers(FAST_FOLDER, limits, 150, line, at_calls=True)
 

@@ -19,9 +19,10 @@ from kvstore.diskio import DiskIO
 from kvstore.errors import KVStoreError
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
+from tests.faults.content import THINNING, append_if_room, is_right, open_for
 from tests.faults.killed import DROPPING, FORK
 from tests.faults.ledger import Ledger, Line
-from tests.kvstore.samples import LIMITS, SESSION, append, open_writer, unit_is
+from tests.kvstore.samples import LIMITS, SESSION
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 _EXT4_IOC_SHUTDOWN = 0x8004587D
@@ -98,10 +99,10 @@ class _NeverSyncs(DiskIO):
 def _write(
     told: Connection, root: Path, shm: Path, life: int, limits: BlockLimits, io: DiskIO
 ) -> None:
-    writer = open_writer(root, limits=limits, io=io, shm_dir=shm)
+    writer = open_for(root, limits, io=io, shm_dir=shm)
     told.send(writer.durable_unit_count)
     while True:
-        append(writer, 1, salt=life)
+        append_if_room(writer, life)
         told.send(writer.durable_unit_count)
 
 
@@ -162,14 +163,16 @@ class _Losing:
             lost = self._acknowledged - snapshot.durable_unit_count
             assert lost <= 0, f"{lost} acknowledged units were lost"
             for index in range(snapshot.first_unit, snapshot.unit_count):
-                assert unit_is(reader, snapshot, index, salt=self._salts[index])
+                assert is_right(reader, snapshot, index, salt=self._salts[index])
                 self._line.checked_count += 1
         finally:
             reader.close()
         self._line.fault_count += 1
 
 
-@pytest.mark.parametrize(("what", "limits"), [("plain", LIMITS), ("dropping", DROPPING)])
+@pytest.mark.parametrize(
+    ("what", "limits"), [("plain", LIMITS), ("dropping", DROPPING), ("thinning", THINNING)]
+)
 def test_a_power_cut_of_a_real_file_system_loses_nothing_acknowledged(
     ledger: Ledger, loop: Loop, root: Path, what: str, limits: BlockLimits
 ) -> None:

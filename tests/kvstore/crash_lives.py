@@ -13,6 +13,7 @@ from kvstore.errors import KVStoreError, StoreFullError, WriterFailedError
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_folder
 from kvstore.reader import SessionReader
+from kvstore.snapshot import Snapshot
 from kvstore.writer import SessionWriter
 from tests.kvstore.samples import FAST_FOLDER, SESSION, append, kill, open_writer, unit_is
 from tests.kvstore.simulated_disk import ProcessKilled, SimulatedDisk, SimulatedIO
@@ -42,6 +43,7 @@ class Tally:
     failed_writers: int = 0
     full_disks: int = 0
     dropped: int = 0
+    thinned: int = 0
 
 
 def faulty_io(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
@@ -76,12 +78,24 @@ class SessionLives:
         self._salts: list[int] = []
         """Which life wrote the last version of each unit."""
 
+    def open(self, io: SimulatedIO) -> SessionWriter:
+        """Open the writer of a life."""
+        return open_writer(self._root, limits=self._limits, io=io)
+
+    def append(self, writer: SessionWriter, life: int) -> None:
+        """Append the next unit."""
+        append(writer, 1, salt=life)
+
+    def is_right(self, reader: SessionReader, snapshot: Snapshot, index: int, life: int) -> bool:
+        """Whether a unit is what that life appended."""
+        return unit_is(reader, snapshot, index, salt=life)
+
     def live(self, life: int) -> None:
         """Open, append until something kills the writer, lose power or not."""
         io = self._make_io(self._disk, self._rng)
         writer: SessionWriter | None = None
         try:
-            writer = open_writer(self._root, limits=self._limits, io=io)
+            writer = self.open(io)
             control = self._control()
             self._meet_recovery(writer)
             while True:
@@ -110,7 +124,7 @@ class SessionLives:
             index = writer.visible_unit_count
             # Units of one life differ from those of another: a resurrected one is recognised.
             self._salts[index:] = [life]
-            append(writer, 1, salt=life)
+            self.append(writer, life)
             if self._rng.random() < 0.4:
                 writer.flush()
         except StoreFullError:
@@ -142,11 +156,12 @@ class SessionLives:
                 raise PromiseBrokenError(f"units came back that were dropped: {snapshot}")
             self._tally.dropped += snapshot.first_unit - self._first_unit
             self._first_unit = snapshot.first_unit
+            self._tally.thinned += int(snapshot.coarsened.sum())
             used = used_bytes(session_folder(self._root, SESSION))
             if 0 < self._limits.budget.session_bytes < used:
                 raise PromiseBrokenError(f"{used} bytes are used")
             for index in range(snapshot.first_unit, count):
-                if not unit_is(reader, snapshot, index, salt=self._salts[index]):
+                if not self.is_right(reader, snapshot, index, self._salts[index]):
                     raise PromiseBrokenError(f"unit {index} is not the one last written")
         finally:
             reader.close()
@@ -159,7 +174,7 @@ class SessionLives:
 
     def end(self) -> None:
         """Open the session once more on a disk without faults."""
-        writer = open_writer(self._root, limits=self._limits, io=SimulatedIO(self._disk))
+        writer = self.open(SimulatedIO(self._disk))
         self._meet_recovery(writer)
         writer.close()
 
@@ -171,6 +186,7 @@ def live_and_die(
     first_seed: int = 0,
     make_io: MakeIO = faulty_io,
     limits: BlockLimits = PLAIN_LIMITS,
+    kind: type[SessionLives] = SessionLives,
 ) -> Tally:
     """Run sessions through lives.
 
@@ -180,7 +196,7 @@ def live_and_die(
     tally = Tally()
     for seed in range(first_seed, first_seed + session_count):
         with tempfile.TemporaryDirectory(dir=FAST_FOLDER) as folder:
-            lives = SessionLives(Path(folder), seed, tally, make_io, limits)
+            lives = kind(Path(folder), seed, tally, make_io, limits)
             try:
                 for life in range(1, lives_each + 1):
                     lives.live(life)

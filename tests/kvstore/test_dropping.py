@@ -376,7 +376,7 @@ class _NoFolderSync:
 @pytest.mark.parametrize(
     ("where", "mutant"),
     [
-        ("kvstore.blocklog.drop_below", _removes_first),
+        ("kvstore.freeing.drop_below", _removes_first),
         ("kvstore.dropping.write_floor", _does_not_wait_for_the_record),
     ],
 )

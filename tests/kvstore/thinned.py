@@ -55,10 +55,11 @@ def scene(index: int, *, salt: int = 0, geometry: Geometry = SCENE) -> Sample:
         gap_before=index % 5 == 0,
         thumbnail_jpeg=rng.bytes(index % 40),
     )
-    return unit, _elements(keys, geometry), _elements(values, geometry)
+    return unit, elements(keys, geometry), elements(values, geometry)
 
 
-def _elements(numbers: np.ndarray[Any, Any], geometry: Geometry) -> np.ndarray[Any, Any]:
+def elements(numbers: np.ndarray[Any, Any], geometry: Geometry) -> np.ndarray[Any, Any]:
+    """Numbers as the geometry stores them."""
     if geometry.element == "bfloat16":
         bits = numbers.astype(np.float32).view(np.uint32) >> 16
         return bits.astype(np.uint16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Tier
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
@@ -50,6 +51,10 @@ class ListMemory:
         self.units = list(units)
         self.first_unit = first_unit
         self.tiers: Mapping[int, Tier] = {}
+        self.coarsened: Set[int] = frozenset()
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        raise thinned
 
     @property
     def unit_count(self) -> int:

@@ -85,3 +85,30 @@ async def test_a_push_that_drops_goes_on_and_the_session_says_what_it_remembers(
     reader.close()
     assert snapshot.unit_count == 200
     assert 20 < snapshot.first_unit < 199
+
+
+async def test_a_push_that_thins_keeps_the_whole_length_and_its_index(
+    start: StartServer, values: dict[str, Any]
+) -> None:
+    budget = await measure(start, values) + 1100 * _KIB
+    client = await start(
+        session_budget_bytes=budget,
+        on_full="thin",
+        window_tokens=32,
+        block_tokens=144,
+        block_span_s=60,
+        budget_high_fraction=0.85,
+        budget_low_fraction=0.8,
+    )
+    await client.create("cam")
+    assert await push(client, "cam", _TIMES_S) == 200
+    root = values["data_dir"]
+    assert used_bytes(session_folder(root, "cam")) <= budget
+    reader = SessionReader.open(root, "cam")
+    snapshot = reader.snapshot()
+    reader.close()
+    assert (snapshot.first_unit, snapshot.unit_count) == (0, 200)
+    assert snapshot.coarsened.sum() > 20
+    stored = read_stored(root, "cam")
+    assert stored.last_pts_s == _TIMES_S
+    assert stored.row_count == 200
