@@ -194,10 +194,14 @@ def _become(module: str, **settings: object) -> None:
     """Replaces this process by one of the service: signals and exit status are then its own."""
     from svc.cli.model_path import check_model
     from svc.config import ENV_PREFIX, read_settings
+    from svc.data_dir import make_data_dir
 
     ports = {"ingest_port": "--port", "qa_port": "--port"}
     with naming(_flags(settings, **ports)):  # a wrong one is said here, at once
-        check_model(read_settings(**settings).model)
+        read = read_settings(**settings)
+        check_model(read.model)
+        if module == "svc.ingest":  # the other process reads what is there, and writes nothing
+            make_data_dir(read.data_dir)
     given = {
         f"{ENV_PREFIX}{name.upper()}": str(value)
         for name, value in settings.items()

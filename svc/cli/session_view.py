@@ -85,7 +85,9 @@ def _keeping(session: Session) -> dict[str, str]:
     return {
         "budget": _whose(format_bytes(budget) if budget else "none", said.session_budget_bytes),
         "when full": _whose(rules.on_full.value, said.on_full),
-        "kept": _whose(format_duration(retain_s) if retain_s else "for ever", said.retain_s),
+        "kept": _whose(
+            format_duration(retain_s) if 0 < retain_s < math.inf else "for ever", said.retain_s
+        ),
     }
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -24,7 +22,8 @@ from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
 from kvstore.pins import Span
 from kvstore.space import check_room
-from svc.config import ConfigError, Settings
+from svc.config import Settings
+from svc.data_dir import make_data_dir
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
 from svc.engine.serving import model_config, serving_defaults
@@ -42,6 +41,7 @@ from svc.ingest.repairs import IndexRepairs
 from svc.ingest.sessions import Session, Sessions
 from svc.ingest.sources import JoinedDecoder
 from svc.ingest.stream import MakeWorker
+from svc.ingest.sweeper import Sweeper
 from svc.ingest.unit_builder import UnitBuilder
 from svc.video.decoder import Decoder, open_decoder
 from svc.video.frames import Media
@@ -88,6 +88,13 @@ class App:
             pushes=self.pushes,
             take=lambda session_id: self.ownership.take(session_id),
         )
+        self.sweeper = Sweeper(
+            settings,
+            sessions,
+            pushes=self.pushes,
+            take=lambda session_id: self.ownership.take(session_id),
+            delete=self._delete_owned,
+        )
         self._model = model
         self._encode_thread = encode_thread
         self._media_threads = media_threads
@@ -101,7 +108,7 @@ class App:
             ConfigError: the settings do not fit the model.
             KVStoreError: an interrupted deletion cannot be finished.
         """
-        root = _make_root(settings.data_dir)
+        root = make_data_dir(settings.data_dir)
         torch.set_num_threads(settings.threads_of("ingest"))
         config = replace(
             model_config(settings.model, settings.dtype, settings.device),
@@ -194,13 +201,21 @@ class App:
             await self.get_session(session_id)
             owned = await self.ownership.take(session_id)
             try:
-                await asyncio.to_thread(self.sessions.delete, session_id)
+                await self._delete_owned(session_id, owned)
             except BaseException:
                 await owned.release()
                 raise
-            if self.arena is not None:
-                await asyncio.to_thread(self.arena.forget, session_hash(session_id))
-            await owned.deleted()
+
+    async def _delete_owned(self, session_id: str, owned: Owned) -> None:
+        """Deletes a session that is ours and held; the registry hears of it instead of a release.
+
+        Raises:
+            KVStoreError: it cannot be deleted.
+        """
+        await asyncio.to_thread(self.sessions.delete, session_id)
+        if self.arena is not None:
+            await asyncio.to_thread(self.arena.forget, session_hash(session_id))
+        await owned.deleted()
 
     async def pin_span(self, session_id: str, span: Span) -> Pinned:
         """Pins a span of a session: from when this returns, whoever drops knows of it.
@@ -250,16 +265,6 @@ class App:
             pinned=partial(spans_to_keep_of, settings.data_dir, session.session_id),
         )
         return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
-
-
-def _make_root(root: Path) -> Path:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass  # told now, rather than by every session that cannot be made
-    except OSError as error:
-        raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
-    return root
 
 
 def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:

@@ -30,6 +30,10 @@ class Pushes:
         self._held: dict[str, asyncio.Event] = {}
         self._draining = False
 
+    def is_open(self, session_id: str) -> bool:
+        """Whether a push of this process has a session open; from any thread."""
+        return session_id in self._open
+
     @asynccontextmanager
     async def admission(self, session_id: str) -> AsyncIterator[None]:
         """Holds a session without a push, to look at it and then to `start` one.
@@ -83,6 +87,18 @@ class Pushes:
             return
         async with self._hold(session_id, Reason.SESSION_IN_USE):
             yield None
+
+    @asynccontextmanager
+    async def idle(self, session_id: str) -> AsyncIterator[bool]:
+        """Keeps pushes away from a session that nobody uses; gives False where somebody does.
+
+        Nobody is waited for or hurried.
+        """
+        if self._draining or session_id in self._open or session_id in self._held:
+            yield False
+            return
+        async with self._hold(session_id, Reason.SESSION_BUSY):
+            yield True
 
     async def drain(self, grace_s: float) -> bool:
         """Admits no more, and ends what is open: half of the time is for clients to stop.

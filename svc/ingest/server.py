@@ -36,6 +36,7 @@ class IngestServer:
         self._address: Address | None = None
         self._ownership: Ownership = SoleOwner()
         self._repairing: asyncio.Task[None] | None = None
+        self._sweeping: asyncio.Task[None] | None = None
         self._scrubber = Scrubber(settings.data_dir, bytes_per_s=settings.scrub_bytes_per_s)
         self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
         self._media_threads = DaemonThreads("media")
@@ -91,15 +92,17 @@ class IngestServer:
             logger.warning("serving while key indexes are still being made whole")
         self._app = app
         self._scrubber.start()
+        self._sweeping = asyncio.create_task(app.sweeper.run(DaemonThreads("sweep")))
         await self._server.set_serving()
 
     async def stop(self) -> bool:
         """Drains within `drain_s`; returns whether all threads let go in time."""
         released = True
         drain_s = self._settings.drain_s
-        if self._repairing is not None:
-            self._repairing.cancel()
-            await asyncio.gather(self._repairing, return_exceptions=True)
+        for task in (self._repairing, self._sweeping):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._app is None:
             await self._server.stop(0)
         else:

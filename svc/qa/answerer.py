@@ -229,6 +229,7 @@ class Answerer:
             coarsened=coarsened_spans(
                 result,
                 snapshot,
+                token_counts=job.memory.token_counts,
                 frame_period_s=period_s,
                 tokens_per_unit=self._model.adapter.tokens_per_unit,
             ),

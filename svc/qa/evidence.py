@@ -58,17 +58,23 @@ class CoarsenedSpan:
 
 
 def coarsened_spans(
-    result: AnswerResult, snapshot: Snapshot, *, frame_period_s: float, tokens_per_unit: int
+    result: AnswerResult,
+    snapshot: Snapshot,
+    *,
+    token_counts: NDArray[np.int64],
+    frame_period_s: float,
+    tokens_per_unit: int,
 ) -> list[CoarsenedSpan]:
     """Returns what an answer used that had been thinned, in order of time; neighbours are one span.
 
     Args:
         result: the answer.
         snapshot: what it could see.
+        token_counts: (snapshot units,): tokens of each unit as it was read last.
         frame_period_s: time between two sampled frames of the stream.
         tokens_per_unit: of a whole unit.
     """
-    used = np.flatnonzero(coarsened_units(result, snapshot))
+    used = np.array(result.coarsened, np.int64)
     runs = np.split(used, np.flatnonzero(np.diff(used) > 1) + 1) if len(used) else []
     return [
         CoarsenedSpan(
@@ -76,17 +82,11 @@ def coarsened_spans(
             end_s=_end_s(snapshot, int(run[-1]) + 1, frame_period_s),
             first_unit_index=int(run[0]),
             unit_count=len(run),
-            token_count=int(snapshot.token_counts[run].sum()),
+            token_count=int(token_counts[run].sum()),
             whole_token_count=tokens_per_unit * len(run),
         )
         for run in runs
     ]
-
-
-def coarsened_units(result: AnswerResult, snapshot: Snapshot) -> NDArray[np.bool_]:
-    """Returns (snapshot units,): whether some layer read the unit after it had been thinned."""
-    coarsened: NDArray[np.bool_] = result.loaded & snapshot.coarsened
-    return coarsened
 
 
 def lost_spans(
@@ -140,14 +140,14 @@ def evidence_spans(
         frame_period_s: time between two sampled frames of the stream.
     """
     spans = fusion.spans(result.unit_scores, result.loaded, ~snapshot.gaps_before)
-    coarsened = coarsened_units(result, snapshot)
+    coarsened = set(result.coarsened)
     return [
         EvidenceSpan(
             start_s=float(snapshot.first_pts_s[span.first_unit]),
             end_s=_end_s(snapshot, span.stop_unit, frame_period_s),
             score=span.score,
             tier=Tier.slowest([result.tiers[unit] for unit in _loaded_of(result, span)]),
-            coarsened=bool(coarsened[span.first_unit : span.stop_unit].any()),
+            coarsened=not coarsened.isdisjoint(range(span.first_unit, span.stop_unit)),
         )
         for span in spans
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lookback.v1 import question_pb2
+from svc.cli.amounts import parse_bytes, parse_duration_s
 from svc.cli.failures import EXIT_USAGE
 from svc.cli.main import app
 from svc.cli.session_view import print_table
@@ -38,6 +40,10 @@ COMMANDS: tuple[list[str], ...] = (
     ["sessions"],
     ["sessions", "list"],
     ["sessions", "show"],
+    ["sessions", "create"],
+    ["sessions", "update"],
+    ["sessions", "pin"],
+    ["sessions", "unpin"],
     ["sessions", "finish"],
     ["sessions", "delete"],
     ["bench", "store"],
@@ -357,6 +363,99 @@ def test_a_session_that_was_left_live_is_finished_once(
     assert unknown.err == "error: SESSION_NOT_FOUND: no session 'c'\n"
 
 
+def test_rules_are_said_when_a_session_is_made_changed_and_shown(
+    lookback: type[Lookback], service: Service
+) -> None:
+    rules = ["--budget", "2GiB", "--on-full", "drop_oldest", "--retain", "7d"]
+    made = lookback.run("sessions", "create", "yard", "--fps", "2", *rules, *service.options)
+    assert (made.status, made.out, made.err) == (0, "made yard\n", "")
+    stored = service.server.sessions["yard"].keeping
+    assert (stored.session_budget_bytes, stored.on_full, stored.retain_s) == (2**31, 2, 604_800.0)
+    shown = lookback.run("sessions", "show", "yard", *service.options).out
+    assert "budget       2,048.0 MiB, as said for this session\n" in shown
+    assert "when full    drop_oldest, as said for this session\n" in shown
+    assert "kept         7 d, as said for this session\n" in shown
+    changes = ["--retain", "forever", "--on-full", "default", "--name", "Yard"]
+    changed = lookback.run("sessions", "update", "yard", *changes, "--json", *service.options)
+    fields = json.loads(changed.out)
+    assert fields["keeping"] == {
+        "session_budget_bytes": 2**31,
+        "on_full": None,
+        "retain_s": "forever",
+    }
+    assert fields["keeping_in_force"]["on_full"] == "refuse"
+    assert fields["display_name"] == "Yard"
+    assert "when full    refuse, as for all" in (
+        lookback.run("sessions", "show", "yard", *service.options).out
+    )
+
+
+def test_a_push_says_the_rules_of_the_session_that_it_makes(
+    lookback: type[Lookback], service: Service, clip: Path
+) -> None:
+    pushed = lookback.run(
+        *("push", str(clip), "--session", "s", "--budget", "500MiB", "--retain", "12h"),
+        *service.options,
+    )
+    assert pushed.status == 0
+    stored = service.server.sessions["s"].keeping
+    assert (stored.session_budget_bytes, stored.on_full) == (500 * 2**20, 0)
+    assert stored.retain_s == 43_200.0
+
+
+def test_spans_are_pinned_by_times_as_people_write_them_and_unpinned(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions["yard"] = StoredSession()
+    pinned = lookback.run("sessions", "pin", "yard", "0:24", "1:02:03.5", *service.options)
+    assert (pinned.status, pinned.err) == (0, "")
+    assert pinned.out == "pinned 0:24.0 - 1:02:03.5 of yard\n"
+    assert service.server.sessions["yard"].pinned == [(24.0, 3723.5)]
+    shown = lookback.run("sessions", "show", "yard", *service.options).out
+    assert "pinned       0:24.0 - 1:02:03.5\n" in shown
+    service.server.thinned_unit_count = 5
+    again = lookback.run("sessions", "pin", "yard", "1", "2", "--json", *service.options)
+    fields = json.loads(again.out)
+    assert fields["thinned_unit_count"] == 5
+    assert fields["pinned_spans"][1] == {"start_s": 1.0, "end_s": 2.0}
+    told = lookback.run("sessions", "pin", "yard", "3", "4", *service.options)
+    assert told.err.startswith("note: 5 units of it had been thinned before")
+    gone = lookback.run("sessions", "unpin", "yard", "1", "2", *service.options)
+    assert gone.out == "unpinned 0:01.0 - 0:02.0 of yard\n"
+    assert service.server.sessions["yard"].pinned == [(24.0, 3723.5), (3.0, 4.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("1048576", 2**20), ("1KiB", 2**10), ("2.5 gib", 5 * 2**29), ("default", 0)],
+)
+def test_a_size_is_read_as_people_write_it(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "1MB", "-1", "MiB", "1e6", "nan", "1 MiB x"])
+def test_a_size_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "duration_s"),
+    [
+        *(("0", 0.0), ("1.5", 1.5), ("90s", 90.0), ("30m", 1800.0), ("12 h", 43_200.0)),
+        *(("7D", 604_800.0), ("forever", math.inf), ("default", 0.0)),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(text: str, duration_s: float) -> None:
+    assert parse_duration_s(text) == duration_s
+
+
+@pytest.mark.parametrize("text", ["", "-1", "inf", "1w", "1:30", "nan"])
+def test_a_duration_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a duration"):
+        parse_duration_s(text)
+
+
 def test_a_session_is_not_finished_under_its_pusher(
     lookback: type[Lookback], service: Service
 ) -> None:
@@ -414,6 +513,12 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
         ["push", "-", "--session", "s", "--speed", "1"],
         ["push", "x.mp4", "--session", "s", "--fps", "2", "--no-create"],
         ["push", "-", "--session", "s", "--join"],
+        ["push", "x.mp4", "--session", "s", "--retain", "7d", "--no-create"],
+        ["push", "x.mp4", "--session", "s", "--budget", "much"],
+        ["sessions", "update", "s"],
+        ["sessions", "update", "s", "--on-full", "explode"],
+        ["sessions", "pin", "s", "1"],
+        ["sessions", "pin", "s", "1:75", "2"],
         ["serve", "--data", "d", "--qa-port", "70000"],
         ["serve", "--data", "d", "--log-level", "LOUD"],
         ["serve", "--data", "d", "--ingest-port", "50999", "--qa-port", "50999"],
@@ -458,6 +563,15 @@ def test_a_wrong_setting_is_named_as_it_was_given(
     monkeypatch.setenv("LOOKBACK_LOG_LEVEL", "LOUD")
     outcome = lookback.run("serve", "--data", "d")
     assert outcome.err.startswith("error: CONFIG: log_level: ")
+
+
+def test_a_folder_that_cannot_be_used_is_named_by_the_option(
+    lookback: type[Lookback], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    outcome = lookback.run("ingest", "--data", str(tmp_path / "file" / "store"))
+    assert outcome.status == EXIT_USAGE
+    assert outcome.err.startswith(f"error: CONFIG: --data {tmp_path}/file/store cannot be used")
 
 
 def test_a_setting_that_a_process_refuses_is_named_as_it_was_given_too(

@@ -261,3 +261,22 @@ def test_a_reader_that_goes_away_is_no_fault(service: Service) -> None:
     process.wait(timeout=30)
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
+
+
+def test_a_push_that_failed_says_that_the_session_is_live_and_how_to_go_on(
+    lookback: type[Lookback], service: Service, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.server.refuse_items_after = (6, RequestError(Reason.MEDIA_CORRUPT, "half a picture"))
+    arguments = ["push", str(clip), "--session", "s", *service.options]
+    monkeypatch.setattr("sys.argv", ["lookback", *arguments])
+    failed = lookback.run(*arguments)
+    assert failed.status == 1
+    told, error = failed.err.splitlines()[-2:]
+    assert error.startswith("error: MEDIA_CORRUPT: half a picture")
+    assert told.startswith("the session s is live, stored up to 0:0")
+    assert f"To go on once that is mended: lookback push {clip} --session s" in told
+    assert told.endswith("To end it: lookback sessions finish s")
+    service.server.refuse_items_after = None
+    assert lookback.run(*arguments).status == 0
+    # A session that is over is not said to be live.
+    assert "is live" not in lookback.run(*arguments).err

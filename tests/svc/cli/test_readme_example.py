@@ -18,9 +18,8 @@ def test_the_python_example_pushes_a_file_and_asks(service: Service, clip: Path)
         assert f'"{given}"' in example
         here = str(clip) if given == "video.mp4" else service.address
         example = example.replace(f'"{given}"', repr(here))
-    done = subprocess.run(
-        [sys.executable, "-c", example], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    command = [sys.executable, "-c", example]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("PushOpened(")
@@ -28,3 +27,5 @@ def test_the_python_example_pushes_a_file_and_asks(service: Service, clip: Path)
     assert lines[-1] == "A red circle. [(12.0, 15.0), (61.5, 62.5)]"
     assert service.server.sessions["hall"].finished
     assert service.server.sessions["hall"].fingerprint
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (again.returncode, again.stdout) == (0, f"{lines[-1]}\n"), again.stderr

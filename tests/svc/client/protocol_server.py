@@ -7,6 +7,7 @@ frames is lost with each call, as in a crash.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class StoredSession:
     finished: bool = False
     fingerprint: str = ""
     """Of the source that was pushed last and stored."""
+    display_name: str | None = None
+    keeping: session_pb2.KeepingRules = field(default_factory=session_pb2.KeepingRules)
+    pinned: list[tuple[float, float]] = field(default_factory=list)
 
 
 class ProtocolServer(
@@ -64,6 +68,8 @@ class ProtocolServer(
         """Raised one per ingest call, first ones first."""
         self.finishes_when_cut = False
         """Whether somebody else finishes a session when its ingest call is cut."""
+        self.thinned_unit_count = 0
+        """What pinning finds to be thinned already."""
         self.busy = False
         """Whether somebody pushes to every session."""
         self.refuse_items_after: tuple[int, RequestError] | None = None
@@ -94,7 +100,7 @@ class ProtocolServer(
                 f"session {request.session_id!r} exists already",
                 session_id=request.session_id,
             )
-        self.sessions.setdefault(request.session_id, StoredSession())
+        self.sessions.setdefault(request.session_id, StoredSession(keeping=request.keeping))
         return session_pb2.CreateSessionResponse(session=self._message(request.session_id))
 
     async def GetSession(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -114,10 +120,27 @@ class ProtocolServer(
 
     async def UpdateSession(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
-        assert list(request.update_mask.paths) == ["display_name"]
-        session = self._message(request.session.session_id)
-        session.display_name = request.session.display_name
-        return session_pb2.UpdateSessionResponse(session=session)
+        given, stored = request.session, self._stored(request.session.session_id)
+        for path in request.update_mask.paths:
+            if path == "display_name":
+                stored.display_name = given.display_name
+            else:
+                name = path.removeprefix("keeping.")
+                setattr(stored.keeping, name, getattr(given.keeping, name))
+        return session_pb2.UpdateSessionResponse(session=self._message(given.session_id))
+
+    async def PinSpan(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        stored = self._stored(request.session_id)
+        stored.pinned.append((request.span.start_s, request.span.end_s))
+        return session_pb2.PinSpanResponse(
+            session=self._message(request.session_id), thinned_unit_count=self.thinned_unit_count
+        )
+
+    async def UnpinSpan(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._maybe_refuse()
+        self._stored(request.session_id).pinned.remove((request.span.start_s, request.span.end_s))
+        return session_pb2.UnpinSpanResponse(session=self._message(request.session_id))
 
     async def FinishSession(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
@@ -157,7 +180,7 @@ class ProtocolServer(
         stored = self._stored(session_id)
         message = session_pb2.Session(
             session_id=session_id,
-            display_name=session_id.upper(),
+            display_name=session_id.upper() if stored.display_name is None else stored.display_name,
             state=session_pb2.Session.STATE_FINISHED
             if stored.finished
             else session_pb2.Session.STATE_LIVE,
@@ -169,6 +192,16 @@ class ProtocolServer(
                 disk_bytes=8192,
             ),
             model="tiny@0123abcd",
+            keeping=stored.keeping,
+            keeping_in_force=session_pb2.KeepingRules(
+                session_budget_bytes=stored.keeping.session_budget_bytes,
+                on_full=stored.keeping.on_full or session_pb2.KeepingRules.ON_FULL_REFUSE,
+                retain_s=stored.keeping.retain_s if stored.keeping.retain_s < math.inf else 0.0,
+            ),
+            pinned_spans=[
+                session_pb2.PinnedSpan(start_s=start_s, end_s=end_s)
+                for start_s, end_s in stored.pinned
+            ],
         )
         message.create_time.FromSeconds(1_700_000_000)
         if stored.durable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import threading
 from collections.abc import AsyncIterator, Iterator
 
@@ -15,10 +16,14 @@ from svc.client import (
     Answer,
     DecodingOptions,
     FinishReason,
+    KeepingRules,
     LookbackClient,
     LookbackError,
+    OnFull,
+    PinnedSpan,
     RetrievalMode,
     RetrievalOptions,
+    RulesInForce,
     SessionState,
     TextDelta,
     Tier,
@@ -48,6 +53,29 @@ async def test_sessions_are_created_read_changed_and_deleted() -> None:
         await client.delete_session("a")
         with pytest.raises(LookbackError, match="SESSION_NOT_FOUND"):
             await client.get_session("a")
+
+
+async def test_what_is_kept_is_said_changed_and_pinned() -> None:
+    server = ProtocolServer()
+    server.thinned_unit_count = 3
+    rules = KeepingRules(session_budget_bytes=2**21, on_full=OnFull.THIN, retain_s=math.inf)
+    async with connected(server) as client:
+        created = await client.create_session("a", keeping=rules)
+        assert created.keeping == rules
+        changed = await client.update_session("a", on_full="default", retain_s=60.0)
+        assert changed.keeping == KeepingRules(session_budget_bytes=2**21, retain_s=60.0)
+        assert changed.keeping_in_force == RulesInForce(
+            session_budget_bytes=2**21, on_full=OnFull.REFUSE, retain_s=60.0
+        )
+        assert changed.display_name == "A"
+        changed = await client.update_session("a", display_name="", session_budget_bytes=0)
+        assert (changed.display_name, changed.keeping) == ("", KeepingRules(retain_s=60.0))
+        with pytest.raises(ValueError, match="nothing"):
+            await client.update_session("a")
+        pinned = await client.pin_span("a", 1.5, 4.0)
+        assert pinned.thinned_unit_count == 3
+        assert pinned.session.pinned_spans == (PinnedSpan(start_s=1.5, end_s=4.0),)
+        assert (await client.unpin_span("a", 1.5, 4.0)).pinned_spans == ()
 
 
 @pytest.mark.parametrize("page_size", [0, 1, 3, 100])

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from kvstore.reader import SessionReader
 from kvstore.session import load_session
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
@@ -149,3 +150,32 @@ async def test_what_was_dropped_cannot_be_pinned_and_the_refusal_says_from_when_
     assert f"remembers from {first_s:g} s" in caught.value.message
     assert spans_of(await client.sessions("GetSession", session_id="cam")) == []
     assert spans_of(await pin(client, first_s, first_s + 5)) == [(first_s, first_s + 5)]
+
+
+@pytest.mark.parametrize("on_full", ["drop_oldest", "thin"])
+async def test_what_is_pinned_under_a_push_stays_whole_and_the_push_is_refused_in_the_end(
+    start: StartServer, values: dict[str, Any], on_full: str
+) -> None:
+    client = await start(
+        session_budget_bytes=2**20 + 2**19, on_full=on_full, block_span_s=2.0, window_tokens=32
+    )
+    await client.create("cam")
+    call = await client.open(open_images("cam"))
+    await pin(client, 40.5, 43.0)  # nothing of it has come yet
+    with pytest.raises(Refused, match="STORE_FULL"):
+        await call.send_all([images([float(i)]) for i in range(800)])
+    call.cancel()
+    await client.close()
+    reader = SessionReader.open(values["data_dir"], "cam")
+    snapshot = reader.snapshot()
+    reader.close()
+    # From the frame that was on screen when the span began.
+    assert 0 <= snapshot.first_unit <= 40
+    assert not snapshot.coarsened[40:43].any()
+    if on_full == "thin":
+        assert snapshot.coarsened[:40].any()
+        client = await start()
+        pinned = await pin(client, 20.0, 42.0)
+        assert pinned.thinned_unit_count == snapshot.coarsened[20:42].sum() > 0
+    else:
+        assert snapshot.first_unit > 20

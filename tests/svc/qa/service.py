@@ -31,6 +31,7 @@ from svc.engine.window import WindowConfig
 ROOT = Path(__file__).parents[3]
 CALL_TIMEOUT_S = 120.0
 WINDOW = WindowConfig(window_tokens=64, window_positions=64)
+LIMITS = BlockLimits(block_tokens=36, block_span_s=4.0, min_free_bytes=0)
 
 
 class LiveSession:
@@ -44,8 +45,10 @@ class LiveSession:
         *,
         identity: Mapping[str, str] | None = None,
         window: WindowConfig = WINDOW,
+        limits: BlockLimits = LIMITS,
     ) -> None:
         self._window = window
+        self._limits = limits
         self.session_id = session_id
         self._store = store
         self._model = model
@@ -63,7 +66,7 @@ class LiveSession:
     def open(self) -> None:
         options = StoreOptions(
             root=self._store,
-            limits=BlockLimits(block_tokens=36, block_span_s=4.0, min_free_bytes=0),
+            limits=self._limits,
         )
         self.stream = StreamIngest.open(self._model, self._window, self.session_id, options)
         self._open = True
