@@ -26,6 +26,9 @@ from kvstore.wholesegment import WholeSegment, read_segment
 
 logger = logging.getLogger(__name__)
 
+_SPARE_BYTES = 256 << 20
+"""Thinning goes on down to the low watermark, but no further than this at once: the push waits."""
+
 Spans = tuple[tuple[float, float], ...]
 
 
@@ -123,20 +126,36 @@ class Freeing:
         if not spans:
             return False
         path = segment_path(self._folder, segment.number)
-        with open(path, "rb") as file:
-            blocks = self._read(file.fileno(), path, segment).blocks
+        try:
+            with open(path, "rb") as file:
+                blocks = self._read(file.fileno(), path, segment).blocks
+        except (DamagedSegmentError, BlockCorruptError) as error:
+            self._warn(path, "a damaged segment is not dropped: what is pinned may be in it", error)
+            return True
         tables = (block.table.rows for block in blocks)
         return any(touches(spans, t["first_pts_s"], t["last_pts_s"]).any() for t in tables)
 
     def _read(self, fd: int, path: Path, segment: LogSegment) -> WholeSegment:
-        return read_segment(
-            fd,
-            path,
-            number=segment.number,
-            session_hash=session_hash(self._folder.name),
-            session_id=self._folder.name,
-            block_count=segment.block_count,
-        )
+        """The headers and unit tables of a segment.
+
+        Raises:
+            BlockCorruptError, DamagedSegmentError: they are damaged, or cannot be read.
+        """
+        try:
+            return read_segment(
+                fd,
+                path,
+                number=segment.number,
+                session_hash=session_hash(self._folder.name),
+                session_id=self._folder.name,
+                block_count=segment.block_count,
+            )
+        except OSError as error:
+            raise DamagedSegmentError(str(error)) from error
+
+    def _warn(self, path: Path, text: str, error: Exception) -> None:
+        extra = {"session": self._folder.name, "segment": path.name, "reason": str(error)}
+        logger.warning(text, extra=extra)
 
     def _thin(self, shortage: Shortage) -> bool:
         """Thin segments, those thinned least and then the oldest first, until there is room."""
@@ -147,13 +166,13 @@ class Freeing:
             if segment.least_for != spans
         ]
         left.sort(key=lambda segment: (segment.generation, segment.number))
-        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
+        wanted_bytes = shortage.excess_bytes + min(shortage.spare_bytes, _SPARE_BYTES)
         freed_bytes, no_room = 0, False
         while freed_bytes < wanted_bytes and left:
             segment = left.pop(0)
             before_bytes = path_bytes(segment_path(self._folder, segment.number))
             try:
-                # What it takes at most, before anything is read; the claim itself comes later.
+                # About what it takes, before anything is read; it is claimed once it is known.
                 with self._space.claim(before_bytes // 2, aside=True):
                     pass
                 changed = self._thin_segment(segment, spans)
@@ -203,10 +222,7 @@ class Freeing:
                     )
         except (DamagedSegmentError, TornBlockError, BlockCorruptError) as error:
             # It stays as it is: damage must not be written anew as if it were not.
-            logger.warning(
-                "a damaged segment is not thinned",
-                extra={"session": self._folder.name, "segment": path.name, "reason": str(error)},
-            )
+            self._warn(path, "a damaged segment is not thinned", error)
             return False
         self._announce_rewrite()
         token_count = sum(int(block.kept.sum()) for block in blocks)

@@ -131,6 +131,30 @@ class SessionReader:
         with self._lock:
             return self._tracker.refresh()
 
+    def look_again(self) -> Snapshot:
+        """The units that are visible now, also to a reader on another machine than the writer.
+
+        There the CTL page's mapping may stand still, and only the files tell: this reads all
+        headers and unit tables. Durable units only. Where the page is of this machine it costs no
+        more than `snapshot`.
+
+        Raises:
+            As `snapshot`.
+        """
+        if self._tracker.is_of_this_boot:
+            return self.snapshot()
+        with self._lock:
+            return self._tracker.look_again()
+
+    def known(self) -> Snapshot:
+        """The units that were visible when the session was looked at last; looks at nothing."""
+        return self._tracker.known() or self.snapshot()
+
+    @property
+    def writer_is_here(self) -> bool:
+        """Whether the last writer was a process of this machine, since its start."""
+        return self._tracker.is_of_this_boot
+
     @property
     def writer_open(self) -> bool:
         """Whether a writer has the session; also true of one that was killed."""

@@ -76,6 +76,28 @@ class SessionTracker:
                 self._latest = (state, snapshot)
                 return snapshot
 
+    def look_again(self) -> Snapshot:
+        """Catch up with a writer of another machine: its changes may not reach our mapping.
+
+        Raises:
+            As `refresh`.
+        """
+        self._check_exists()
+        # The page before it goes with the last thread that reads it.
+        self._control = ControlPage.open(self.folder, self._session_hash)
+        self._latest = None
+        return self.refresh()
+
+    def known(self) -> Snapshot | None:
+        """The last snapshot; None: none was made since the session was opened or looked at."""
+        latest = self._latest
+        return None if latest is None else latest[1]
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether the CTL page was written since this machine was started: it is then exact."""
+        return self._control is not None and self._control.state().this_boot
+
     def watermarks(self) -> Watermarks:
         """What is on its way; nothing known before the first writer.
 

@@ -101,13 +101,13 @@ class Settings(BaseSettings):
     on_full: Literal["refuse", "drop_oldest", "thin"] = "refuse"
     """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
     drop_oldest: the oldest video of the session that is pushed is forgotten; thin: its whole length
-    stays, and its units lose tokens, those first that are most like what was there before. A session
-    that nobody pushes to gives up its oldest for the store's budget if its rule is drop_oldest.
-    Sessions can have a rule of their own."""
+    stays, and its units lose tokens, those first that are most like what was there before. For the
+    store's budget, sessions that nobody pushes to give up their oldest too if their rule is
+    drop_oldest. Sessions can have a rule of their own."""
     retain_s: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Video that is older than this is forgotten, when both the stream's time and the wall clock say
-    so, also of sessions that nobody pushes to; a finished one of which nothing is left is deleted.
-    0: none is. Sessions can have an age of their own."""
+    """Video that is older than this is forgotten, when both the stream's time and the wall clock
+    say so, also of sessions that nobody pushes to; a finished one of which nothing is left is
+    deleted. 0: none is. Sessions can have an age of their own."""
     budget_high_fraction: float = Field(default=0.95, gt=0, le=1)
     """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
     budget_low_fraction: float = Field(default=0.85, gt=0, le=1)

@@ -38,7 +38,8 @@ from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.ram import open_arena
 from svc.ingest.repairs import IndexRepairs
-from svc.ingest.sessions import Session, Sessions
+from svc.ingest.session_records import Session
+from svc.ingest.sessions import Sessions
 from svc.ingest.sources import JoinedDecoder
 from svc.ingest.stream import MakeWorker
 from svc.ingest.sweeper import Sweeper

@@ -17,7 +17,8 @@ from svc.config import Settings
 from svc.ingest.aging import expired_count
 from svc.ingest.keeping import RulesInForce
 from svc.ingest.pinning import spans_to_keep_of
-from svc.ingest.sessions import Session, Sessions
+from svc.ingest.session_records import Session
+from svc.ingest.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from kvstore.pins import Span, check_span, pinned, unpinned
 from kvstore.reader import SessionReader
 from kvstore.session import load_session
 from kvstore.snapshot import Snapshot
-from svc.ingest.sessions import Session, Sessions
+from svc.ingest.session_records import Session
+from svc.ingest.sessions import Sessions
 from svc.rpc.errors import Reason, RequestError
 
 

@@ -11,7 +11,7 @@ from kvstore.pins import Span
 from lookback.v1 import session_pb2
 from svc.config import Settings
 from svc.ingest.keeping import KEEPING_FIELDS, KeepingRules
-from svc.ingest.sessions import Session
+from svc.ingest.session_records import Session
 from svc.ingest.stats import SessionStats
 from svc.rpc.errors import Reason, RequestError
 

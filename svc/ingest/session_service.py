@@ -21,7 +21,7 @@ from svc.ingest.session_messages import (
     read_span,
     session_message,
 )
-from svc.ingest.sessions import Session
+from svc.ingest.session_records import Session
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from kvstore.deletion import delete_session
 from kvstore.errors import KVStoreError, SessionExistsError, SessionNotFoundError
@@ -22,31 +22,20 @@ from kvstore.session import (
     load_session,
     session_ids,
 )
-from svc.ingest.identity import IdentityRules, SessionSettings
+from svc.ingest.identity import IdentityRules
 from svc.ingest.keeping import KEEPING_KEY, KeepingRules
+from svc.ingest.session_records import (
+    Session,
+    check_agrees,
+    ended,
+    finished_error,
+    session_of,
+    with_settings,
+)
 from svc.ingest.sources import SOURCES_KEY, SourceLabel, admit
 from svc.ingest.stats import SessionStats, StatsReader
-from svc.rpc.errors import Reason, RequestError
 
 logger = logging.getLogger(__name__)
-
-_SETTING_NAMES = frozenset(SessionSettings.__dataclass_fields__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
-    """One session, without what is in it."""
-
-    session_id: str
-    display_name: str
-    state: Literal["live", "finished"]
-    created_unix_s: float
-    settings: SessionSettings
-    model: str
-    """Name and digest of the model that encodes it."""
-    keeping: KeepingRules
-    """What was said for it of what is kept."""
-    pinned_spans: tuple[Span, ...]
 
 
 class Sessions:
@@ -102,12 +91,15 @@ class Sessions:
             if not exist_ok:
                 raise
             existing = load_session(self._root, session_id)
-            self._check_agrees(existing, sample_fps=sample_fps, window_tokens=window_tokens)
-            _check_keeping_agrees(existing, keeping)
-            return _session(existing)
+            mismatch = self._rules.mismatch(existing.identity)
+            if mismatch is not None:
+                raise mismatch from None
+            given = {"sample_fps": sample_fps, "window_tokens": window_tokens}
+            check_agrees(existing, settings=given, keeping=keeping)
+            return session_of(existing)
         on_made()
         logger.info("session created", extra={"session": session_id})
-        return _session(record)
+        return session_of(record)
 
     def get(self, session_id: str) -> Session:
         """Returns a session.
@@ -115,7 +107,7 @@ class Sessions:
         Raises:
             KVStoreError: there is none, or its record is damaged.
         """
-        return _session(load_session(self._root, session_id))
+        return session_of(load_session(self._root, session_id))
 
     def get_pushable(self, session_id: str) -> Session:
         """Returns a session to which this process can add video.
@@ -126,11 +118,11 @@ class Sessions:
         """
         record = load_session(self._root, session_id)
         if record.state == "finished":
-            raise _finished(session_id)
+            raise finished_error(session_id)
         mismatch = self._rules.mismatch(record.identity)
         if mismatch is not None:
             raise mismatch
-        return _session(record)
+        return session_of(record)
 
     def admit_source(self, session: Session, source: SourceLabel | None, *, join: bool) -> bool:
         """Keeps which video is pushed to a session that no push has open; see `sources.admit`.
@@ -156,7 +148,7 @@ class Sessions:
             if admission.sources != stored:
                 self._change(
                     session.session_id,
-                    lambda record: _with_settings(record, {SOURCES_KEY: admission.sources}),
+                    lambda record: with_settings(record, {SOURCES_KEY: admission.sources}),
                 )
         return admission.joins
 
@@ -201,10 +193,10 @@ class Sessions:
             changes: dict[str, Any] = {KEEPING_KEY: rules.to_record()}
             if display_name is not None:
                 changes["display_name"] = display_name
-            return _with_settings(record, changes)
+            return with_settings(record, changes)
 
         with self._updating:
-            return _session(self._change(session_id, change))
+            return session_of(self._change(session_id, change))
 
     def finish(self, session_id: str) -> Session:
         """Marks a session finished that is not.
@@ -214,9 +206,9 @@ class Sessions:
             KVStoreError, OSError: its record cannot be read or written.
         """
         with self._updating:
-            finished = self._change(session_id, _ended)
+            finished = self._change(session_id, ended)
         logger.info("session finished", extra={"session": session_id})
-        return _session(finished)
+        return session_of(finished)
 
     def delete(self, session_id: str) -> None:
         """Deletes a session with its memory; a crash leaves it whole or gone.
@@ -260,76 +252,9 @@ class Sessions:
                 session_id,
                 lambda record: replace(record, pinned_spans=change(record.pinned_spans)),
             )
-        return _session(changed)
+        return session_of(changed)
 
     def _change(
         self, session_id: str, change: Callable[[SessionRecord], SessionRecord]
     ) -> SessionRecord:
         return change_session(self._root, session_id, change)
-
-    def _check_agrees(
-        self, existing: SessionRecord, *, sample_fps: float, window_tokens: int
-    ) -> None:
-        mismatch = self._rules.mismatch(existing.identity)
-        if mismatch is not None:
-            raise mismatch
-        for name, given in (("sample_fps", sample_fps), ("window_tokens", window_tokens)):
-            stored = existing.settings[name]
-            if given and given != stored:
-                raise RequestError(
-                    Reason.SESSION_EXISTS,
-                    f"session {existing.session_id!r} exists with {name} {stored}, got {given}",
-                    session_id=existing.session_id,
-                    field=name,
-                    stored=stored,
-                    given=given,
-                )
-
-
-def _ended(record: SessionRecord) -> SessionRecord:
-    if record.state == "finished":
-        raise _finished(record.session_id)
-    return replace(record, state="finished")
-
-
-def _with_settings(record: SessionRecord, changes: dict[str, Any]) -> SessionRecord:
-    return replace(record, settings={**record.settings, **changes})
-
-
-def _check_keeping_agrees(existing: SessionRecord, given: KeepingRules) -> None:
-    stored = KeepingRules.of_record(existing.settings)
-    name = stored.differing(given)
-    if name is not None:
-        had, wanted = getattr(stored, name) or "the server's default", getattr(given, name)
-        raise RequestError(
-            Reason.SESSION_EXISTS,
-            f"session {existing.session_id!r} exists with {name} {had}, got {wanted}; an update "
-            "of the session changes it",
-            session_id=existing.session_id,
-            field=f"keeping.{name}",
-            stored=had,
-            given=wanted,
-        )
-
-
-def _finished(session_id: str) -> RequestError:
-    return RequestError(
-        Reason.SESSION_FINISHED,
-        f"session {session_id!r} is finished and takes no more video",
-        session_id=session_id,
-    )
-
-
-def _session(record: SessionRecord) -> Session:
-    # Sessions of before store format 2 say nothing of it; the store refuses them by their format.
-    stored = {"kv_encoding": "model", **record.settings}
-    return Session(
-        session_id=record.session_id,
-        display_name=stored["display_name"],
-        state=record.state,
-        created_unix_s=record.created_unix_s,
-        settings=SessionSettings(**{name: stored[name] for name in _SETTING_NAMES}),
-        model=f"{stored['model']} {record.identity['model']}",
-        keeping=KeepingRules.of_record(stored),
-        pinned_spans=record.pinned_spans,
-    )

@@ -26,6 +26,7 @@ from svc.qa.deadline import Deadline
 from svc.qa.disk_threads import DiskThreads
 from svc.qa.errors import SNAPSHOT_LOST_ERRORS
 from svc.qa.evidence import coarsened_spans, evidence_spans, lost_spans
+from svc.qa.following import Follower
 from svc.qa.runner import Event, Job, Runner
 from svc.qa.sessions import Lease, OpenSession, SessionCache
 from svc.rpc.errors import Reason, RequestError
@@ -49,8 +50,13 @@ class Answerer:
         runner: Runner,
         threads: DiskThreads,
         pool: ReadPool | None = None,
+        follower: Follower | None = None,
     ) -> None:
-        """The runner's thread must be running for answers to come; it reads with the pool."""
+        """The runner's thread must be running for answers to come; it reads with the pool.
+
+        `follower` hears of what is made durable elsewhere, in sessions that were asked about.
+        """
+        self._follower = follower
         self._model = model
         self._identity = model_identity(model)
         self._sessions = sessions
@@ -131,6 +137,8 @@ class Answerer:
         self, lease: Lease, question: Question, deadline: Deadline, *, arrived_s: float
     ) -> AsyncGenerator[str | Answered, None]:
         session = lease.session
+        if self._follower is not None:
+            self._follower.follow(session)
         record, snapshot, index = await self._look(session, question, deadline)
         reading = Reading(deadline_s=deadline.at_s)
         reader = GuardedReader(session.reader, self._pool, reading)

@@ -8,6 +8,9 @@ import logging
 from typing import Protocol
 
 from svc.config import ConfigError, Settings
+from svc.qa.following import Follower
+from svc.qa.sessions import SessionCache
+from svc.registry.announcements import Announcements
 from svc.registry.connection import Connection
 from svc.registry.errors import RegistryUnavailableError
 from svc.registry.finder import Finder
@@ -32,6 +35,10 @@ class Directory(Protocol):
         """Begins to tell others that this process answers at `address`."""
         ...
 
+    def follower(self, sessions: SessionCache) -> Follower | None:
+        """Returns what hears of units that others make durable; None: all are made here."""
+        ...
+
     async def stop(self) -> None:
         """Tells others that it goes away."""
         ...
@@ -46,6 +53,10 @@ class NoDirectory:
 
     def start(self, address: Address) -> None:
         """Nobody to tell."""
+
+    def follower(self, sessions: SessionCache) -> Follower | None:
+        """Nobody to hear from."""
+        return None
 
     async def stop(self) -> None:
         """Nobody to tell."""
@@ -85,6 +96,10 @@ class RegistryDirectory:
     def start(self, address: Address) -> None:
         """Begins once the root has a name."""
         self._starting = asyncio.create_task(self._begin(address))
+
+    def follower(self, sessions: SessionCache) -> Follower | None:
+        """Hears what the holders of leases publish."""
+        return Follower(Announcements(self._connection), sessions)
 
     async def stop(self) -> None:
         """Leaves the list of processes and closes the connection."""

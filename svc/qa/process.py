@@ -65,6 +65,7 @@ async def serve(settings: Settings) -> bool:
     sessions = SessionCache(
         settings.data_dir, capacity=_OPEN_SESSIONS, ram=ram, disk_io=settings.disk_io
     )
+    follower = directory.follower(sessions)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
     try:
@@ -82,6 +83,7 @@ async def serve(settings: Settings) -> bool:
                 runner=runner,
                 threads=threads,
                 pool=pool,
+                follower=follower,
             )
             service.begin(
                 answerer,
@@ -101,6 +103,8 @@ async def serve(settings: Settings) -> bool:
     finally:
         sweeping.cancel()
         stop_asked.cancel()
+        if follower is not None:
+            await follower.stop()
         await directory.stop()
         await server.stop(_STOP_CALLS_S)
         await model_thread.stop(_STOP_STEP_S)

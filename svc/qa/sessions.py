@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,6 +24,9 @@ from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path
 
 logger = logging.getLogger(__name__)
+
+LOOK_AT_LEAST_EVERY_S = 5.0
+"""How old what is known of a session of another machine may be, whatever is announced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,9 @@ class OpenSession:
         )
         self.lease_count = 0
         self.discarded = False
+        self._looked_s = time.monotonic()
+        self.news: threading.Event | None = None
+        """Set while what others make durable is told as it comes; None: nobody tells."""
         self._root = root
         self._index_path = key_index_path(root, record.session_id)
         self._index: KeyIndexReader | None = None
@@ -70,7 +77,29 @@ class OpenSession:
         """
         record = load_session(self._root, self.session_id)
         watermarks = self.reader.watermarks()
-        return Look(record=record, watermarks=watermarks, snapshot=self.reader.snapshot())
+        return Look(record=record, watermarks=watermarks, snapshot=self._snapshot())
+
+    def _snapshot(self) -> Snapshot:
+        if self.news is None or self.reader.writer_is_here:
+            return self.reader.snapshot()
+        # Of another machine: the files are read once for each thing that is announced, and where
+        # nothing can be heard, for each question. Its process may not reach Redis while we do.
+        if self.news.is_set() and time.monotonic() - self._looked_s < LOOK_AT_LEAST_EVERY_S:
+            return self.reader.known()
+        return self._look_again()
+
+    def _look_again(self) -> Snapshot:
+        self._looked_s = time.monotonic()
+        return self.reader.look_again()
+
+    def catch_up(self, unit_count: int) -> None:
+        """Sees to it that so many durable units are known; blocks on I/O.
+
+        Raises:
+            KVStoreError: the session was deleted, or is damaged.
+        """
+        if self.reader.known().durable_unit_count < unit_count:
+            self._look_again()
 
     def index_of(self, snapshot: Snapshot) -> KeyIndexReader | None:
         """Returns the index that serves a snapshot; None when its writer is not so far yet.
@@ -96,6 +125,10 @@ class OpenSession:
                     self._old_indexes.append(self._index)  # questions may be reading it
                 self._index = index
         if index.count < snapshot.unit_count and self.reader.writer_open:
+            if not self.reader.writer_is_here:
+                # A file system of several machines looks at what is mapped when it is opened.
+                with open(self._index_path, "rb"):
+                    pass
             return None  # it is made anew from the blocks
         index.check(snapshot.unit_count)
         return index
@@ -165,6 +198,11 @@ class SessionCache:
         """Returns one more lease on a session that is leased."""
         with self._lock:
             return self._leased(session)
+
+    def lease_open(self, session: OpenSession) -> Lease | None:
+        """Returns a lease on a session that nobody may have leased; None: it was let go of."""
+        with self._lock:
+            return None if session.discarded else self._leased(session)
 
     def _leased(self, session: OpenSession) -> Lease:
         session.lease_count += 1

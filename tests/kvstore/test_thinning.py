@@ -222,6 +222,17 @@ def test_a_pin_stops_dropping_at_its_segment(root: Path) -> None:
     writer.close()
 
 
+def test_what_is_pinned_may_lie_in_a_damaged_segment_so_it_stays(root: Path) -> None:
+    drops = replace(THINNING, budget=replace(BUDGET, on_full="drop_oldest"))
+    writer = thinning_writer(root, limits=drops, pinned=lambda: [(1000.0, 1001.0)])
+    append_scenes(writer, 40)
+    with open(segment_path(folder_of(root), 0), "r+b") as file:
+        os.pwrite(file.fileno(), b"\xff", 2 * PAGE_BYTES + 8)  # in the first unit table
+    with pytest.raises(BudgetExceededError, match="pinned"):
+        append_scenes(writer, 100)
+    writer.close()
+
+
 def test_a_pin_stops_ageing_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1e9
     monkeypatch.setattr("time.time", lambda: now)
@@ -512,3 +523,31 @@ def test_headers_of_an_epoch_keep_saying_where_it_began(root: Path) -> None:
     assert epochs == blocks == sorted(epochs)
     assert set(epochs) == set(range(1, 7))
     assert max(generations(root)) > 0
+
+
+def test_a_late_block_before_a_thinned_segment_is_void(root: Path) -> None:
+    """The thinned segment's header says where its epoch began, to whoever walks the log."""
+    writer = thinning_writer(root)
+    append_scenes(writer, 8)
+    writer.flush()
+    writer.close()
+    writer = thinning_writer(root, pinned=lambda: [(0.0, 8.0)])
+    first = writer.durable_unit_count
+    append_scenes(writer, 100)
+    writer.flush()
+    writer.close()
+    numbers = segment_numbers(folder_of(root))
+    late_number = next(n for n, found in zip(numbers, generations(root), strict=True) if found) - 1
+    paths = [segment_path(folder_of(root), late_number + step) for step in (0, 1)]
+    with open(paths[1], "rb") as file:
+        page = read_page(file.fileno(), PAGE_BYTES)
+        rest = os.pread(file.fileno(), 1 << 20, 2 * PAGE_BYTES)
+    header = BlockHeader.unpack(page, paths[1])
+    assert header is not None
+    assert (header.epoch, header.first_unit) == (2, first)
+    with open(paths[0], "ab") as file:  # as a writer of the first epoch that was paused
+        file.write(replace(header, epoch=1, generation=0).pack() + rest)
+    check_all(root, first + 100)
+    assert verify_store(root).damage == ()
+    (folder_of(root) / "CTL").unlink()
+    check_all(root, first + 100)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from svc.ingest.push import Push
-from svc.ingest.sessions import Session, Sessions
+from svc.ingest.session_records import Session
+from svc.ingest.sessions import Sessions
 from tests.svc.ingest.calls import FINISH, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
 

@@ -48,7 +48,7 @@ class Clocks:
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     both = Clocks()
     # Not of the whole process: gRPC's deadlines go by the real one.
-    for module in ("kvstore.blocklog", "svc.ingest.idle_sessions"):
+    for module in ("kvstore.blocklog", "kvstore.freeing", "svc.ingest.idle_sessions"):
         monkeypatch.setattr(f"{module}.time", SimpleNamespace(time=lambda: both.wall_s))
     monkeypatch.setattr(idle_times, "boot_time_s", lambda: both.boot_s)
     return both

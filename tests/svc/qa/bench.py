@@ -21,9 +21,11 @@ from svc.engine.model import LoadedModel
 from svc.qa.answerer import Answerer
 from svc.qa.convert import Answered, Question
 from svc.qa.disk_threads import DiskThreads
+from svc.qa.following import Follower
 from svc.qa.runner import Job, Runner
 from svc.qa.sessions import SessionCache
 from svc.qa.warm_up import RandomMemory
+from svc.registry.announcements import Announcements
 
 JOIN_S = 20.0
 """How long a test that failed waits for the model thread, which it may have left held."""
@@ -46,13 +48,20 @@ class StepwiseMemory(RandomMemory):
 class Bench:
     """An answerer whose model thread answers one question at a time, and can be held."""
 
-    def __init__(self, store: Path, model: LoadedModel) -> None:
+    def __init__(
+        self, store: Path, model: LoadedModel, announcements: Announcements | None = None
+    ) -> None:
         self.model = model
         self.runner = Runner(packed_count=1)
         self.sessions = SessionCache(store, capacity=2)
         self.threads = DiskThreads(max_count=8, max_count_per_session=2)
+        self.follower = None if announcements is None else Follower(announcements, self.sessions)
         self.answerer = Answerer(
-            model=model, sessions=self.sessions, runner=self.runner, threads=self.threads
+            model=model,
+            sessions=self.sessions,
+            runner=self.runner,
+            threads=self.threads,
+            follower=self.follower,
         )
         self.thread = threading.Thread(
             target=self.runner.run, args=[AnswerEngine(model)], daemon=True
