@@ -2,7 +2,8 @@
 
 Two runs push the same generated streams, all at once, and put the same questions meanwhile: the
 first to a store without limits, the second to one with half of what the first took. A run that came
-to its end is kept in the work folder, and the same command goes on behind it.
+to its end is kept in the work folder, and the same command goes on behind it; stores are removed
+once every target is met.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missed = [row.name for row in figures if row.met is False]
     for name in missed:
         sys.stderr.write(f"missed: {name}\n")
+    folder = options.work / plan.digest
+    if missed:
+        sys.stderr.write(f"stores, logs, samples and answers are in {folder}\n")
+    else:
+        for store in folder.glob("*/data"):
+            shutil.rmtree(store)
     return int(bool(missed))
 
 
