@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-faults check lint types proto proto-check install fix clean
+.PHONY: demo test test-faults soak check lint types proto proto-check install fix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lookback demo
@@ -24,6 +24,10 @@ test-faults: $(VENV)/.installed-dev
 	    tests/kvstore/test_control.py tests/kvstore/test_fenced_writer.py \
 	    tests/kvstore/test_arena.py tests/kvstore/test_retention.py \
 	    tests/svc/registry/test_redis_faults.py tests/svc/registry/test_leases.py
+
+# Hours of stream through a store of half the size: about a quarter of an hour on two cores.
+soak: $(VENV)/.installed
+	nice $(BIN)/python -m eval.soak --json eval/results/soak.json
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

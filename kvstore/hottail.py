@@ -127,6 +127,7 @@ class HotTail:
         Raises:
             StoreFullError: no folder has room for it, or the budget has none.
         """
+        ring_bytes = page_align(ring_bytes)  # what is claimed is what the file takes
         size = file_bytes(ring_bytes)
         with ExitStack() as undo:
             if arena is not None:

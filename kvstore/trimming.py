@@ -159,12 +159,13 @@ def _nobody(first_unit: int) -> None:
 
 
 def _scan(folder: Path, session_id: str, control: ControlPage | None) -> LogScan:
+    acknowledged, begun_epoch = control.begun() if control else (0, 0)
     return scan_log(
         folder,
         session_id,
         session_hash(session_id),
-        acknowledged_block_count=control.proven_block_count() if control else 0,
-        begun_epoch=control.last_epoch() if control else 0,
+        acknowledged_block_count=acknowledged,
+        begun_epoch=begun_epoch,
     )
 
 

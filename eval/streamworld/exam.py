@@ -103,7 +103,7 @@ def make_exam(
                 asked.append(question)
                 found += 1
     asked.sort(key=lambda q: q.asked_at)
-    return Exam(clip=clip, fps=fps, questions=tuple(_timed(q, fps, rng) for q in asked))
+    return Exam(clip=clip, fps=fps, questions=tuple(timed(q, fps, rng) for q in asked))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,8 @@ def _ask_unseen(
     )  # fmt: skip
 
 
-def _timed(question: FrameQuestion, fps: Fraction, rng: np.random.Generator) -> Question:
+def timed(question: FrameQuestion, fps: Fraction, rng: np.random.Generator) -> Question:
+    """A question about frames as one about seconds, with options to choose from."""
     return Question(
         kind=question.kind, asked_as=question.asked_as, text=question.text, answer=question.answer,
         options=_options(question, rng), asked_at_s=float(question.asked_at / fps),

@@ -82,7 +82,7 @@ def _run(plan: Plan, arguments: argparse.Namespace, folder: Path) -> list[Record
             addresses = Addresses(*arguments.addresses)
         else:
             service = own_service(folder / "data", folder / "service.log", arguments.model)
-            addresses = stack.enter_context(service)
+            addresses = stack.enter_context(service).addresses
         return asyncio.run(_ask_service(plan, arguments.out, folder, addresses))
 
 

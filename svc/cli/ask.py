@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,8 +59,8 @@ _FLAGS = {
 }
 """Options by the fields of a question that they set."""
 
-_RETRIEVAL = "Retrieval"
-_DECODING = "Decoding"
+_recall_option = partial(typer.Option, rich_help_panel="Retrieval")
+_decoding_option = partial(typer.Option, rich_help_panel="Decoding")
 
 
 def ask(
@@ -101,83 +102,59 @@ def ask(
     ] = 120.0,
     retrieval: Annotated[
         Retrieval | None,
-        typer.Option(
+        _recall_option(
             help="Whether each layer of the model recalls its own moments, or all the same. ",
-            rich_help_panel=_RETRIEVAL,
             show_default="per_layer",
         ),
     ] = None,
     units: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Units recalled, the recent ones included.",
-            rich_help_panel=_RETRIEVAL,
-            show_default="the model's",
+        _recall_option(
+            min=1, help="Units recalled, the recent ones included.", show_default="the model's"
         ),
     ] = None,
     recent: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Newest units, always seen.", rich_help_panel=_RETRIEVAL, show_default="1"
-        ),
+        _recall_option(min=0, help="Newest units, always seen.", show_default="1"),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Tokens of memory per layer.",
-            rich_help_panel=_RETRIEVAL,
-            show_default="what the model has room for",
+        _recall_option(
+            min=1, help="Tokens of memory per layer.", show_default="what the model has room for"
         ),
     ] = None,
     unit_index: Annotated[
         list[int] | None,
-        typer.Option(
-            min=0,
-            help="See exactly this unit; give each. Takes the place of retrieval.",
-            rich_help_panel=_RETRIEVAL,
+        _recall_option(
+            min=0, help="See exactly this unit; give each. Takes the place of retrieval."
         ),
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Tokens of the answer at most.",
-            rich_help_panel=_DECODING,
-            show_default="64",
-        ),
+        _decoding_option(min=1, help="Tokens of the answer at most.", show_default="64"),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(
-            min=0.0,
-            help="0: the most likely token each time.",
-            rich_help_panel=_DECODING,
-            show_default="the model's",
+        _decoding_option(
+            min=0.0, help="0: the most likely token each time.", show_default="the model's"
         ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            help="Probability that the tokens considered reach together.",
-            rich_help_panel=_DECODING,
-        ),
+        _decoding_option(help="Probability that the tokens considered reach together."),
     ] = None,
     top_k: Annotated[
         int | None,
-        typer.Option(min=0, help="Tokens considered; 0: all.", rich_help_panel=_DECODING),
+        _decoding_option(min=0, help="Tokens considered; 0: all."),
     ] = None,
     repetition_penalty: Annotated[
         float | None,
-        typer.Option(help="Above 1: repeat less.", rich_help_panel=_DECODING),
+        _decoding_option(help="Above 1: repeat less."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of sampling.", rich_help_panel=_DECODING)
-    ] = None,
+    seed: Annotated[int | None, _decoding_option(help="Seed of sampling.")] = None,
     stop: Annotated[
         list[str] | None,
-        typer.Option(help="A string that ends the answer; give each.", rich_help_panel=_DECODING),
+        _decoding_option(help="A string that ends the answer; give each."),
     ] = None,
     server: ServerOption = None,
     ingest_address: IngestAddressOption = None,

@@ -24,8 +24,18 @@ from kvstore.geometry import Tier
 from kvstore.hottail import file_bytes
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session
+from kvstore.writer import SessionWriter
 from tests.kvstore import arena_lives
-from tests.kvstore.samples import SESSION, SMALL, append, open_writer, read_unit, sample, unit_is
+from tests.kvstore.samples import (
+    LIMITS,
+    SESSION,
+    SMALL,
+    append,
+    open_writer,
+    read_unit,
+    sample,
+    unit_is,
+)
 
 SLOT_BYTES = Layout(SMALL).extent_bytes(12)
 KIB = 1024
@@ -184,6 +194,30 @@ def test_the_arena_and_hot_tails_stay_within_the_budget_at_every_moment(
     assert budget_bytes * 0.9 < memory_bytes(shm) <= budget_bytes
     arena.close()
     assert memory_bytes(shm) == 0
+
+
+def test_hot_tails_whose_sizes_are_not_whole_pages_stay_within_the_budget(
+    root: Path, shm: Path
+) -> None:
+    budget_bytes = 1024 * KIB
+    arena = make_arena(root, budget_bytes, slot_bytes=64)
+    writers = [
+        SessionWriter.open(
+            root,
+            f"session-{number}",
+            geometry=SMALL,
+            limits=LIMITS,
+            shm_dir=shm,
+            hot_tail_bytes=64 * KIB + 1,
+            arena=arena,
+        )
+        for number in range(3)
+    ]
+    assert budget_bytes * 0.99 < memory_bytes(shm) <= budget_bytes
+    for writer in writers:
+        writer.close()
+    assert memory_bytes(shm) <= budget_bytes
+    arena.close()
 
 
 def test_a_hot_tail_that_the_budget_has_no_room_for_is_refused_and_claims_nothing(

@@ -15,6 +15,7 @@ import pytest
 from kvstore.errors import SliceCorruptError
 from kvstore.quarantine import Quarantine, quarantine_path, quarantined, sweep_quarantine
 from kvstore.reader import SessionReader
+from tests.kvstore.damaging import AnyChecksum
 from tests.kvstore.samples import SESSION, append, open_writer, read_units, sample
 
 UNIT_COUNT = 12
@@ -89,23 +90,11 @@ def test_without_its_checksum_a_flipped_byte_would_be_served(
     root: Path, flip: Flip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flip(DAMAGED[0])
-    monkeypatch.setattr("kvstore.extents.kv_checksum", lambda *parts: _Whatever())
+    monkeypatch.setattr("kvstore.extents.kv_checksum", lambda *parts: AnyChecksum())
     reader = SessionReader.open(root, SESSION)
     with pytest.raises(AssertionError):
         assert lost(reader) == {DAMAGED[0]: False}
     reader.close()
-
-
-class _Whatever(int):
-    """A checksum that is whatever it is compared with."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __hash__ = int.__hash__
 
 
 def test_a_disk_that_refuses_is_told_apart_and_costs_its_unit_only(

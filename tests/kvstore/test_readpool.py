@@ -19,6 +19,7 @@ from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading, ReadPool
 from kvstore.snapshot import Snapshot
+from tests.kvstore.damaging import flip_byte_of
 from tests.kvstore.samples import SESSION, append, open_writer
 
 UNIT_COUNT = 60
@@ -120,23 +121,12 @@ def test_damage_in_several_parts_is_told_at_once(
     for unit in damaged:
         keys, values = arrays(reader, snapshot, [unit])
         reader.read(snapshot, LAYER, [unit], keys, values)
-        flip(root, keys.tobytes())
+        flip_byte_of(root, SESSION, keys.tobytes())
     with pytest.raises(SliceCorruptError) as error:
         GuardedReader(reader, pool, Reading()).read(
             snapshot, LAYER, on_disk, *arrays(reader, snapshot, on_disk)
         )
     assert [each.unit_index for each in error.value.damaged] == damaged
-
-
-def flip(root: Path, content: bytes) -> None:
-    for path in (root / "sessions" / SESSION).glob("seg-*.kvs"):
-        at = path.read_bytes().find(content)
-        if at >= 0:
-            with path.open("r+b") as file:
-                file.seek(at)
-                file.write(bytes([content[0] ^ 1]))
-            return
-    raise AssertionError("not on disk")
 
 
 class Gate:

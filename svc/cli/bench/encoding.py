@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +16,28 @@ from kvstore.encoding_codec import decode_extent, encode_extent
 from kvstore.geometry import Geometry
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
-from kvstore.unit import Unit
-from kvstore.writer import SessionWriter
 from svc.cli.bench.encoding_error import HEAVY, PLAIN, Material, attention_errors, from_bfloat16
+from svc.cli.bench.encoding_size import (
+    SESSION,
+    UNIT_S,
+    SessionPlan,
+    segment_bytes_an_hour,
+    size_rows,
+    write_session,
+)
 from svc.report import Row, print_rows, write_rows
 
 SHAPE = Geometry(layer_count=28, kv_head_count=4, head_dim=128, element="bfloat16")
 """LLaVA-OneVision on Qwen2-7B."""
 UNIT_TOKENS = 196
-_UNIT_S = 2.0  # 0.5 frames per second, a frame a unit
-_UNITS_AN_HOUR = 1800
 _SLICES = 112  # 45 MB: more than a core's caches
 _UNITS_A_BLOCK = 20
 _QUANTISED: tuple[Encoding, ...] = ("int8", "int4")
+_ENCODINGS: tuple[Encoding, ...] = ("model", *_QUANTISED)
 _MIN_RATIO = {"int8": ">= 1.9", "int4": ">= 3.6"}
 _MOST_ERROR = {"int8": "<= 0.02", "int4": "<= 0.25"}
-_SESSION = "bench"
 _GIB = 2**30
 _GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A session of one encoding, on the disk."""
-
-    root: Path
-    unit_count: int
-
-    @property
-    def bytes_an_hour(self) -> float:
-        """Bytes of the segment files, scaled from the units written to an hour of stream."""
-        paths = (self.root / "sessions" / _SESSION).glob("seg-*.kvs")
-        return sum(path.stat().st_size for path in paths) / self.unit_count * _UNITS_AN_HOUR
 
 
 def bench_encoding(unit_count: int, rounds: int, json_file: Path | None) -> None:
@@ -58,13 +46,15 @@ def bench_encoding(unit_count: int, rounds: int, json_file: Path | None) -> None
     material = Material.make(PLAIN, SHAPE, UNIT_TOKENS, unit_count=1)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="lookback-bench-") as folder:
-        written: dict[str, _Written] = {}
-        for encoding in ("model", *_QUANTISED):
+        roots = {name: Path(folder) / name for name in _ENCODINGS}
+        for encoding, root in roots.items():
             console.print(f"writing {unit_count} units as {encoding} ...")
-            written[encoding] = _write(Path(folder) / encoding, encoding, material, unit_count)
-        rows += _size_rows(written)
+            _write(root, encoding, material, unit_count)
+        rows += _size_rows(roots, unit_count)
         console.print("reading them ...")
-        rows += _read_rows(written, rounds)
+        rows += _read_rows(roots, unit_count, rounds)
+        console.print("writing sessions of fewer tokens ...")
+        rows += size_rows(Path(folder), SHAPE, material, unit_count)
     console.print("encoding, decoding, attending ...")
     rows += _speed_rows(material, rounds)
     rows += _error_rows()
@@ -73,41 +63,20 @@ def bench_encoding(unit_count: int, rounds: int, json_file: Path | None) -> None
         write_rows(json_file, "encoding", rows)
 
 
-def _write(root: Path, encoding: Encoding, material: Material, unit_count: int) -> _Written:
+def _write(root: Path, encoding: Encoding, material: Material, unit_count: int) -> None:
     limits = BlockLimits(block_tokens=_UNITS_A_BLOCK * UNIT_TOKENS, block_span_s=1e9)
-    shape = (SHAPE.layer_count, UNIT_TOKENS, SHAPE.kv_head_count, SHAPE.head_dim)
-    keys = np.broadcast_to(material.keys, shape)
-    values = np.broadcast_to(material.values, shape)
-    cells = np.zeros((UNIT_TOKENS, 2), np.uint16)
-    root.mkdir()
-    with closing(
-        SessionWriter.open(root, _SESSION, geometry=SHAPE, encoding=encoding, limits=limits)
-    ) as writer:
-        for index in range(unit_count):
-            unit = Unit(
-                index=index,
-                first_pts_s=_UNIT_S * index,
-                last_pts_s=_UNIT_S * index,
-                token_count=UNIT_TOKENS,
-                position_span=UNIT_TOKENS,
-                cells=cells,
-                drop_fraction=0.0,
-                gap_before=False,
-                thumbnail_jpeg=b"",
-            )
-            writer.append(unit, keys, values, resume=b"")
-            writer.publish()
-        writer.flush()
-    return _Written(root, unit_count)
+    plan = SessionPlan(
+        encoding=encoding, kept_count=UNIT_TOKENS, unit_count=unit_count, limits=limits
+    )
+    write_session(root, SHAPE, material, plan)
 
 
-def _size_rows(written: dict[str, _Written]) -> list[Row]:
-    model_bytes = written["model"].bytes_an_hour
-    unit_count = written["model"].unit_count
+def _size_rows(roots: dict[Encoding, Path], unit_count: int) -> list[Row]:
+    model_bytes = segment_bytes_an_hour(roots["model"], unit_count)
     note = f"GiB per stream hour at 0.5 fps, scaled from {unit_count} units (model / it)"
     rows = [Row(name=f"model: {note}", value=model_bytes / _GIB, unit="GiB")]
     for encoding in _QUANTISED:
-        it_bytes = written[encoding].bytes_an_hour
+        it_bytes = segment_bytes_an_hour(roots[encoding], unit_count)
         rows.append(
             Row(
                 name=f"{encoding}: {note}",
@@ -132,9 +101,8 @@ def _best_s(rounds: int, *works: Callable[[], object]) -> list[float]:
     return best
 
 
-def _read_rows(written: dict[str, _Written], rounds: int) -> list[Row]:
-    readers = {name: SessionReader.open(each.root, _SESSION) for name, each in written.items()}
-    unit_count = written["model"].unit_count
+def _read_rows(roots: dict[Encoding, Path], unit_count: int, rounds: int) -> list[Row]:
+    readers = {name: SessionReader.open(root, SESSION) for name, root in roots.items()}
     token_count = unit_count * UNIT_TOKENS
     shape = (token_count, SHAPE.kv_head_count, SHAPE.head_dim)
     keys, values = np.empty(shape, np.uint16), np.empty(shape, np.uint16)
@@ -210,7 +178,7 @@ def _speed_rows(material: Material, rounds: int) -> list[Row]:
         rows.append(
             Row(
                 name=f"{encoding}: encoding a unit of 28 layers, share of the 2 s it stands for",
-                value=times_s[0] / _SLICES * SHAPE.layer_count / _UNIT_S,
+                value=times_s[0] / _SLICES * SHAPE.layer_count / UNIT_S,
                 unit="",
                 target="<= 0.02",
             )

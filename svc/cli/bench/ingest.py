@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +16,7 @@ from svc.cli.bench.stream import PushedStream
 from svc.client import LookbackClient, SessionSettings, TextDelta
 from svc.config import Settings, read_settings
 from svc.engine.serving import model_config, serving_defaults
+from svc.memory import Memory, read_memory
 from svc.report import Row, print_rows, write_rows
 from svc.supervisor import Supervisor
 
@@ -25,18 +24,6 @@ _WARM_UP_FRAMES = 160
 _ROUNDS = 3
 _YOUNG_S = 600
 _PROCESSES: tuple[ProcessName, ...] = ("ingest", "qa")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """What a process holds, in bytes."""
-
-    anonymous: int
-    """Its own: heap, stacks."""
-    index_mapped: int
-    """Resident pages of index files: shared, and given back by the kernel when it needs them."""
-    shared: int
-    """Resident pages of shared memory: the hot tail."""
 
 
 def bench_ingest(frames: int, hours: float, json_file: Path | None) -> None:
@@ -111,24 +98,6 @@ async def _memory_over_time(
     return found[0], found[1]
 
 
-def read_memory(pid: int) -> Memory:
-    """Returns what a process holds now, from the kernel's accounts."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    match = re.search(r"^Anonymous:\s+(\d+) kB", rollup, re.MULTILINE)
-    assert match is not None, "the kernel reports Anonymous since 4.14"
-    index = shared = 0
-    path = ""
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        header = re.match(r"^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)$", line)
-        if header:
-            path = header[1]
-        elif line.startswith("Rss:"):
-            resident = int(line.split()[1]) * 1024
-            index += resident if path.endswith("index.rows") else 0
-            shared += resident if path.startswith("/dev/shm/") else 0
-    return Memory(anonymous=int(match[1]) * 1024, index_mapped=index, shared=shared)
-
-
 def _memory_rows(name: ProcessName, young: Memory, old: Memory, length_s: int) -> list[Row]:
     hours = f"{length_s / 3600:g} h"
     mib = 2**20
@@ -149,8 +118,8 @@ def _memory_rows(name: ProcessName, young: Memory, old: Memory, length_s: int) -
         ),
         Row(
             name=f"{name} process, shared hot tail after {hours}",
-            value=old.shared / mib,
+            value=old.hot_mapped / mib,
             unit="MiB",
-            baseline=young.shared / mib,
+            baseline=young.hot_mapped / mib,
         ),
     ]

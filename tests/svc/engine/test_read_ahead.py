@@ -15,6 +15,7 @@ from kvstore.readpool import Reading, ReadPool
 from svc.engine.answer_result import AnswerResult
 from svc.engine.model import LoadedModel
 from svc.engine.store_memory import StoreMemory
+from tests.kvstore.damaging import flip_byte_of
 from tests.svc.engine import streams
 from tests.svc.engine.test_answer_store import (
     SESSION,
@@ -117,20 +118,9 @@ def test_damage_found_ahead_is_judged_where_it_is_wanted(
     session: StoredSession, tmp_path: Path
 ) -> None:
     own = request(unit_indices=(0, 2, 5), recent_unit_count=0)
-    _flip(tmp_path, session.units[2].kv.keys[1].numpy().tobytes())
+    flip_byte_of(tmp_path, SESSION, session.units[2].kv.keys[1].numpy().tobytes())
     plain = answer_with_logits(session._model, own, session.memory())
     ahead, _ = read_ahead(session, own)
     assert_same_to_the_bit(plain, ahead)
     assert [lost.unit_index for lost in plain[0].lost] == [2]
     assert ahead[0].lost == plain[0].lost
-
-
-def _flip(root: Path, content: bytes) -> None:
-    for path in (root / "sessions" / SESSION).glob("seg-*.kvs"):
-        at = path.read_bytes().find(content)
-        if at >= 0:
-            with path.open("r+b") as file:
-                file.seek(at)
-                file.write(bytes([content[0] ^ 1]))
-            return
-    raise AssertionError("not on disk")

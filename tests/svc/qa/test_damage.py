@@ -27,6 +27,7 @@ from svc.qa.convert import Answered, Question, answer_message
 from svc.qa.errors import translate
 from svc.qa.sessions import SessionCache
 from svc.rpc.errors import Reason
+from tests.kvstore.damaging import AnyChecksum
 from tests.svc.qa.service import LiveSession
 from tests.svc.qa.test_answerer import Bench
 
@@ -180,21 +181,9 @@ def test_without_checksums_the_damage_would_be_served(
     damaged: Damaged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged.flip("keys")
-    monkeypatch.setattr("kvstore.extents.kv_checksum", lambda *arrays: _Whatever())
+    monkeypatch.setattr("kvstore.extents.kv_checksum", lambda *arrays: AnyChecksum())
     with pytest.raises((AssertionError, ValueError)):
         assert_said(damaged.ask(**everything()), pb.LostEvidence.REASON_CHECKSUM)
-
-
-class _Whatever(int):
-    """A checksum that is whatever it is compared with."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __hash__ = int.__hash__
 
 
 def test_a_slice_that_the_disk_refuses_is_left_out_and_said(
