@@ -45,9 +45,10 @@ class SessionTracker:
 
     def unchanged(self) -> Snapshot | None:
         """The last snapshot, when the CTL page has not changed since."""
-        if self._latest is None or self._control is None:
+        latest = self._latest
+        if latest is None or self._control is None:
             return None
-        state, snapshot = self._latest
+        state, snapshot = latest
         return snapshot if state == self._control.state() else None
 
     def refresh(self) -> Snapshot:

@@ -157,14 +157,16 @@ class UnitCatalog:
 
     def _renew(self, blocks: Sequence[Block]) -> None:
         """Write over what is known of the blocks' units, in columns of their own."""
-        self._token_counts = self._token_counts.copy()
-        self._drop_fractions = self._drop_fractions.copy()
-        self._coarsened = self._coarsened.copy()
+        columns = (self._token_counts, self._drop_fractions, self._coarsened)
+        token_counts, drop_fractions, coarsened = (column.copy() for column in columns)
         for block in blocks:
             rows, start = block.table.rows, block.header.first_unit
-            self._token_counts.write(start, rows["token_count"])
-            self._drop_fractions.write(start, rows["drop_fraction"])
-            self._coarsened.write(start, rows["thinned_count"] != 0)
+            token_counts.write(start, rows["token_count"])
+            drop_fractions.write(start, rows["drop_fraction"])
+            coarsened.write(start, rows["thinned_count"] != 0)
+        # Only when they are whole: others look without the lock.
+        self._token_counts, self._drop_fractions = token_counts, drop_fractions
+        self._coarsened = coarsened
 
     def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
         """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""

@@ -16,8 +16,8 @@ from tests.kvstore.samples import append, open_writer, unit_is
 from tests.kvstore.thinned import append_scenes, is_part_of, thinning_writer
 from tests.kvstore.thinning_lives import SMALL_SCENE, THIN_LIMITS
 
-THINNING = replace(THIN_LIMITS, budget=replace(THIN_LIMITS.budget, session_bytes=3 << 20))
-"""Full after about 120 units, and as thin as it gets after about 250."""
+THINNING = replace(THIN_LIMITS, budget=replace(THIN_LIMITS.budget, session_bytes=3 << 19))
+"""Full after about 60 units, and as thin as it gets after about 120."""
 
 
 def open_for(root: Path, limits: BlockLimits, **changes: Any) -> SessionWriter:
