@@ -163,7 +163,7 @@ def change_session(
         SessionRecordCorruptError: the record is damaged.
         Exception: of `change`; nothing is changed then.
     """
-    with _record_held(root, session_id):
+    with record_held(root, session_id):
         record = load_session(root, session_id)
         changed = change(record)
         if changed != record:
@@ -172,8 +172,14 @@ def change_session(
 
 
 @contextmanager
-def _record_held(root: Path, session_id: str) -> Iterator[None]:
-    """Keep others of its callers away. The folder itself is locked: that needs no other file."""
+def record_held(root: Path, session_id: str) -> Iterator[None]:
+    """Keep a session's record from being changed inside the `with`, by other processes too.
+
+    The folder itself is locked: that needs no other file. Not to be nested.
+
+    Raises (on entering):
+        SessionNotFoundError: there is no such session.
+    """
     try:
         fd = os.open(session_folder(root, session_id), os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError as error:

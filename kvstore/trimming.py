@@ -23,6 +23,7 @@ from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, segment_path, session_folder, session_hash
 from kvstore.pinned import touches
 from kvstore.scan import LogScan, scan_log
+from kvstore.session import record_held
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def drop_front(
         session_id: the session.
         before_segment: number of the first segment that is not to go.
         keep_tokens: what is left holds as many.
-        pinned: as `SessionWriter.open` takes it; asked with the lock held.
+        pinned: as `SessionWriter.open` takes it; asked while the session's record cannot change.
         may_commit: asked last, before anything changes; see `SessionWriter.open`.
         io: the system calls.
 
@@ -136,6 +137,8 @@ def drop_front(
         if control is not None:
             held.callback(control.close)
         segments = _segments(folder, session_id, _scan(folder, session_id, control))
+        # Nothing is pinned between the question for pins and the drop.
+        held.enter_context(record_held(root, session_id))
         may_go = droppable(segments, keep_tokens=keep_tokens, pinned=pinned())
         count = sum(1 for segment in may_go if segment.number < before_segment)
         if not count:

@@ -28,16 +28,21 @@ class Pinned:
 
 
 def pin_span(root: Path, sessions: Sessions, session_id: str, span: Span) -> Pinned:
-    """Pins a span, of which nothing may have been dropped. Nothing may be dropping meanwhile.
+    """Pins a span, of which nothing may have been dropped. No writer may be dropping meanwhile.
 
     Raises:
         RequestError: SPAN_DROPPED.
         KVStoreError: there is no such session, it is damaged, or the span cannot be pinned.
     """
     check_span(span)
+
+    def add(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+        # While the record is held: a sweep that drops holds it too.
+        _check_not_dropped(session_id, _snapshot(root, session_id), span)
+        return pinned(spans, span)
+
+    session = sessions.change_pins(session_id, add)
     snapshot = _snapshot(root, session_id)
-    _check_not_dropped(session_id, snapshot, span)
-    session = sessions.change_pins(session_id, partial(pinned, added=span))
     whole = spans_to_keep([span], load_session(root, session_id).unit_period_s)
     of_span = touches(whole, snapshot.first_pts_s, snapshot.last_pts_s)
     return Pinned(session=session, thinned_unit_count=int((of_span & snapshot.coarsened).sum()))

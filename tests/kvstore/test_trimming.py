@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from kvstore.errors import (
 from kvstore.glance import glance
 from kvstore.paths import TOMBSTONE_NAME, segment_numbers
 from kvstore.reader import SessionReader
+from kvstore.session import SessionRecord, change_session, create_session
 from kvstore.trimming import drop_front, droppable, stored_segments
 from kvstore.verify import verify_store
 from tests.kvstore.samples import LIMITS, SESSION, append, open_writer, sample, unit_is
@@ -188,3 +191,32 @@ def test_a_crash_at_any_call_leaves_the_drop_done_or_not_begun(
     else:
         raise AssertionError("it never ran to its end")
     assert firsts == {0, target.floor.first_unit}
+
+
+def test_nothing_is_pinned_between_the_question_for_pins_and_the_drop(root: Path) -> None:
+    filled(root)
+    create = SessionRecord(session_id=SESSION, created_unix_s=1.0, unit_period_s=1.0)
+    update = folder_of(root) / "session.json"
+    aside = root / "aside"
+    create_session(aside, create)
+    shutil.copy(aside / "sessions" / SESSION / "session.json", update)
+    pinning: list[threading.Thread] = []
+    seen: list[int] = []
+
+    def pin() -> None:
+        def change(record: SessionRecord) -> SessionRecord:
+            seen.append(holds(root, 120))
+            return replace(record, pinned_spans=((0.0, 1.0),))
+
+        change_session(root, SESSION, change)
+
+    def pinned() -> list[tuple[float, float]]:
+        pinning.append(threading.Thread(target=pin))
+        pinning[0].start()
+        pinning[0].join(0.3)  # it would have been done by now
+        return []
+
+    segments = stored_segments(root, SESSION)
+    assert drop_front(root, SESSION, before_segment=segments[3].number, pinned=pinned) == 3
+    pinning[0].join()
+    assert seen == [segments[3].floor.first_unit]  # whoever pins sees what was dropped

@@ -26,6 +26,7 @@ from svc.ingest.app import App
 from svc.ingest.idle_times import IdleTimes
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
+from tests.svc.registry.redis_server import RedisServer
 
 _RETAIN_S = 600.0
 _STEP_S = 300.0
@@ -382,3 +383,37 @@ def test_a_count_that_was_torn_begins_anew(tmp_path: Path, clocks: Clocks) -> No
     times = opened()
     assert times.look({"b": "1"}) == {"b": 0.0}
     times.close()
+
+
+async def test_a_session_goes_from_the_registry_too_and_one_of_another_process_is_left_alone(
+    start: StartServer, values: dict[str, Any], clocks: Clocks, tmp_path: Path
+) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with RedisServer(folder) as redis:
+        settings = {
+            "redis_url": redis.url,
+            "retain_s": _RETAIN_S,
+            "window_tokens": 18,
+            "block_span_s": 10.0,
+        }
+        client, other = await start(**settings), await start(**settings)
+        swept = Swept(client=client, clocks=clocks, root=values["data_dir"])
+        for name in ("over", "taken"):
+            await swept.create(name)
+            await swept.push(name, every_10_s(20), finish=name == "over")
+        call = await other.open(open_images("taken"))
+        await swept.age(3 * _RETAIN_S)
+        assert await swept.sessions() == ["taken"]
+        assert (await swept.stats("taken")).dropped_unit_count == 0
+        assert redis.admin().hget("lookback:{over}:session", "state") == "deleted"
+        await call.half_close()
+        await call.rest()
+        while redis.admin().hget("lookback:{taken}:session", "owner"):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        await swept.age(3 * _RETAIN_S)
+        assert (await swept.stats("taken")).dropped_unit_count > 0
+        # Its lease was given back.
+        again = await other.open(open_images("taken"))
+        await again.half_close()
+        await again.rest()
