@@ -35,9 +35,15 @@ def softmax_mean(layer_scores: Sequence[NDArray[np.floating]], scale: float) -> 
         (n,) float64. Every unit of the snapshot is a candidate, so scores of different answers
         over one snapshot compare, whatever their budgets.
     """
-    scaled = np.stack(layer_scores).astype(np.float64) * scale
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    mean: NDArray[np.float64] = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)
+    mean = np.zeros(len(layer_scores[0]))
+    weights = np.empty_like(mean)  # one layer after the other: all at once would leave the cache
+    for scores in layer_scores:
+        np.multiply(scores, scale, out=weights, dtype=np.float64)
+        weights -= weights.max()
+        np.exp(weights, out=weights)
+        weights /= weights.sum()
+        mean += weights
+    mean /= len(layer_scores)
     return mean
 
 

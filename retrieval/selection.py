@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from retrieval.errors import BudgetTooSmallError
 
+_BLOCK_UNITS = 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -102,14 +104,26 @@ def best(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     """Return the indices of the best scores, at most `count`, best first, newer at a tie."""
     if count < 1:
         return np.empty(0, np.int64)
-    if count < len(scores):
-        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
-        candidates = np.flatnonzero(scores >= threshold)
-    else:
-        candidates = np.arange(len(scores))
+    candidates = _candidates(scores, count)
     order = np.lexsort((-candidates, -scores[candidates]))[:count]
     found: NDArray[np.int64] = candidates[order]
     return found
+
+
+def _candidates(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
+    """Return the indices of the `count` best scores and of a few more, all that tie among them."""
+    block_count = len(scores) // _BLOCK_UNITS
+    if block_count >= count:
+        # Each of the best blocks holds a score as high as the least of their maxima: that many are
+        # not below it. Comparing is several times faster than partitioning what is compared.
+        blocks = scores[: block_count * _BLOCK_UNITS].reshape(block_count, _BLOCK_UNITS)
+        values = blocks.max(axis=1)
+    elif count < len(scores):
+        values = scores
+    else:
+        return np.arange(len(scores))
+    place = len(values) - count
+    return np.flatnonzero(scores >= np.partition(values, place)[place])
 
 
 def _fitting(

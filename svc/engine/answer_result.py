@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.geometry import Tier
+from retrieval.fusion import softmax_mean
 from svc.engine.losses import LostUnit
 
 FinishReason = Literal["stop", "length", "choice", "cancelled"]
@@ -26,7 +28,7 @@ class AnswerTimings:
     """Of the total: scoring, selecting and loading units, over all layers."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class AnswerResult:
     """A finished answer."""
 
@@ -41,9 +43,10 @@ class AnswerResult:
 
     layer_units: tuple[NDArray[np.int64], ...]
     """Per layer the units in its context, ascending; fewer layers when cancelled early."""
-    unit_scores: NDArray[np.float64]
-    """(snapshot units,): mean over the layers of the softmax retrieval score; sums to 1.
-    Empty when cancelled early."""
+    layer_scores: tuple[NDArray[np.float32], ...]
+    """Per layer (snapshot units,): the retrieval scores; fewer layers when cancelled early."""
+    score_scale: float
+    """What they are multiplied by before a softmax."""
     tiers: Mapping[int, Tier]
     """Slowest tier each loaded unit was read from."""
     coarsened: tuple[int, ...]
@@ -58,6 +61,18 @@ class AnswerResult:
     """Tokens of prefix, units and question segment, in the layer that has most."""
     snapshot_unit_count: int
     timings: AnswerTimings
+
+    @cached_property
+    def unit_scores(self) -> NDArray[np.float64]:
+        """(snapshot units,): mean over the layers of the softmax retrieval score; sums to 1.
+        Empty when cancelled early.
+
+        Worked out when it is asked for, by whoever does: it takes the longer the older the stream,
+        and neither the first token nor others in the same row are to wait for it.
+        """
+        if not self.layer_scores:
+            return np.empty(0, np.float64)
+        return softmax_mean(self.layer_scores, self.score_scale)
 
     @property
     def loaded(self) -> NDArray[np.bool_]:

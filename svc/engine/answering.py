@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from retrieval.fusion import softmax_mean
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult, AnswerTimings, FinishReason
 from svc.engine.choice import BestScored, Chooser, SharedScores
@@ -140,7 +141,7 @@ class Answering:
 
     def _share_choice(self, chooser: BestScored) -> None:
         """Choose once for all layers by the sum of their softmax scores, and start over."""
-        scores = self._context.unit_scores()
+        scores = softmax_mean(self._context.layer_scores, self._context.score_scale)
         self._earlier_retrieval_s = self._context.retrieval_s
         self._context = self._plan.open_context(SharedScores(chooser, scores))
         self._probe = None
@@ -198,7 +199,8 @@ class Answering:
             choice_index=choice_index,
             choice_log_likelihoods=likelihoods,
             layer_units=tuple(context.layer_units),
-            unit_scores=context.unit_scores(),
+            layer_scores=tuple(context.layer_scores),
+            score_scale=context.score_scale,
             tiers=dict(plan.memory.tiers),
             coarsened=tuple(sorted(plan.memory.coarsened)),
             lost=plan.losses.units(),

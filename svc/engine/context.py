@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.errors import SliceCorruptError, UnitsThinnedError
-from retrieval.fusion import softmax_mean
 from retrieval.query import rekv_query
 from svc.engine.attention import core
 from svc.engine.choice import Chooser
@@ -149,11 +148,10 @@ class Context:
         self.layer_scores.append(scores)
         self.retrieval_s += time.perf_counter() - started
 
-    def unit_scores(self) -> NDArray[np.float64]:
-        """Return each unit's softmax score, averaged over the layers opened so far."""
-        if not self.layer_scores:
-            return np.empty(0, np.float64)
-        return softmax_mean(self.layer_scores, self._grounds.score_scale)
+    @property
+    def score_scale(self) -> float:
+        """What the layers' scores are multiplied by before a softmax."""
+        return self._grounds.score_scale
 
     def token_counts(self) -> list[int]:
         """Return per opened layer the tokens of its units."""

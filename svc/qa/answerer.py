@@ -173,7 +173,10 @@ class Answerer:
                 if isinstance(event, Exception):
                     raise event
                 if isinstance(event, AnswerResult):
-                    yield self._answered(event, job, snapshot, record, question, arrived_s)
+                    # Evidence is the more work the older the stream is: not on the event loop.
+                    yield await asyncio.to_thread(
+                        self._answered, event, job, snapshot, record, question, arrived_s
+                    )
                     return
                 yield event
         finally:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import BudgetTooSmallError
-from retrieval.selection import Budget, select, select_recent
+from retrieval.selection import Budget, best, select, select_recent
 
 UNITS = st.lists(
     st.tuples(
@@ -112,3 +114,13 @@ def test_an_impossible_budget_is_refused(changes: dict[str, int]) -> None:
     fields = {"unit_count": 2, "token_count": 9, "position_count": 9, "recent_unit_count": 1}
     with pytest.raises(ValueError, match="must be"):
         Budget(**(fields | changes))
+
+
+@given(
+    st.lists(st.integers(-3, 3) | st.just(-math.inf), min_size=1, max_size=300),
+    st.integers(1, 12),
+)
+def test_the_best_of_many_are_those_of_a_whole_sort(values: list[float], count: int) -> None:
+    scores = np.array(values, np.float32)
+    wanted = sorted(range(len(values)), key=lambda unit: (-values[unit], -unit))[:count]
+    assert best(scores, count).tolist() == wanted
