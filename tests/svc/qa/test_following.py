@@ -16,6 +16,7 @@ import pytest_asyncio
 from kvstore import tracking
 from kvstore.control import _WORD_COUNT, ControlPage
 from kvstore.format import PAGE_BYTES
+from kvstore.triplewords import TripleWords
 from svc.engine.model import LoadedModel
 from svc.qa import following, sessions
 from svc.registry.announcements import Announcements
@@ -31,11 +32,11 @@ from tests.svc.registry.redis_server import RedisServer
 class FarPage(ControlPage):
     """The CTL page as another machine may see it: as it was when it was opened."""
 
-    def __init__(self, fd: int, session_hash: int, *, writable: bool) -> None:
+    def __init__(self, fd: int, path: Path, session_hash: int, *, writable: bool) -> None:
         assert not writable
         self._map = mmap.mmap(-1, PAGE_BYTES)
         self._map[:] = os.pread(fd, PAGE_BYTES, 0)
-        self._words = memoryview(self._map)[: 8 * _WORD_COUNT].cast("Q")
+        self._words = TripleWords(self._map, path, word_count=_WORD_COUNT)
         self._session_hash = session_hash
         self._boot = 1
 
