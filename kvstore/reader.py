@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from kvstore.arenaview import RamTier
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
@@ -28,8 +28,9 @@ from kvstore.errors import (
 from kvstore.extents import Extent, Located, check_outputs
 from kvstore.floor import why_gone
 from kvstore.geometry import Geometry, Tier
-from kvstore.paths import TOMBSTONE_NAME, session_folder
+from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
 from kvstore.quarantine import Quarantine
+from kvstore.ramtier import RamTier, Wanted
 from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
@@ -54,6 +55,7 @@ class SessionReader:
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
+        self._hash = session_hash(session_id)
         self._tracker = tracker
         self._files = files
         self._disk = disk
@@ -153,7 +155,8 @@ class SessionReader:
     ) -> list[Tier]:
         """Fill `keys_out` and `values_out` with units of one layer, in the order given.
 
-        Every unit is checked against the XXH3-64 that was taken when it was appended.
+        Every unit is checked against the XXH3-64 that was taken when it was appended; one from the
+        RAM tier was, when it came there.
 
         Args:
             keys_out, values_out: C-contiguous (sum of the units' token counts, kv_head_count,
@@ -171,8 +174,68 @@ class SessionReader:
             UnitDroppedError: a unit was dropped, before the snapshot or since.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
-        return self.fill(snapshot, layer, extents)
+        units = [int(index) for index in unit_indices]
+        filled = self.recall(snapshot, layer, units, keys_out, values_out)
+        if all(filled):
+            return [Tier.RAM] * len(units)
+        extents = check_outputs(snapshot, self.geometry, layer, units, keys_out, values_out)
+        rest = [extent for extent in extents if not filled[extent.place]]
+        tiers = iter(self.fill(snapshot, layer, rest))
+        return [Tier.RAM if here else next(tiers) for here in filled]
+
+    def recall(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        units: Sequence[int],
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+        *,
+        pool: ReadPool | None = None,
+        reading: Reading | None = None,
+    ) -> list[bool]:
+        """Fill what the RAM tier has; say of each unit whether it did. The rest is for `fill`.
+
+        What `check_outputs` would refuse is left to it: nothing is filled then.
+
+        Args:
+            pool: threads to share the work; None: the calling one does it.
+            reading: says whether it is still wanted; None: to the end.
+
+        Raises:
+            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
+        """
+        nothing = [False] * len(units)
+        layout, catalog = self._tracker.layout, self._tracker.catalog
+        if self._ram is None or layout is None or not units:
+            return nothing
+        indices = np.array(units, np.int64)
+        first_unit = max(snapshot.first_unit, catalog.floor.first_unit)
+        if indices.min() < first_unit or indices.max() >= snapshot.unit_count:
+            return nothing
+        counts = snapshot.token_counts[indices]
+        stops = np.cumsum(counts)
+        if not _fits(layout.geometry, layer, int(stops[-1]), keys_out, values_out):
+            return nothing
+        # What was durable then is of the same bytes in every later epoch.
+        known = indices < min(snapshot.durable_unit_count, catalog.durable_unit_count)
+        if snapshot.hot_tail is not None:
+            known &= indices < snapshot.hot_tail.floor
+        if not known.any():
+            return nothing
+        wanted = Wanted(
+            layer=layer,
+            layout=layout,
+            units=indices.astype(np.uint64),
+            checksums=catalog.checksums(indices, layer),
+            starts=stops - counts,
+            token_counts=counts,
+            keys=keys_out,
+            values=values_out,
+        )
+        filled = self._ram.fill(self._hash, wanted, pool=pool, reading=reading)
+        here: list[bool] = (filled & known).tolist()
+        return here
 
     def fill(
         self,
@@ -183,7 +246,7 @@ class SessionReader:
         pool: ReadPool | None = None,
         reading: Reading | None = None,
     ) -> list[Tier]:
-        """Read units as `read` does, into extents of `kvstore.extents.check_outputs`.
+        """Read units as `read` does, but not from the RAM tier, into extents of `check_outputs`.
 
         Args:
             pool: threads to share the work; None: the calling one does it.
@@ -223,14 +286,34 @@ class SessionReader:
                 except SliceCorruptError as error:
                     damaged.append(error)
                 else:
-                    if self._ram is not None and self._ram.fill(
-                        self.session_id, layer, (extent, located)
-                    ):
-                        tiers[-1] = Tier.RAM
-                        continue
                     missing.append((extent, located))
             damaged += self._disk.read(layer, missing)
         return tiers, damaged
+
+    def stored_slice(
+        self, snapshot: Snapshot, unit_index: int, layer: int
+    ) -> tuple[np.ndarray[Any, Any], int] | None:
+        """The (bytes,) uint8 of a durable unit's keys and values as they are stored, unverified.
+
+        Returns:
+            The bytes and the XXH3-64 that they are to have; None when the unit is not durable, was
+            dropped, or ends before its length.
+
+        Raises:
+            FileNotFoundError: the segment was dropped.
+            OSError: the disk failed.
+        """
+        located = self._tracker.catalog.find(unit_index)
+        if located is None or unit_index >= snapshot.durable_unit_count:
+            return None
+        block, position = located
+        starts = block.table.token_starts
+        token_count = int(starts[position + 1] - starts[position])
+        data = np.empty(block.place.layout.extent_bytes(token_count), np.uint8)
+        with self._files.use(block.place.segment_number) as fd:
+            read_bytes = os.preadv(fd, [data.data], block.extent_offset(layer, position))
+        checksum = int(block.table.checksums[position, layer])
+        return (data, checksum) if read_bytes == len(data) else None
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
@@ -308,3 +391,21 @@ class SessionReader:
         if found is None or found[0].header.epoch > snapshot.epoch:
             raise SnapshotExpiredError(self.session_id, unit_index, snapshot.epoch)
         return found
+
+
+def _fits(
+    geometry: Geometry,
+    layer: int,
+    token_count: int,
+    keys: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+) -> bool:
+    """Whether the caller's arrays are what `kvstore.extents.check_outputs` accepts."""
+    shape = (token_count, geometry.kv_head_count, geometry.head_dim)
+    return 0 <= layer < geometry.layer_count and all(
+        array.shape == shape
+        and array.dtype == geometry.storage_dtype
+        and array.flags.c_contiguous
+        and array.flags.writeable
+        for array in (keys, values)
+    )

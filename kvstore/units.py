@@ -19,8 +19,8 @@ _FIRST_CAPACITY = 256
 class _Column:
     """An array that doubles; what was handed out stays valid and is never written again."""
 
-    def __init__(self, dtype: str) -> None:
-        self._data = np.zeros(_FIRST_CAPACITY, dtype=dtype)
+    def __init__(self, dtype: str, row_shape: tuple[int, ...] = ()) -> None:
+        self._data = np.zeros((_FIRST_CAPACITY, *row_shape), dtype=dtype)
         self._shared = self._read_only()
 
     def _read_only(self) -> np.ndarray[Any, Any]:
@@ -31,7 +31,8 @@ class _Column:
     def write(self, start: int, values: np.ndarray[Any, Any]) -> None:
         stop = start + len(values)
         if stop > len(self._data):
-            grown = np.zeros(max(stop, 2 * len(self._data)), dtype=self._data.dtype)
+            row_shape = self._data.shape[1:]
+            grown = np.zeros((max(stop, 2 * len(self._data)), *row_shape), dtype=self._data.dtype)
             grown[:start] = self._data[:start]
             self._data = grown
             self._shared = self._read_only()
@@ -39,6 +40,16 @@ class _Column:
 
     def first(self, count: int) -> np.ndarray[Any, Any]:
         return self._shared[:count]
+
+    @property
+    def width(self) -> int:
+        return int(self._data.shape[1])
+
+    def rows(self, indices: np.ndarray[Any, Any], column: int) -> np.ndarray[Any, Any]:
+        """Of rows that were never written: 0, or anything."""
+        data = self._shared
+        taken: np.ndarray[Any, Any] = data[np.minimum(indices, len(data) - 1), column]
+        return taken
 
 
 class UnitCatalog:
@@ -59,6 +70,7 @@ class UnitCatalog:
         self._position_spans = _Column("i8")
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
+        self._checksums = _Column("u8", (0,))  # as wide as the first block says
         if floor.first_unit:
             before_all_time = np.full(floor.first_unit, -np.inf)
             nothing = np.zeros(floor.first_unit, dtype=np.int64)
@@ -97,6 +109,10 @@ class UnitCatalog:
         """Append the next block and such of its units as are not known yet."""
         if block.header.first_unit + block.header.unit_count > self.unit_count:
             self.add_rows(block.table.rows)
+        checksums = block.table.checksums
+        if self._checksums.width != checksums.shape[1]:
+            self._checksums = _Column("u8", checksums.shape[1:])
+        self._checksums.write(block.header.first_unit, checksums)
         self.blocks.append(block)
         self._first_units.append(block.header.first_unit)
 
@@ -109,6 +125,12 @@ class UnitCatalog:
         block = self.blocks[found]
         position = unit_index - block.header.first_unit
         return (block, position) if position < block.header.unit_count else None
+
+    def checksums(self, units: np.ndarray[Any, Any], layer: int) -> np.ndarray[Any, Any]:
+        """XXH3-64 of units' keys and values in a layer: (n,) uint64, of no meaning where a unit is
+        in none of the blocks.
+        """
+        return self._checksums.rows(units, layer)
 
     def cut(self, block_count: int) -> UnitCatalog:
         """A new catalog of the blocks before number `block_count`; snapshots of this one stay."""
