@@ -13,6 +13,7 @@ from typing import TypeVar
 from kvstore.errors import SessionNotFoundError
 from kvstore.guarded import GuardedReader
 from kvstore.readpool import Reading, ReadPool
+from kvstore.readtrace import ReadTrace
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -49,13 +50,18 @@ class Answerer:
         runner: Runner,
         threads: DiskThreads,
         pool: ReadPool | None = None,
+        trace: ReadTrace | None = None,
     ) -> None:
-        """The runner's thread must be running for answers to come; it reads with the pool."""
+        """The runner's thread must be running for answers to come; it reads with the pool.
+
+        `trace` hears what questions read.
+        """
         self._model = model
         self._identity = model_identity(model)
         self._sessions = sessions
         self._runner = runner
         self._pool = pool
+        self._trace = trace
         self._threads = threads
 
     async def answer(
@@ -133,7 +139,8 @@ class Answerer:
         session = lease.session
         record, snapshot, index = await self._look(session, question, deadline)
         reading = Reading(deadline_s=deadline.at_s)
-        reader = GuardedReader(session.reader, self._pool, reading)
+        trace = self._trace.question(question.session_id) if self._trace else None
+        reader = GuardedReader(session.reader, self._pool, reading, trace)
         memory = StoreMemory(self._model, reader, index, snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
