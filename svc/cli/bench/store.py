@@ -25,6 +25,7 @@ from kvstore.paths import segment_numbers, segment_path, session_folder
 from kvstore.readpool import ReadPool
 from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
+from svc.cli.bench.store_ram import ram_rows
 from svc.cli.bench.store_session import (
     BLOCK_BYTES,
     SEVEN_B,
@@ -136,6 +137,7 @@ def _measure(root: Path, sizes: Sizes, console: Console) -> list[Row]:
         _visible_rows,
         _index_rows,
         _overhead_rows,
+        _ram_rows,
     )
     rows: list[Row] = []
     for step in steps:
@@ -346,3 +348,7 @@ def _overhead_rows(root: Path, sizes: Sizes) -> list[Row]:
             target="<= 15",
         )
     ]
+
+
+def _ram_rows(root: Path, sizes: Sizes) -> list[Row]:
+    return ram_rows(root, sizes.units, sizes.rounds)
