@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -25,28 +23,11 @@ import numpy as np
 import xxhash
 
 from kvstore.arenafile import arena_folder, create_arena_file
-from kvstore.arenalayout import (
-    ARENA_MAGIC,
-    ARENA_VERSION,
-    CHECKSUM,
-    GENERATION,
-    LAYER,
-    LENGTH,
-    MAGIC_WORD,
-    SESSION,
-    SLOT_BYTES_WORD,
-    SLOT_MASK,
-    SLOTS_WORD,
-    UNIT,
-    VERSION_WORD,
-    ArenaShape,
-    SliceKey,
-    largest_shape,
-)
+from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
+from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
 from kvstore.errors import StoreFullError
 from kvstore.eviction import EvictionPolicy, NewestFirst, Place
-from kvstore.hugemap import HUGE_PAGE_BYTES, HugeMap
 from kvstore.s3fifo import S3Fifo
 
 logger = logging.getLogger(__name__)
@@ -78,7 +59,6 @@ class Arena:
         rest: EvictionPolicy,
     ) -> None:
         """Internal: use `create`."""
-        self._fd = fd
         self.path = path
         self.shape = shape
         self.budget_bytes = budget_bytes
@@ -86,25 +66,14 @@ class Arena:
         self.damaged_count = 0
         """Slices that memory did not keep as they were."""
         self._room_bytes = room_bytes
-        self._map = HugeMap(fd, shape.used_bytes(shape.slot_count), writable=True)
-        self._words = self._map.data[: shape.data_start].data.cast("Q")
-        self._collapsed_bytes = 0  # of the file's first bytes, that lie in huge pages
+        self._slots = ArenaSlots(fd, path, shape)
         self._lock = threading.Lock()
         self._claimed_bytes = 0
         self._lent_bytes = 0
-        self._active_count = shape.slot_count
-        self._free = list(range(shape.slot_count - 1, -1, -1))
-        self._held: dict[int, SliceKey] = {}  # by slot
-        self._slots: dict[Place, int] = {}
         self._pushed: set[int] = set()
         self._policy = NewestFirst(rest, guaranteed_fraction=GUARANTEED_FRACTION)
         self._policy.resize(shape.slot_count)
         self._closed = False
-        for slot in range(shape.slot_count):
-            self._words[shape.slot_word(slot) + GENERATION] = 1
-        self._words[SLOTS_WORD], self._words[SLOT_BYTES_WORD] = shape.slot_count, shape.slot_bytes
-        self._words[VERSION_WORD] = ARENA_VERSION
-        self._words[MAGIC_WORD] = ARENA_MAGIC
 
     @classmethod
     def create(
@@ -160,12 +129,12 @@ class Arena:
     @property
     def file_bytes(self) -> int:
         """Memory that the file is to take now."""
-        return self.shape.used_bytes(self._active_count)
+        return self._slots.file_bytes
 
     @property
     def slice_count(self) -> int:
         """Slices that are held now."""
-        return len(self._held)
+        return len(self._slots.keys)
 
     def keep(
         self, session_hash: int, unit_index: int, extents: Iterable[Any], checksums: Iterable[int]
@@ -202,13 +171,13 @@ class Arena:
 
     def holds(self, place: Place) -> bool:
         """Whether the slice is here, of whichever bytes."""
-        return place in self._slots
+        return place in self._slots.places
 
     def touch(self, places: Iterable[Place]) -> None:
         """Questions used these; what is not here any more is passed over."""
         with self._lock:
             for place in places:
-                if place in self._slots:
+                if place in self._slots.places:
                     self._policy.touch(place)
 
     def begin_push(self, session_hash: int) -> None:
@@ -229,8 +198,9 @@ class Arena:
         """Let go of a session that was deleted."""
         with self._lock:
             self._policy.end(session_hash)
-            for place in [place for place in self._slots if place.session_hash == session_hash]:
-                self._discard(place)
+            for place in list(self._slots.places):
+                if place.session_hash == session_hash:
+                    self._discard(place)
 
     def claim(self, byte_count: int) -> None:
         """Give up memory for a hot tail, or for the key index of a push.
@@ -270,8 +240,8 @@ class Arena:
     def settle(self) -> None:
         """Give back what readers that were in the middle of a copy took of given-up memory."""
         with self._lock:
-            if not self._closed and os.fstat(self._fd).st_blocks * 512 > self.file_bytes:
-                self._punch()
+            if not self._closed:
+                self._slots.give_back()
 
     def verify(self, slot: int) -> tuple[int, SliceKey | None]:
         """Look whether memory kept a slot as it was filled; if not, empty it.
@@ -280,10 +250,10 @@ class Arena:
             The bytes looked at, and what was damaged.
         """
         with self._lock:
-            key = self._held.get(slot)
+            key = self._slots.keys.get(slot)
             if key is None or self._closed:
                 return 0, None
-            data = self._read(slot)
+            data = self._slots.read(slot)
             if xxhash.xxh3_64_intdigest(data) == key.checksum:
                 return len(data), None
             self._discard(key.place)
@@ -299,149 +269,72 @@ class Arena:
             OSError: the kernel has none, now or ever.
         """
         with self._lock:
-            start = self._collapsed_bytes
-            whole = self.file_bytes - self.file_bytes % HUGE_PAGE_BYTES
-            stop = min(start + max(byte_count, HUGE_PAGE_BYTES), whole)
-            stop -= stop % HUGE_PAGE_BYTES
-            if self._closed or stop <= start:
-                return False
-            self._map.collapse(start, stop)
-            self._collapsed_bytes = stop
-            return stop < whole
+            return not self._closed and self._slots.collapse(byte_count)
 
     def close(self) -> None:
         """Remove the file. Readers that have it open may read on, and let go of it soon."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._held.clear()
-            self._slots.clear()
-            self._free.clear()
-            self.path.unlink(missing_ok=True)
-            del self._words, self._map
-            os.close(self._fd)
+            if not self._closed:
+                self._closed = True
+                self._slots.close()
 
     def _put(self, key: SliceKey, extent: np.ndarray[Any, Any]) -> bool:
         """Fill a slot, for which another may leave; the policy is yet to be told."""
-        if self._closed or extent.nbytes > self.shape.slot_bytes or not self._active_count:
+        slots = self._slots
+        if self._closed or extent.nbytes > self.shape.slot_bytes or not slots.active_count:
             return False
-        held = self._slots.get(key.place)
+        held = slots.places.get(key.place)
         if held is not None:
-            if self._held[held] == key:
+            if slots.keys[held] == key:
                 return False
             self._discard(key.place)  # its unit was written anew, in other bytes
-        entry_word = self._entry_word(self.shape.bucket_words(key.hash()))
-        slot = self._free.pop() if self._free else self._empty(self._policy.evict())
-        self._fill(slot, key, extent.data)
-        self._words[entry_word] = key.hash() & ~SLOT_MASK | slot + 1
+        crowded = slots.crowded_by(key)
+        if crowded is not None:
+            self._discard(crowded)
+        if not slots.free:
+            slots.empty(self._policy.evict())
+        slots.put(key, extent.data)
         return True
-
-    def _fill(self, slot: int, key: SliceKey, data: Any) -> None:
-        """Give a slot, whose generation is odd, its bytes. Nothing leads there yet."""
-        word = self.shape.slot_word(slot)
-        self._words[word + SESSION], self._words[word + UNIT] = key.session_hash, key.unit_index
-        self._words[word + LAYER], self._words[word + CHECKSUM] = key.layer, key.checksum
-        self._words[word + LENGTH] = len(data)
-        written = os.pwrite(self._fd, data, self.shape.slot_offset(slot))
-        if written != len(data):
-            self._free.append(slot)
-            raise OSError(errno.EIO, f"{written} of {len(data)} bytes written", str(self.path))
-        self._words[word + GENERATION] += 1
-        self._held[slot] = key
-        self._slots[key.place] = slot
-
-    def _read(self, slot: int) -> bytes:
-        length = self._words[self.shape.slot_word(slot) + LENGTH]
-        return os.pread(self._fd, length, self.shape.slot_offset(slot))
-
-    def _entry_word(self, bucket: range) -> int:
-        """A word of the bucket that is free; an entry leaves for it when there is none."""
-        for word in bucket:
-            if not self._words[word]:
-                return word
-        self._discard(self._held[(self._words[bucket[0]] & SLOT_MASK) - 1].place)
-        return bucket[0]
 
     def _discard(self, place: Place) -> None:
         """Let go of a slice that the policy did not choose."""
         self._policy.remove(place)
-        self._free.append(self._empty(place))
-
-    def _empty(self, place: Place) -> int:
-        """Retire the slot of a slice that the policy knows no more, and return it."""
-        slot = self._slots.pop(place)
-        key = self._held.pop(slot)
-        self._words[self.shape.slot_word(slot) + GENERATION] += 1
-        word = self._word_of(slot, key)
-        if word is not None:
-            self._words[word] = 0
-        return slot
-
-    def _word_of(self, slot: int, key: SliceKey) -> int | None:
-        wanted = key.hash() & ~SLOT_MASK | slot + 1
-        bucket = self.shape.bucket_words(key.hash())
-        return next((word for word in bucket if self._words[word] == wanted), None)
+        self._slots.empty(place)
 
     def _shrink(self) -> bool:
         """Retire slots until what is active fits; whether memory is to be given back."""
         active_count = self._fitting()
-        if active_count >= self._active_count or self._closed:
+        if self._closed or active_count >= self._slots.active_count:
             return False
         self._policy.resize(active_count)
-        while len(self._held) > active_count:
-            self._free.append(self._empty(self._policy.evict()))
-        self._free = [slot for slot in self._free if slot < active_count]
-        for slot in [slot for slot in self._held if slot >= active_count]:
-            self._move(slot)
-        self._active_count = active_count
+        while self.slice_count > active_count:
+            self._slots.empty(self._policy.evict())
+        self._slots.shrink(active_count)
         return True
-
-    def _move(self, slot: int) -> None:
-        """Move a slice to a free slot."""
-        key = self._held[slot]
-        data = self._read(slot)
-        word = self._word_of(slot, key)
-        if word is None:
-            raise RuntimeError(f"slot {slot} is held, and nothing leads there")
-        target = self._free.pop()
-        self._fill(target, key, data)
-        self._words[word] = key.hash() & ~SLOT_MASK | target + 1
-        del self._held[slot]
-        self._words[self.shape.slot_word(slot) + GENERATION] += 1
 
     def _give_back(self, shrunk: bool) -> None:
         """Give the memory of retired slots back, once nobody copies from them any more."""
         if shrunk:
             time.sleep(_COPY_GRACE_S)
-            with self._lock:
-                if not self._closed:
-                    self._punch()
-
-    def _punch(self) -> None:
-        start, stop = self.file_bytes, self.shape.used_bytes(self.shape.slot_count)
-        if stop > start:
-            self._map.advise(start, stop, mmap.MADV_REMOVE)
-            self._collapsed_bytes = min(self._collapsed_bytes, start - start % HUGE_PAGE_BYTES)
+            self.settle()
 
     def _grow(self) -> None:
         active_count = self._fitting()
-        if active_count <= self._active_count or self._closed:
+        if self._closed or active_count <= self._slots.active_count:
             return
-        start, stop = (self.shape.used_bytes(count) for count in (self._active_count, active_count))
         try:
-            if stop > start:
-                os.posix_fallocate(self._fd, start, stop - start)
+            self._slots.grow(active_count)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             logger.warning(
                 "shared memory has no room for the RAM tier to grow into",
-                extra={"path": str(self.path), "needed_bytes": stop - start},
+                extra={
+                    "path": str(self.path),
+                    "needed_bytes": self.shape.used_bytes(active_count) - self.file_bytes,
+                },
             )
             return
-        self._free.extend(range(active_count - 1, self._active_count - 1, -1))
-        self._active_count = active_count
         self._policy.resize(active_count)
 
     def _fitting(self) -> int:

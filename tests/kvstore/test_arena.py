@@ -448,7 +448,7 @@ def test_units_read_in_one_call_are_each_their_own_wherever_they_come_from(
         writer.append(unit, keys, values, resume=b"")
         writer.publish()
     writer.flush()
-    for place in list(arena._slots)[::3]:
+    for place in list(arena._slots.places)[::3]:
         arena._discard(place)  # what left memory since
     cached, plain = reader_with_ram(root), SessionReader.open(root, SESSION)
     snapshot = cached.snapshot()

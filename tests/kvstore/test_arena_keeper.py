@@ -134,7 +134,7 @@ def test_a_flipped_bit_in_memory_is_found_told_counted_and_met_by_the_disk(
     assert world.arena.damaged_count == 0
     with world.arena.path.open("r+b") as file:
         offset = world.arena.shape.slot_offset(
-            world.arena._slots[Place(session_hash(SESSION), 7, 1)]
+            world.arena._slots.places[Place(session_hash(SESSION), 7, 1)]
         )
         file.seek(offset + 33)
         byte = file.read(1)[0]
@@ -158,7 +158,7 @@ def test_scrubbing_a_little_at_a_time_comes_to_every_slot(world: World) -> None:
     world.keeper.look()
     world.keeper.fill(1 << 30)
     with world.arena.path.open("r+b") as file:
-        for slot in world.arena._held:
+        for slot in world.arena._slots.keys:
             file.seek(world.arena.shape.slot_offset(slot))
             file.write(b"\xff" * 8)
     held = world.arena.slice_count
