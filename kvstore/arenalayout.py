@@ -37,8 +37,8 @@ _FIRST_BYTE = 16
 a repeat of an earlier store when both have the same low 12 bits: copies from 16 bytes below to
 them, such as from a page's start into an array, then run at half the speed."""
 _WORD = (1 << 64) - 1
-# SplitMix64's (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
-_STEP, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_UNIT_STEP, _LAYER_STEP = 0x9E3779B97F4A7C15, 0x94D049BB133111EB  # odd, of well mixed bits
+_UNIT_STEPS = np.uint64(_UNIT_STEP)
 
 
 class SliceKey(NamedTuple):
@@ -57,11 +57,8 @@ class SliceKey(NamedTuple):
 
     def hash(self) -> int:
         """64 bits that choose the bucket and tell entries in it apart; see `key_hashes`."""
-        mixed = self.checksum ^ self.session_hash
-        mixed = (mixed + self.unit_index * _STEP + self.layer * _MIX_2) & _WORD
-        mixed = (mixed ^ mixed >> 30) * _MIX_1 & _WORD
-        mixed = (mixed ^ mixed >> 27) * _MIX_2 & _WORD
-        return mixed ^ mixed >> 31
+        step = self.unit_index * _UNIT_STEP + self.layer * _LAYER_STEP + self.session_hash
+        return self.checksum ^ step & _WORD
 
 
 def key_hashes(
@@ -72,14 +69,10 @@ def key_hashes(
 ) -> np.ndarray[Any, Any]:
     """`SliceKey.hash` of many slices of a layer at once: (n,) uint64 each, and so returned.
 
-    The checksum is a good hash already; mixing keeps slices of equal bytes apart.
+    The checksum is a good hash already; the rest keeps slices of equal bytes apart.
     """
-    step, mix_1, mix_2 = np.array([_STEP, _MIX_1, _MIX_2], np.uint64)
-    mixed = checksums ^ np.uint64(session_hash)
-    mixed = mixed + units * step + np.uint64(layer * _MIX_2 & _WORD)
-    mixed = (mixed ^ mixed >> np.uint64(30)) * mix_1
-    mixed = (mixed ^ mixed >> np.uint64(27)) * mix_2
-    hashes: np.ndarray[Any, Any] = mixed ^ mixed >> np.uint64(31)
+    start = np.uint64(layer * _LAYER_STEP + session_hash & _WORD)
+    hashes: np.ndarray[Any, Any] = checksums ^ (units * _UNIT_STEPS + start)
     return hashes
 
 

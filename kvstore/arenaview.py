@@ -24,10 +24,8 @@ from kvstore.arenalayout import (
     CHECKSUM,
     FIRST_SLOT_WORD,
     GENERATION,
-    LAYER,
     LENGTH,
     MAGIC_WORD,
-    SESSION,
     SLOT_BYTES_WORD,
     SLOT_MASK,
     SLOT_WORDS,
@@ -114,14 +112,9 @@ class ArenaView:
         # Before the key: a slot that was filled anew in between has another one afterwards.
         generations = self._headers[slots, GENERATION]
         rows = self._headers[slots]
+        # Equal checksums are equal bytes: entry and unit tell whose they are, more is not needed.
         here = (slots >= 0) & (generations & _ODD == 0)
-        for word, value in (
-            (CHECKSUM, checksums),
-            (UNIT, units),
-            (SESSION, session_hash),
-            (LAYER, layer),
-            (LENGTH, byte_counts),
-        ):
+        for word, value in ((CHECKSUM, checksums), (UNIT, units), (LENGTH, byte_counts)):
             here &= rows[:, word] == value
         slots[~here] = -1
         return Found(slots, generations)

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvstore.arena import Arena
 from kvstore.arenafile import arena_paths, clean_stale_arenas
-from kvstore.arenalayout import SliceKey
+from kvstore.arenalayout import SliceKey, key_hashes
 from kvstore.arenaview import ArenaView
 from kvstore.budget import DiskBudget
 from kvstore.deletion import delete_session
@@ -515,3 +517,13 @@ def test_a_unit_that_was_dropped_is_not_read_from_memory(root: Path, shm: Path) 
             read_unit(reader, snapshot, 0, 0)
     writer.close()
     arena.close()
+
+
+@given(st.tuples(*[st.integers(0, 2**64 - 1)] * 2), st.integers(0, 2**32), st.integers(0, 200))
+def test_owner_and_readers_look_for_a_slice_at_the_same_place(
+    words: tuple[int, int], unit: int, layer: int
+) -> None:
+    session, checksum = words
+    units, checksums = np.array([unit], np.uint64), np.array([checksum], np.uint64)
+    (hash_,) = key_hashes(session, layer, units, checksums).tolist()
+    assert hash_ == SliceKey(session, unit, layer, checksum).hash()
