@@ -1,79 +1,79 @@
-"""The owner's side of the RAM tier: slices of units that left the hot tail, in shared memory.
+"""The owner's side of the RAM tier: slices that questions may want, in shared memory.
 
 One process per store root writes it, readers of all processes search and copy without a lock and
 without a write (`kvstore/arenaview.py`). What it holds is durable on disk: leaving it loses
-nothing. The bytes are written with `pwrite` and read with `preadv`, never through a mapping: memory
-that was given back reads as zeros then, where a mapping would take it anew, or end the process.
+nothing. Every slice is verified as it comes in.
+
+Readers map the file, so it is never made shorter, and memory that is given back is a hole in it. A
+reader that is in the middle of a copy then may take a page of the hole anew: it has a grace to end,
+a margin of the budget is left free for it, and `settle` gives back what it took.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import mmap
-import os
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from kvstore.arenafile import arena_folder, create_arena_file
-from kvstore.arenalayout import (
-    ARENA_MAGIC,
-    ARENA_VERSION,
-    CHECKSUM,
-    GENERATION,
-    LAYER,
-    LENGTH,
-    MAGIC_WORD,
-    SESSION,
-    SLOT_BYTES_WORD,
-    SLOT_MASK,
-    SLOTS_WORD,
-    UNIT,
-    VERSION_WORD,
-    ArenaShape,
-    SliceKey,
-    largest_shape,
-)
+from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
+from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
 from kvstore.errors import StoreFullError
+from kvstore.eviction import EvictionPolicy, NewestFirst, Place
+from kvstore.s3fifo import S3Fifo
 
 logger = logging.getLogger(__name__)
 
+GUARANTEED_FRACTION = 1 / 8
+"""Share of the slots that newest units of live sessions have for themselves."""
+_COPY_GRACE_S = 0.02
+"""Hundreds of times what a reader needs for one slice."""
+_MARGIN_SLOTS = 8
+_LARGEST_MARGIN = 32
+"""Eight readers may be in the middle of a copy, but the margin is no more than a 32nd."""
+
 
 class Arena:
-    """Slots in shared memory under a budget that hot tails share. Safe to use from many threads.
+    """Slots in shared memory under a budget that others share. Safe to use from many threads.
 
-    A hot tail claims its bytes first; the arena has what is left, and shrinks and grows with it.
+    Hot tails and key indexes claim their bytes first; the arena has what is left, and shrinks and
+    grows with it.
     """
 
     def __init__(
-        self, fd: int, path: Path, shape: ArenaShape, *, budget_bytes: int, room_bytes: int
+        self,
+        fd: int,
+        path: Path,
+        shape: ArenaShape,
+        *,
+        budget_bytes: int,
+        room_bytes: int,
+        rest: EvictionPolicy,
     ) -> None:
         """Internal: use `create`."""
-        self._fd = fd
         self.path = path
         self.shape = shape
         self.budget_bytes = budget_bytes
-        """Of the arena's file and all hot tails together."""
+        """Of the arena's file, all hot tails and the key indexes in use together."""
+        self.damaged_count = 0
+        """Slices that memory did not keep as they were."""
         self._room_bytes = room_bytes
-        self._map = mmap.mmap(fd, shape.used_bytes(shape.slot_count), flags=mmap.MAP_SHARED)
-        self._words = memoryview(self._map)[: shape.data_start].cast("Q")
+        self._slots = ArenaSlots(fd, path, shape)
         self._lock = threading.Lock()
         self._claimed_bytes = 0
-        self._active_count = shape.slot_count
-        self._free = list(range(shape.slot_count - 1, -1, -1))
-        self._held: OrderedDict[int, SliceKey] = OrderedDict()  # by slot, the oldest first
+        self._lent_bytes = 0
+        self._pushed: set[int] = set()
+        self._policy = NewestFirst(rest, guaranteed_fraction=GUARANTEED_FRACTION)
+        self._policy.resize(shape.slot_count)
         self._closed = False
-        for slot in range(shape.slot_count):
-            self._words[shape.slot_word(slot) + GENERATION] = 1
-        self._words[SLOTS_WORD], self._words[SLOT_BYTES_WORD] = shape.slot_count, shape.slot_bytes
-        self._words[VERSION_WORD] = ARENA_VERSION
-        self._words[MAGIC_WORD] = ARENA_MAGIC
 
     @classmethod
     def create(
@@ -84,6 +84,7 @@ class Arena:
         slot_bytes: int,
         shm_dir: Path | None = None,
         io: DiskIO | None = None,
+        rest: EvictionPolicy | None = None,
     ) -> Arena:
         """Make the arena of a store's root, with all its memory allocated.
 
@@ -91,8 +92,9 @@ class Arena:
         has but for an eighth, and a warning says so.
 
         Args:
-            budget_bytes: of the arena and the hot tails together.
+            budget_bytes: of the arena and of what is claimed and lent, together.
             slot_bytes: the longest slice to keep; longer ones are left to the disk.
+            rest: says what leaves beside the newest units of live sessions; without it, S3-FIFO.
 
         Raises:
             OSError: the folder does not exist, or lost its room meanwhile.
@@ -111,157 +113,229 @@ class Arena:
                     "taken_bytes": room_bytes,
                 },
             )
+        room_bytes -= min(_MARGIN_SLOTS * slot_bytes, room_bytes // _LARGEST_MARGIN)
         shape = largest_shape(room_bytes, slot_bytes)
         size = shape.used_bytes(shape.slot_count)
         fd, path = create_arena_file(root, size=size, shm_dir=shm_dir, io=io)
-        return cls(fd, path, shape, budget_bytes=budget_bytes, room_bytes=room_bytes)
+        return cls(
+            fd,
+            path,
+            shape,
+            budget_bytes=budget_bytes,
+            room_bytes=room_bytes,
+            rest=S3Fifo() if rest is None else rest,
+        )
 
     @property
     def file_bytes(self) -> int:
-        """Memory that the file takes now."""
-        return self.shape.used_bytes(self._active_count)
+        """Memory that the file is to take now."""
+        return self._slots.file_bytes
 
     @property
     def slice_count(self) -> int:
         """Slices that are held now."""
-        return len(self._held)
+        return len(self._slots.keys)
 
     def keep(
         self, session_hash: int, unit_index: int, extents: Iterable[Any], checksums: Iterable[int]
     ) -> None:
-        """Take a unit: its encoded (extent bytes,) uint8 slice of each layer, and their XXH3-64.
+        """Take a unit that leaves a hot tail: newer than all units of its session taken so far.
 
-        The slices that were taken first leave for it.
+        Args:
+            extents: its encoded (extent bytes,) uint8 slice of each layer.
+            checksums: their XXH3-64.
         """
+        for layer, (extent, checksum) in enumerate(zip(extents, checksums, strict=True)):
+            key = SliceKey(session_hash, unit_index, layer, int(checksum))
+            if xxhash.xxh3_64_intdigest(extent.data) != key.checksum:
+                logger.warning(
+                    "unit that left shared memory did not match its checksum",
+                    extra={"unit": unit_index, "layer": layer},
+                )
+                continue
+            with self._lock:
+                if self._put(key, extent):
+                    self._policy.insert_newest(key.place)
+
+    def take(self, key: SliceKey, extent: np.ndarray[Any, Any]) -> bool:
+        """Take a slice that a question read from the disk, as it is stored: (bytes,) uint8.
+
+        Returns False, and takes nothing, when the bytes are not those of the key's checksum.
+        """
+        if xxhash.xxh3_64_intdigest(extent.data) != key.checksum:
+            return False
         with self._lock:
-            for layer, (extent, checksum) in enumerate(zip(extents, checksums, strict=True)):
-                self._put(SliceKey(session_hash, unit_index, layer, int(checksum)), extent)
+            if self._put(key, extent):
+                self._policy.insert(key.place)
+        return True
+
+    def holds(self, place: Place) -> bool:
+        """Whether the slice is here, of whichever bytes."""
+        return place in self._slots.places
+
+    def touch(self, places: Iterable[Place]) -> None:
+        """Questions used these; what is not here any more is passed over."""
+        with self._lock:
+            for place in places:
+                if place in self._slots.places:
+                    self._policy.touch(place)
+
+    def begin_push(self, session_hash: int) -> None:
+        """A session has a hot tail from now on, whose units come here."""
+        self._pushed.add(session_hash)
+
+    def is_pushed(self, session_hash: int) -> bool:
+        """Whether the session has a hot tail."""
+        return session_hash in self._pushed
+
+    def end_push(self, session_hash: int) -> None:
+        """The session's units come no more: they are no better than others' from now on."""
+        with self._lock:
+            self._pushed.discard(session_hash)
+            self._policy.end(session_hash)
 
     def forget(self, session_hash: int) -> None:
         """Let go of a session that was deleted."""
         with self._lock:
-            for slot in [s for s, key in self._held.items() if key.session_hash == session_hash]:
-                self._empty(slot)
-                self._free.append(slot)
+            self._policy.end(session_hash)
+            for place in list(self._slots.places):
+                if place.session_hash == session_hash:
+                    self._discard(place)
 
     def claim(self, byte_count: int) -> None:
-        """Give up memory for a hot tail.
+        """Give up memory for a hot tail, or for the key index of a push.
 
         Raises:
             StoreFullError: the budget does not allow it, even without a single slice here.
         """
         with self._lock:
-            free_bytes = self.budget_bytes - self._claimed_bytes
+            free_bytes = self.budget_bytes - self._claimed_bytes - self._lent_bytes
             if free_bytes - byte_count < self.shape.data_start:
                 raise StoreFullError(
                     self.path.parent, byte_count, free_bytes, self.shape.data_start
                 )
             self._claimed_bytes += byte_count
-            self._shrink(min(self._fitting(), self._active_count))
+            shrunk = self._shrink()
+        self._give_back(shrunk)
 
     def release(self, byte_count: int) -> None:
-        """Take back the memory of a hot tail that is gone."""
+        """Take back the memory of what is gone."""
         with self._lock:
             self._claimed_bytes -= byte_count
+            self._grow()
+
+    def lend(self, byte_count: int) -> bool:
+        """Make room for what questions take now, in all, and cannot be refused.
+
+        Returns False when the budget is too small for it, even without a single slice here.
+        """
+        with self._lock:
+            self._lent_bytes = byte_count
+            shrunk = self._shrink()
+            self._grow()
+            fits = self._claimed_bytes + byte_count + self.shape.data_start <= self.budget_bytes
+        self._give_back(shrunk)
+        return fits
+
+    def settle(self) -> None:
+        """Give back what readers that were in the middle of a copy took of given-up memory."""
+        with self._lock:
             if not self._closed:
-                self._grow(self._fitting())
+                self._slots.give_back()
+
+    def verify(self, slot: int) -> tuple[int, SliceKey | None]:
+        """Look whether memory kept a slot as it was filled; if not, empty it.
+
+        Returns:
+            The bytes looked at, and what was damaged.
+        """
+        with self._lock:
+            key = self._slots.keys.get(slot)
+            if key is None or self._closed:
+                return 0, None
+            data = self._slots.read(slot)
+            if xxhash.xxh3_64_intdigest(data) == key.checksum:
+                return len(data), None
+            self._discard(key.place)
+            self.damaged_count += 1
+            return len(data), key
+
+    def collapse(self, byte_count: int) -> bool:
+        """Put huge pages behind some more of the file, from which slices are copied faster.
+
+        Returns whether there is more to do. It copies what is there.
+
+        Raises:
+            OSError: the kernel has none, now or ever.
+        """
+        with self._lock:
+            return not self._closed and self._slots.collapse(byte_count)
 
     def close(self) -> None:
         """Remove the file. Readers that have it open may read on, and let go of it soon."""
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._held.clear()
-            self._free.clear()
-            self.path.unlink(missing_ok=True)
-            self._words.release()
-            self._map.close()
-            os.close(self._fd)
+            if not self._closed:
+                self._closed = True
+                self._slots.close()
 
-    def _fitting(self) -> int:
-        return self.shape.fitting(self._room_bytes - self._claimed_bytes)
+    def _put(self, key: SliceKey, extent: np.ndarray[Any, Any]) -> bool:
+        """Fill a slot, for which another may leave; the policy is yet to be told."""
+        slots = self._slots
+        if self._closed or extent.nbytes > self.shape.slot_bytes or not slots.active_count:
+            return False
+        held = slots.places.get(key.place)
+        if held is not None:
+            if slots.keys[held] == key:
+                return False
+            self._discard(key.place)  # its unit was written anew, in other bytes
+        crowded = slots.crowded_by(key)
+        if crowded is not None:
+            self._discard(crowded)
+        if not slots.free:
+            slots.empty(self._policy.evict())
+        slots.put(key, extent.data)
+        return True
 
-    def _put(self, key: SliceKey, extent: np.ndarray[Any, Any]) -> None:
-        if self._closed or extent.nbytes > self.shape.slot_bytes or not self._active_count:
+    def _discard(self, place: Place) -> None:
+        """Let go of a slice that the policy did not choose."""
+        self._policy.remove(place)
+        self._slots.empty(place)
+
+    def _shrink(self) -> bool:
+        """Retire slots until what is active fits; whether memory is to be given back."""
+        active_count = self._fitting()
+        if self._closed or active_count >= self._slots.active_count:
+            return False
+        self._policy.resize(active_count)
+        while self.slice_count > active_count:
+            self._slots.empty(self._policy.evict())
+        self._slots.shrink(active_count)
+        return True
+
+    def _give_back(self, shrunk: bool) -> None:
+        """Give the memory of retired slots back, once nobody copies from them any more."""
+        if shrunk:
+            time.sleep(_COPY_GRACE_S)
+            self.settle()
+
+    def _grow(self) -> None:
+        active_count = self._fitting()
+        if self._closed or active_count <= self._slots.active_count:
             return
-        bucket = self.shape.bucket_words(key.hash())
-        entry_word = self._entry_word(bucket, key)
-        if entry_word is None:
-            return
-        slot = self._take_slot()
-        if slot is None:
-            return
-        word = self.shape.slot_word(slot)
-        self._words[word + SESSION], self._words[word + UNIT] = key.session_hash, key.unit_index
-        self._words[word + LAYER], self._words[word + CHECKSUM] = key.layer, key.checksum
-        self._words[word + LENGTH] = extent.nbytes
-        written = os.pwrite(self._fd, extent.data, self.shape.slot_offset(slot))
-        if written != extent.nbytes:
-            self._free.append(slot)
-            raise OSError(errno.EIO, f"{written} of {extent.nbytes} bytes written", str(self.path))
-        self._words[word + GENERATION] += 1
-        self._words[entry_word] = key.hash() & ~SLOT_MASK | slot + 1
-        self._held[slot] = key
-
-    def _entry_word(self, bucket: range, key: SliceKey) -> int | None:
-        """A word of the bucket for this key's entry, freed if need be; None when it is there."""
-        empty = None
-        for word in bucket:
-            entry = self._words[word]
-            if not entry:
-                empty = word
-            elif self._held[(entry & SLOT_MASK) - 1] == key:
-                return None
-        if empty is None:
-            empty = bucket[0]
-            slot = (self._words[empty] & SLOT_MASK) - 1
-            self._empty(slot)
-            self._free.append(slot)
-        return empty
-
-    def _take_slot(self) -> int | None:
-        """A slot with an odd generation that nothing points to; the oldest one leaves for it."""
-        if self._free:
-            return self._free.pop()
-        slot = next(iter(self._held), None)
-        if slot is not None:
-            self._empty(slot)
-        return slot
-
-    def _empty(self, slot: int) -> None:
-        key = self._held.pop(slot)
-        self._words[self.shape.slot_word(slot) + GENERATION] += 1
-        wanted = key.hash() & ~SLOT_MASK | slot + 1
-        for word in self.shape.bucket_words(key.hash()):
-            if self._words[word] == wanted:
-                self._words[word] = 0
-
-    def _shrink(self, active_count: int) -> None:
-        if active_count == self._active_count or self._closed:
-            return
-        for slot in [slot for slot in self._held if slot >= active_count]:
-            self._empty(slot)
-        self._free = [slot for slot in self._free if slot < active_count]
-        start, stop = (self.shape.used_bytes(count) for count in (active_count, self._active_count))
-        self._active_count = active_count
-        if stop > start:
-            self._map.madvise(mmap.MADV_REMOVE, start, stop - start)
-
-    def _grow(self, active_count: int) -> None:
-        if active_count <= self._active_count:
-            return
-        start, stop = (self.shape.used_bytes(count) for count in (self._active_count, active_count))
         try:
-            if stop > start:
-                os.posix_fallocate(self._fd, start, stop - start)
+            self._slots.grow(active_count)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             logger.warning(
                 "shared memory has no room for the RAM tier to grow into",
-                extra={"path": str(self.path), "needed_bytes": stop - start},
+                extra={
+                    "path": str(self.path),
+                    "needed_bytes": self.shape.used_bytes(active_count) - self.file_bytes,
+                },
             )
             return
-        self._free.extend(range(active_count - 1, self._active_count - 1, -1))
-        self._active_count = active_count
+        self._policy.resize(active_count)
+
+    def _fitting(self) -> int:
+        return self.shape.fitting(self._room_bytes - self._claimed_bytes - self._lent_bytes)

@@ -1,55 +1,59 @@
 """A reader's side of the RAM tier: it searches and copies without a lock and writes nothing.
 
 So a reader that is killed, wherever it was, leaves nothing behind, and questions cannot disturb
-what is kept.
+what is kept. Slots are copied from a mapping that stays: that is as fast as memory.
+
+Memory that the owner gave back would be taken anew by a touch, so a slot whose generation is not
+the one that was found is not touched. The file is never made shorter: no touch ends the process.
 """
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
-import threading
-import time
 import weakref
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 
-from kvstore.arenafile import arena_paths
 from kvstore.arenalayout import (
     ARENA_MAGIC,
     ARENA_VERSION,
+    BUCKET_WORDS,
     CHECKSUM,
+    FIRST_SLOT_WORD,
     GENERATION,
-    LAYER,
     LENGTH,
     MAGIC_WORD,
-    SESSION,
     SLOT_BYTES_WORD,
     SLOT_MASK,
+    SLOT_WORDS,
     SLOTS_WORD,
     UNIT,
     VERSION_WORD,
     ArenaShape,
-    SliceKey,
+    key_hashes,
 )
-from kvstore.encoding_codec import decode_extent, scratch_bytes
-from kvstore.extents import Located
 from kvstore.format import PAGE_BYTES
-from kvstore.paths import session_hash
+from kvstore.hugemap import HugeMap
 
-logger = logging.getLogger(__name__)
+_ODD = np.uint64(1)
+_SLOT_MASK = np.uint64(SLOT_MASK)
+_HASH_MASK = np.uint64((1 << 64) - 1 - SLOT_MASK)
 
-_LOOK_EVERY_S = 1.0
-"""How often arenas that came or went are looked for."""
+
+class Found(NamedTuple):
+    """Where slices were when they were looked for: (n,) arrays."""
+
+    slots: np.ndarray[Any, Any]
+    """int64; -1: not here."""
+    generations: np.ndarray[Any, Any]
+    """uint64"""
 
 
 class ArenaView:
-    """One arena, read-only; its descriptor is closed when nobody uses the view any more."""
+    """One arena, read-only; its mapping goes when nobody uses the view any more."""
 
     def __init__(self, path: Path) -> None:
         """Open an arena.
@@ -65,111 +69,89 @@ class ArenaView:
             head = np.frombuffer(page[:PAGE_BYTES], np.uint64)
         if (head[MAGIC_WORD], head[VERSION_WORD]) != (ARENA_MAGIC, ARENA_VERSION):
             raise ValueError(f"{path} is no arena of version {ARENA_VERSION}")
-        self.shape = ArenaShape(int(head[SLOTS_WORD]), int(head[SLOT_BYTES_WORD]))
-        mapping = mmap.mmap(self._fd, self.shape.data_start, access=mmap.ACCESS_READ)
-        self._words = memoryview(mapping).cast("Q")
+        self.shape = shape = ArenaShape(int(head[SLOTS_WORD]), int(head[SLOT_BYTES_WORD]))
+        size = shape.used_bytes(shape.slot_count)
+        if os.fstat(self._fd).st_size < size:
+            raise ValueError(f"{path} is shorter than its {size} bytes")
+        data = HugeMap(self._fd, size, writable=False).data
+        words = data[: shape.data_start].view(np.uint64)
+        headers = words[FIRST_SLOT_WORD : FIRST_SLOT_WORD + shape.slot_count * SLOT_WORDS]
+        directory = words[shape.directory_word :][: shape.bucket_count * BUCKET_WORDS]
+        self._bucket_count = np.uint64(shape.bucket_count)
+        self._headers = headers.reshape(-1, SLOT_WORDS)
+        self._directory = directory.reshape(-1, BUCKET_WORDS)
+        self._slots = data[shape.slot_offset(0) :]
+        used = self._slots[: shape.slot_count * shape.stride_bytes]
+        self._halves = used.reshape(-1, shape.stride_bytes // 2)
 
     @property
     def removed(self) -> bool:
         """Whether its owner closed it, or died and was cleaned up after."""
         return os.fstat(self._fd).st_nlink == 0
 
-    def copy(self, key: SliceKey, buffers: Sequence[Any]) -> bool:
-        """Copy a slice into buffers of its length; False when it is not here, or left meanwhile.
+    def find(
+        self,
+        session_hash: int,
+        layer: int,
+        units: np.ndarray[Any, Any],
+        checksums: np.ndarray[Any, Any],
+        byte_counts: np.ndarray[Any, Any],
+    ) -> Found:
+        """Look for slices of one layer: (n,) uint64 units and checksums, (n,) int64 lengths.
 
-        The bytes are those that the owner put under this key; that they are undamaged is for the
-        caller to check.
+        What is found may leave at any time: `copy` looks again.
         """
-        key_hash = key.hash()
-        for word in self.shape.bucket_words(key_hash):
-            entry = self._words[word]
-            slot = (entry & SLOT_MASK) - 1
-            if (entry ^ key_hash) & ~SLOT_MASK or not 0 <= slot < self.shape.slot_count:
-                continue
-            generation = self._words[self.shape.slot_word(slot) + GENERATION]
-            if generation % 2 or not self._holds(slot, key):
-                continue
-            byte_count = self._words[self.shape.slot_word(slot) + LENGTH]
-            if byte_count != sum(memoryview(buffer).nbytes for buffer in buffers):
-                continue
-            read_bytes = os.preadv(self._fd, buffers, self.shape.slot_offset(slot))
-            if read_bytes == byte_count and self._undisturbed(slot, generation):
-                return True
-        return False
+        if not self.shape.slot_count:
+            return Found(np.full(len(units), -1), np.zeros(len(units), np.uint64))
+        hashes = key_hashes(session_hash, layer, units, checksums)
+        entries = self._directory[hashes % self._bucket_count]
+        same = ((entries ^ hashes[:, None]) & _HASH_MASK == 0) & (entries & _SLOT_MASK != 0)
+        entry = entries[np.arange(len(units)), same.argmax(1)]
+        slots = (entry & _SLOT_MASK).astype(np.int64) - 1
+        slots[slots >= self.shape.slot_count] = -1
+        # Before the key: a slot that was filled anew in between has another one afterwards.
+        generations = self._headers[slots, GENERATION]
+        rows = self._headers[slots]
+        # Equal checksums are equal bytes: entry and unit tell whose they are, more is not needed.
+        here = (slots >= 0) & (generations & _ODD == 0)
+        for word, value in ((CHECKSUM, checksums), (UNIT, units), (LENGTH, byte_counts)):
+            here &= rows[:, word] == value
+        slots[~here] = -1
+        return Found(slots, generations)
 
-    def _holds(self, slot: int, key: SliceKey) -> bool:
-        word = self.shape.slot_word(slot)
-        words = self._words
-        found = SliceKey(
-            words[word + SESSION], words[word + UNIT], words[word + LAYER], words[word + CHECKSUM]
-        )
-        return found == key
+    def copy(self, slot: int, generation: int, *parts: np.ndarray[Any, Any]) -> bool:
+        """Copy a slice into flat uint8 arrays of its length; False when it left meanwhile.
 
-    def _undisturbed(self, slot: int, generation: int) -> bool:
-        """Whether the slot, and so its key, is as it was when it had this generation."""
-        return self._words[self.shape.slot_word(slot) + GENERATION] == generation
-
-
-class RamTier:
-    """All arenas of a store's root, found as they come and go. Safe to use from many threads."""
-
-    def __init__(
-        self, root: Path, *, shm_dir: Path | None = None, look_every_s: float = _LOOK_EVERY_S
-    ) -> None:
-        """Nothing is opened yet.
-
-        Args:
-            shm_dir: as the owner has it.
-            look_every_s: how often to look for arenas that came or went.
+        The bytes are those that the owner put there, and verified; that memory kept them is for
+        the owner to look after (`kvstore/arenakeeper.py`).
         """
-        self._root = root
-        self._shm_dir = shm_dir
-        self._look_every_s = look_every_s
-        self._views: tuple[ArenaView, ...] = ()
-        self._looked_s: float | None = None
-        self._lock = threading.Lock()
-
-    def fill(self, session_id: str, layer: int, located: Located) -> bool:
-        """Fill an extent whose block is known, verified; False when its slice is not here."""
-        extent, (block, position) = located
-        layout = block.place.layout
-        checksum = int(block.table.checksums[position, layer])
-        key = SliceKey(session_hash(session_id), extent.unit_index, layer, checksum)
-        parts = [extent.keys.reshape(-1).view(np.uint8), extent.values.reshape(-1).view(np.uint8)]
-        if layout.quantised:
-            parts = [scratch_bytes(layout.extent_bytes(len(extent.keys)))]
-        if not any(view.copy(key, [part.data for part in parts]) for view in self._current()):
+        if not self._undisturbed(slot, generation):
             return False
-        hasher = xxhash.xxh3_64()
+        start = slot * self.shape.stride_bytes
         for part in parts:
-            hasher.update(part.data)
-        if hasher.intdigest() != checksum:
-            logger.warning(
-                "slice in the RAM tier did not match its checksum",
-                extra={"session": session_id, "unit": extent.unit_index, "layer": layer},
-            )
-            return False  # the disk has it, and its own word on it
-        if layout.quantised:
-            decode_extent(layout, parts[0], extent.keys, extent.values)
-        return True
+            stop = start + len(part)
+            part[:] = self._slots[start:stop]
+            start = stop
+        return bool(self._undisturbed(slot, generation))
 
-    def refresh(self) -> None:
-        """Let go of arenas that were removed, whose memory would stay, and find new ones."""
-        with self._lock:
-            self._looked_s = time.monotonic()
-            views = [view for view in self._views if not view.removed]
-            known = {view.path for view in views}
-            for path in arena_paths(self._root, shm_dir=self._shm_dir):
-                if path in known:
-                    continue
-                try:
-                    views.append(ArenaView(path))
-                except (FileNotFoundError, ValueError):
-                    continue  # it is being made or removed: the next look tells
-            self._views = tuple(views)
+    def copy_halves(
+        self, found: Found, keys: np.ndarray[Any, Any], values: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Copy slices that are as long as their slots, halved: (n, half slot) uint8 each.
 
-    def _current(self) -> tuple[ArenaView, ...]:
-        looked_s = self._looked_s
-        if looked_s is None or time.monotonic() - looked_s >= self._look_every_s:
-            self.refresh()
-        return self._views
+        Returns:
+            (n,) bool: those that were copied. What is in the other rows counts for nothing.
+        """
+        slots, generations = found
+        copied: np.ndarray[Any, Any] = (slots >= 0) & self._undisturbed(slots, generations)
+        if copied.any():
+            # Rows of slices that are not here take some slice that is: one call copies all.
+            rows = 2 * np.where(copied, slots, slots[copied.argmax()])
+            np.take(self._halves, rows, axis=0, out=keys, mode="clip")
+            np.take(self._halves, rows + 1, axis=0, out=values, mode="clip")
+            copied &= self._undisturbed(slots, generations)
+        return copied
+
+    def _undisturbed(self, slot: Any, generation: Any) -> Any:
+        """Whether slots, and so their keys, are as they were when they had these generations."""
+        return self._headers[slot, GENERATION] == generation

@@ -1,11 +1,13 @@
-"""Reading the parts of one block that are not keys and values, and verifying all of it."""
+"""Reading the parts of one block, each checked, and verifying all of it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import xxhash
 
 from kvstore.encoding import Layout
@@ -80,6 +82,27 @@ def read_block(fd: int, place: BlockPlace) -> Block:
     except ValueError as error:
         raise TornBlockError(str(error)) from error
     return Block(place, table)
+
+
+def read_slice(
+    fd: int, block: Block, layer: int, position: int
+) -> tuple[np.ndarray[Any, Any], int]:
+    """Read and check keys and values, as they are stored, of the block's `position`-th unit.
+
+    Returns:
+        (bytes,) uint8, and their XXH3-64.
+
+    Raises:
+        TornBlockError: they do not match the unit table.
+    """
+    token_count = int(block.table.rows["token_count"][position])
+    data = np.empty(block.place.layout.extent_bytes(token_count), np.uint8)
+    read_bytes = os.preadv(fd, [data.data], block.extent_offset(layer, position))
+    checksum = int(block.table.checksums[position, layer])
+    if read_bytes != len(data) or xxhash.xxh3_64_intdigest(data.data) != checksum:
+        unit = int(block.table.rows["index"][position])
+        raise TornBlockError(f"unit {unit}, layer {layer} does not match its checksum")
+    return data, checksum
 
 
 def read_thumbnail(fd: int, block: Block, position: int) -> bytes:

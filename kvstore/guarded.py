@@ -12,23 +12,32 @@ from kvstore.geometry import Tier
 from kvstore.readahead import ReadAhead
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading, ReadPool
+from kvstore.readtrace import QuestionTrace
 from kvstore.snapshot import Snapshot
 
 
 class GuardedReader:
     """A session's reader, bound to a pool and to what says how long its reads are wanted."""
 
-    def __init__(self, reader: SessionReader, pool: ReadPool | None, reading: Reading) -> None:
+    def __init__(
+        self,
+        reader: SessionReader,
+        pool: ReadPool | None,
+        reading: Reading,
+        trace: QuestionTrace | None = None,
+    ) -> None:
         """Own nothing; with no pool, the calling thread reads.
 
         Args:
             reader: of the session.
             pool: says too whether the next layer's units are read ahead.
             reading: until when reads are wanted.
+            trace: is told what was read, and from where. None: nobody is.
         """
         self._reader = reader
         self._pool = pool
         self._reading = reading
+        self._trace = trace
         self.ahead: ReadAhead | None = None
         """What reads ahead, where something does."""
         if pool is not None and pool.reads_ahead:
@@ -48,14 +57,33 @@ class GuardedReader:
             ReadGivenUpError: the task is given up, or its deadline passed.
         """
         units = [int(unit) for unit in unit_indices]
+        tiers = self._read(snapshot, layer, units, keys_out, values_out)
+        if self._trace is not None:
+            self._trace.note(layer, units, tiers)
+        return tiers
+
+    def _read(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        units: list[int],
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+    ) -> list[Tier]:
+        filled = self._reader.recall(
+            snapshot, layer, units, keys_out, values_out, pool=self._pool, reading=self._reading
+        )
+        if all(filled):
+            return [Tier.RAM] * len(units)
         extents = check_outputs(snapshot, self._reader.geometry, layer, units, keys_out, values_out)
-        tiers = self.ahead.take(layer, extents) if self.ahead else {}
-        rest = [extent for extent in extents if extent.place not in tiers]
+        missing = [extent for extent in extents if not filled[extent.place]]
+        tiers = self.ahead.take(layer, missing) if self.ahead else {}
+        rest = [extent for extent in missing if extent.place not in tiers]
         found = self._reader.fill(snapshot, layer, rest, pool=self._pool, reading=self._reading)
         tiers.update(zip((extent.place for extent in rest), found, strict=True))
         if self.ahead:
-            self.ahead.begin(snapshot, layer + 1, units)
-        return [tiers[place] for place in range(len(units))]
+            self.ahead.begin(snapshot, layer + 1, [extent.unit_index for extent in missing])
+        return [tiers.get(place, Tier.RAM) for place in range(len(units))]
 
     def end(self) -> None:
         """Return when none of its reads is running."""

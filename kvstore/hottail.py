@@ -144,6 +144,8 @@ class HotTail:
             )
             tail = cls(fd, path, session_id, layout, ring_bytes, arena)
             undo.pop_all()
+        if arena is not None:
+            arena.begin_push(session_hash(session_id))
         words = tail._words
         words[VERSION_WORD], words[SESSION_WORD] = FORMAT_VERSION, session_hash(session_id)
         words[EPOCH_WORD], words[LAYOUT_WORD] = epoch, layout.fingerprint
@@ -284,4 +286,5 @@ class HotTail:
         self._words.release()
         self._ring = np.empty(0, dtype=np.uint8)
         if self._arena is not None:
+            self._arena.end_push(session_hash(self._session_id))
             self._arena.release(file_bytes(self.ring_bytes))

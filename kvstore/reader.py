@@ -7,25 +7,22 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from kvstore.arenaview import RamTier
-from kvstore.blockread import BlockPlace, read_thumbnail
+from kvstore.blockread import BlockPlace, read_slice, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads, SegmentRewrittenError
 from kvstore.encoding import Encoding
-from kvstore.errors import (
-    SessionNotFoundError,
-    SliceCorruptError,
-    joined,
-)
+from kvstore.errors import SessionNotFoundError, SliceCorruptError, joined
 from kvstore.extents import Extent, Located, check_outputs
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
+from kvstore.ramreads import RamReads
+from kvstore.ramtier import RamTier
 from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
@@ -34,8 +31,6 @@ from kvstore.tracking import SessionTracker
 from kvstore.unitplaces import UnitPlaces
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _UNITS_PER_BATCH = 16
 """Read between two looks at whether the read is still wanted."""
@@ -50,7 +45,7 @@ class SessionReader:
         tracker: SessionTracker,
         files: SegmentFiles,
         disk: DiskReads,
-        ram: RamTier | None,
+        ram: RamReads | None,
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
@@ -89,7 +84,9 @@ class SessionReader:
             raise SessionNotFoundError(session_id)
         files = SegmentFiles(folder, disk_io)
         disk = DiskReads(session_id, folder, files, quarantine)
-        reader = cls(session_id, SessionTracker(folder, session_id, files), files, disk, ram)
+        tracker = SessionTracker(folder, session_id, files)
+        recalled = RamReads(session_id, tracker, ram) if ram is not None else None
+        reader = cls(session_id, tracker, files, disk, recalled)
         try:
             reader.snapshot()
         except BaseException:
@@ -179,7 +176,8 @@ class SessionReader:
     ) -> list[Tier]:
         """Fill `keys_out` and `values_out` with units of one layer, in the order given.
 
-        Every unit is checked against the XXH3-64 that was taken when it was appended.
+        Every unit is checked against the XXH3-64 that was taken when it was appended; one from the
+        RAM tier was, when it came there.
 
         Args:
             keys_out, values_out: C-contiguous (sum of the units' token counts, kv_head_count,
@@ -199,8 +197,32 @@ class SessionReader:
                 for nothing. Go on with `snapshot.thinned`.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        extents = check_outputs(snapshot, self.geometry, layer, unit_indices, keys_out, values_out)
-        return self.fill(snapshot, layer, extents)
+        units = [int(index) for index in unit_indices]
+        filled = self.recall(snapshot, layer, units, keys_out, values_out)
+        if all(filled):
+            return [Tier.RAM] * len(units)
+        extents = check_outputs(snapshot, self.geometry, layer, units, keys_out, values_out)
+        rest = [extent for extent in extents if not filled[extent.place]]
+        tiers = iter(self.fill(snapshot, layer, rest))
+        return [Tier.RAM if here else next(tiers) for here in filled]
+
+    def recall(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        units: Sequence[int],
+        keys_out: np.ndarray[Any, Any],
+        values_out: np.ndarray[Any, Any],
+        *,
+        pool: ReadPool | None = None,
+        reading: Reading | None = None,
+    ) -> list[bool]:
+        """Fill what the RAM tier has; see `kvstore.ramreads`. The rest is for `fill`."""
+        if self._ram is None:
+            return [False] * len(units)
+        return self._ram.recall(
+            snapshot, layer, units, keys_out, values_out, pool=pool, reading=reading
+        )
 
     def fill(
         self,
@@ -211,7 +233,7 @@ class SessionReader:
         pool: ReadPool | None = None,
         reading: Reading | None = None,
     ) -> list[Tier]:
-        """Read units as `read` does, into extents of `kvstore.extents.check_outputs`.
+        """Read units as `read` does, but not from the RAM tier, into extents of `check_outputs`.
 
         Args:
             pool: threads to share the work; None: the calling one does it.
@@ -251,11 +273,6 @@ class SessionReader:
                 except SliceCorruptError as error:
                     damaged.append(error)
                 else:
-                    if self._ram is not None and self._ram.fill(
-                        self.session_id, layer, (extent, located)
-                    ):
-                        tiers[-1] = Tier.RAM
-                        continue
                     missing.append((extent, located))
             damaged += self._read_disk(snapshot, layer, missing)
         return tiers, damaged
@@ -273,6 +290,26 @@ class SessionReader:
                     (extent, self._units.locate_extent(snapshot, extent, layer))
                     for extent, _ in missing
                 ]
+
+    def stored_slice(
+        self, snapshot: Snapshot, unit_index: int, layer: int
+    ) -> tuple[np.ndarray[Any, Any], int] | None:
+        """The (bytes,) uint8 of a durable unit's keys and values as they are stored now.
+
+        Returns:
+            The bytes and their XXH3-64; None when the unit is not durable.
+
+        Raises:
+            BlockCorruptError: they are not those that were written.
+            UnitDroppedError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+            OSError: the disk failed.
+        """
+        if unit_index >= snapshot.durable_unit_count:
+            return None
+        block, position = self._units.locate(snapshot, unit_index, layer)
+        return self._units.read_part(
+            block, lambda fd, block: read_slice(fd, block, layer, position)
+        )
 
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.

@@ -20,8 +20,8 @@ _FIRST_CAPACITY = 256
 class _Column:
     """An array that doubles; what was handed out stays valid and is never written again."""
 
-    def __init__(self, dtype: str) -> None:
-        self._data = np.zeros(_FIRST_CAPACITY, dtype=dtype)
+    def __init__(self, dtype: str, row_shape: tuple[int, ...] = ()) -> None:
+        self._data = np.zeros((_FIRST_CAPACITY, *row_shape), dtype=dtype)
         self._shared = self._read_only()
 
     def _read_only(self) -> np.ndarray[Any, Any]:
@@ -32,7 +32,8 @@ class _Column:
     def write(self, start: int, values: np.ndarray[Any, Any]) -> None:
         stop = start + len(values)
         if stop > len(self._data):
-            grown = np.zeros(max(stop, 2 * len(self._data)), dtype=self._data.dtype)
+            row_shape = self._data.shape[1:]
+            grown = np.zeros((max(stop, 2 * len(self._data)), *row_shape), dtype=self._data.dtype)
             grown[:start] = self._data[:start]
             self._data = grown
             self._shared = self._read_only()
@@ -47,6 +48,16 @@ class _Column:
 
     def first(self, count: int) -> np.ndarray[Any, Any]:
         return self._shared[:count]
+
+    @property
+    def width(self) -> int:
+        return int(self._data.shape[1])
+
+    def rows(self, indices: np.ndarray[Any, Any], column: int) -> np.ndarray[Any, Any]:
+        """Of rows that were never written: 0, or anything."""
+        data = self._shared
+        taken: np.ndarray[Any, Any] = data[np.minimum(indices, len(data) - 1), column]
+        return taken
 
 
 class UnitCatalog:
@@ -68,6 +79,7 @@ class UnitCatalog:
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
         self._coarsened = _Column("?")
+        self._checksums = _Column("u8", (0,))  # as wide as the first block says
         if floor.first_unit:
             before_all_time = np.full(floor.first_unit, -np.inf)
             nothing = np.zeros(floor.first_unit, dtype=np.int64)
@@ -109,6 +121,10 @@ class UnitCatalog:
         known_count = self.unit_count - block.header.first_unit
         if block.header.unit_count > known_count:
             self.add_rows(block.table.rows)
+        checksums = block.table.checksums
+        if self._checksums.width != checksums.shape[1]:
+            self._checksums = _Column("u8", checksums.shape[1:])
+        self._checksums.write(block.header.first_unit, checksums)
         if block.header.generation and known_count > 0:
             self._renew([block])  # known from the hot tail, and thinned before they were met here
         self.blocks.append(block)
@@ -123,6 +139,12 @@ class UnitCatalog:
         block = self.blocks[found]
         position = unit_index - block.header.first_unit
         return (block, position) if position < block.header.unit_count else None
+
+    def checksums(self, units: np.ndarray[Any, Any], layer: int) -> np.ndarray[Any, Any]:
+        """XXH3-64 of units' keys and values in a layer: (n,) uint64, of no meaning where a unit is
+        in none of the blocks.
+        """
+        return self._checksums.rows(units, layer)
 
     def cut(self, block_count: int) -> UnitCatalog:
         """A new catalog of the blocks before number `block_count`; snapshots of this one stay."""
@@ -157,16 +179,17 @@ class UnitCatalog:
 
     def _renew(self, blocks: Sequence[Block]) -> None:
         """Write over what is known of the blocks' units, in columns of their own."""
-        columns = (self._token_counts, self._drop_fractions, self._coarsened)
-        token_counts, drop_fractions, coarsened = (column.copy() for column in columns)
+        columns = (self._token_counts, self._drop_fractions, self._coarsened, self._checksums)
+        token_counts, drop_fractions, coarsened, checksums = (column.copy() for column in columns)
         for block in blocks:
             rows, start = block.table.rows, block.header.first_unit
             token_counts.write(start, rows["token_count"])
             drop_fractions.write(start, rows["drop_fraction"])
             coarsened.write(start, rows["thinned_count"] != 0)
+            checksums.write(start, block.table.checksums)
         # Only when they are whole: others look without the lock.
         self._token_counts, self._drop_fractions = token_counts, drop_fractions
-        self._coarsened = coarsened
+        self._coarsened, self._checksums = coarsened, checksums
 
     def token_counts(self, unit_count: int) -> np.ndarray[Any, Any]:
         """(unit_count,) int64 of the first units, 0 of dropped ones that were never known."""

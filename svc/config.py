@@ -84,9 +84,10 @@ class Settings(BaseSettings):
     """Shared memory per live session for its newest units, at least 1 MiB; 0: three full blocks, at
     most 1 GiB. With less than a block, blocks close early."""
     ram_budget_bytes: int = Field(default=0, ge=0)
-    """Memory of the RAM tier, at least 1 MiB, which units enter as they leave a hot tail. The hot
-    tails of all pushes are counted in it, and a push whose own does not fit is refused; 0: there is
-    no such tier, and hot tails are not limited."""
+    """Memory of the RAM tier, at least 1 MiB, which units enter as they leave a hot tail, and
+    slices that questions read from the disk. Hot tails and key indexes of pushes, and key indexes
+    of sessions that are asked about, are counted in it, and a push whose own do not fit is refused;
+    0: there is no such tier, and hot tails are not limited."""
     disk_io: Literal["auto", "direct", "buffered"] = "auto"
     """How blocks are written and slices read. buffered: through the page cache, which then holds
     what was pushed lately; direct: past it, on ext4, xfs and btrfs, for disks that many sessions

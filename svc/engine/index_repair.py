@@ -17,6 +17,7 @@ from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
 from retrieval.index import KeyIndexReader
+from svc.engine.index_memory import IndexMemory
 from svc.engine.key_rows import key_index_path, open_key_index
 
 logger = logging.getLogger(__name__)
@@ -118,13 +119,15 @@ def repair_index(
             arena=arena,
         )
         stack.callback(writer.close)
+        memory = IndexMemory(arena, key_index_path(root, session_id), writer.room)
+        stack.callback(memory.close)
         index = open_key_index(
             root,
             reader,
             reader.snapshot(),
             geometry,
             min_free_bytes=limits.min_free_bytes,
-            room=writer.room,
+            room=memory.room,
         )
         stack.callback(index.close)
         return index.count

@@ -26,7 +26,8 @@ from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 from retrieval.index_writer import KeyIndexWriter
 from svc.engine.encoder import StreamEncoder, UnitEmbeds, WindowUnit
-from svc.engine.key_rows import key_row, open_key_index
+from svc.engine.index_memory import IndexMemory
+from svc.engine.key_rows import key_index_path, key_row, open_key_index
 from svc.engine.model import LoadedModel
 from svc.engine.stored_kv import from_stored, read_units, to_stored
 from svc.engine.window import WindowConfig, window_start
@@ -92,10 +93,12 @@ class StreamIngest:
         encoder: StreamEncoder,
         writer: SessionWriter,
         index: KeyIndexWriter,
+        index_memory: IndexMemory,
         *,
         window_rounded: bool,
     ) -> None:
         """Internal: use `open`."""
+        self._index_memory = index_memory
         self._model = model
         self._encoder = encoder
         self._writer = writer
@@ -145,15 +148,19 @@ class StreamIngest:
             reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
                 snapshot = reader.snapshot()
+                path = key_index_path(store.root, session_id)
+                memory = IndexMemory(store.arena, path, writer.room)
+                undo.callback(memory.close)
                 index = open_key_index(
                     store.root,
                     reader,
                     snapshot,
                     geometry,
                     min_free_bytes=store.limits.min_free_bytes,
-                    room=writer.room,
+                    room=memory.room,
                 )
                 undo.callback(index.close)
+                memory.settle(index.allocated_bytes)
                 window_units = _window_units(model, window, reader, snapshot, geometry)
                 encoder.restore(window_units)
             finally:
@@ -169,7 +176,7 @@ class StreamIngest:
                     "unit_count": len(window_units),
                 },
             )
-        return cls(model, encoder, writer, index, window_rounded=rounded)
+        return cls(model, encoder, writer, index, memory, window_rounded=rounded)
 
     @property
     def resume(self) -> bytes | None:
@@ -213,6 +220,7 @@ class StreamIngest:
         try:
             self._index.close()
         finally:
+            self._index_memory.close()
             self._writer.close()
 
     def received(self, pts_s: float, unit_count: int) -> None:

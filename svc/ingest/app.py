@@ -21,6 +21,7 @@ from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
 from kvstore.pins import Span
+from kvstore.readtrace import clean_stale_traces
 from kvstore.space import check_room
 from svc.config import Settings
 from svc.data_dir import make_data_dir
@@ -123,6 +124,7 @@ class App:
         _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         clean_stale_arenas(root, shm_dir=settings.shm_dir)
+        clean_stale_traces(root, shm_dir=settings.shm_dir)
         sessions = Sessions(
             root,
             rules=IdentityRules(model, defaults, settings),

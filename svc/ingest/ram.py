@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
+from pathlib import Path
 
 from kvstore.arena import Arena
+from kvstore.arenakeeper import ArenaKeeper
 from kvstore.encoding import Layout
 from kvstore.geometry import Geometry
 from svc.config import Settings
 from svc.engine.model import LoadedModel
 
 logger = logging.getLogger(__name__)
+
+_TURN_S = 0.25
+_FILL_BYTES_PER_S = 64 << 20
+"""What is brought in of what questions read: little beside what a disk gives a question."""
+_SCRUB_BYTES_PER_S = 32 << 20
+"""A third of a percent of a core; 4 GiB are looked through in two minutes."""
+_COLLAPSE_BYTES_PER_S = 256 << 20
+_LOWEST_PRIORITY = 19
+_STOP_S = 1.0
 
 
 def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
@@ -46,3 +59,36 @@ def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
         },
     )
     return arena
+
+
+class RamKeeper:
+    """Looks after the arena on a thread of the lowest priority, between `start` and `stop`."""
+
+    def __init__(self, arena: Arena, root: Path, *, shm_dir: Path | None) -> None:
+        """Nothing is done yet."""
+        self._keeper = ArenaKeeper(arena, root, shm_dir=shm_dir)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ram keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; a read that hangs on a failing disk is left behind."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_S)
+
+    def _run(self) -> None:
+        # Of this thread alone: on Linux each has its own. The disk's queue goes by it too.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
+        while not self._stopping.wait(_TURN_S):
+            try:
+                self._keeper.look()
+                self._keeper.fill(int(_FILL_BYTES_PER_S * _TURN_S))
+                self._keeper.scrub(int(_SCRUB_BYTES_PER_S * _TURN_S))
+                self._keeper.collapse(int(_COLLAPSE_BYTES_PER_S * _TURN_S))
+            except Exception:
+                logger.exception("looking after the RAM tier failed; it is tried again")
+        self._keeper.close()

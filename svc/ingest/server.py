@@ -14,6 +14,7 @@ from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.errors import translate
 from svc.ingest.owners import open_ownership
 from svc.ingest.ownership import Ownership, SoleOwner
+from svc.ingest.ram import RamKeeper
 from svc.ingest.scrubber import Scrubber
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
@@ -37,6 +38,7 @@ class IngestServer:
         self._ownership: Ownership = SoleOwner()
         self._repairing: asyncio.Task[None] | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        self._ram_keeper: RamKeeper | None = None
         self._scrubber = Scrubber(settings.data_dir, bytes_per_s=settings.scrub_bytes_per_s)
         self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
         self._media_threads = DaemonThreads("media")
@@ -93,6 +95,9 @@ class IngestServer:
         self._app = app
         self._scrubber.start()
         self._sweeping = asyncio.create_task(app.sweeper.run(DaemonThreads("sweep")))
+        if app.arena is not None:
+            self._ram_keeper = RamKeeper(app.arena, settings.data_dir, shm_dir=settings.shm_dir)
+            self._ram_keeper.start()
         await self._server.set_serving()
 
     async def stop(self) -> bool:
@@ -111,6 +116,8 @@ class IngestServer:
             await stopping
         await self._ownership.stop()
         await asyncio.to_thread(self._scrubber.stop)
+        if self._ram_keeper is not None:
+            await asyncio.to_thread(self._ram_keeper.stop)
         ended = await asyncio.to_thread(self._encode_thread.stop, _STOP_THREADS_S)
         if ended and self._app is not None and self._app.arena is not None:
             self._app.arena.close()

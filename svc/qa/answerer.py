@@ -13,6 +13,7 @@ from typing import TypeVar
 from kvstore.errors import SessionNotFoundError
 from kvstore.guarded import GuardedReader
 from kvstore.readpool import Reading, ReadPool
+from kvstore.readtrace import ReadTrace
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
@@ -51,10 +52,12 @@ class Answerer:
         threads: DiskThreads,
         pool: ReadPool | None = None,
         follower: Follower | None = None,
+        trace: ReadTrace | None = None,
     ) -> None:
         """The runner's thread must be running for answers to come; it reads with the pool.
 
-        `follower` hears of what is made durable elsewhere, in sessions that were asked about.
+        `follower` hears of what is made durable elsewhere, in sessions that were asked about, and
+        `trace` what questions read.
         """
         self._follower = follower
         self._model = model
@@ -62,6 +65,7 @@ class Answerer:
         self._sessions = sessions
         self._runner = runner
         self._pool = pool
+        self._trace = trace
         self._threads = threads
 
     async def answer(
@@ -141,7 +145,8 @@ class Answerer:
             self._follower.follow(session)
         record, snapshot, index = await self._look(session, question, deadline)
         reading = Reading(deadline_s=deadline.at_s)
-        reader = GuardedReader(session.reader, self._pool, reading)
+        trace = self._trace.question(question.session_id) if self._trace else None
+        reader = GuardedReader(session.reader, self._pool, reading, trace)
         memory = StoreMemory(self._model, reader, index, snapshot)
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()

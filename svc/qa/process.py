@@ -9,8 +9,9 @@ import logging
 import sys
 from typing import Any
 
-from kvstore.arenaview import RamTier
+from kvstore.ramtier import RamTier
 from kvstore.readpool import ReadPool
+from kvstore.readtrace import ReadTrace, clean_stale_traces
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
 from svc.daemon_threads import DaemonThreads
@@ -66,6 +67,7 @@ async def serve(settings: Settings) -> bool:
         settings.data_dir, capacity=_OPEN_SESSIONS, ram=ram, disk_io=settings.disk_io
     )
     follower = directory.follower(sessions)
+    trace = _open_trace(settings)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
     try:
@@ -84,6 +86,7 @@ async def serve(settings: Settings) -> bool:
                 threads=threads,
                 pool=pool,
                 follower=follower,
+                trace=trace,
             )
             service.begin(
                 answerer,
@@ -110,6 +113,26 @@ async def serve(settings: Settings) -> bool:
         await model_thread.stop(_STOP_STEP_S)
         pool.close()
         sessions.close()
+        if trace is not None:
+            trace.close()
+
+
+def _open_trace(settings: Settings) -> ReadTrace | None:
+    """Returns what tells the owner of the RAM tier what is read; None where there is none.
+
+    Answers do without it.
+    """
+    if settings.ram_budget_bytes == 0:
+        return None
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)  # both processes start at once
+        clean_stale_traces(settings.data_dir, shm_dir=settings.shm_dir)
+        return ReadTrace.create(settings.data_dir, shm_dir=settings.shm_dir)
+    except OSError as error:
+        logger.warning(
+            "the RAM tier will not hear what questions read", extra={"reason": str(error)}
+        )
+        return None
 
 
 def _announce(address: Address) -> None:

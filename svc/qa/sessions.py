@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from kvstore.arenaview import RamTier
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.quarantine import Quarantine, sweep_quarantine
+from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, load_session
 from kvstore.snapshot import Snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.e2e.videos import push
 
 FRAMES = [(float(second), second) for second in range(24)]
 BUDGET_BYTES = 16 * 2**20
+TRACE_BYTES = 2 * 2**20
+"""Of the QA process' ring, beside the budget."""
 
 
 async def ask(client: LookbackClient) -> tuple[Said, set[Tier]]:
@@ -34,7 +37,7 @@ async def test_answers_say_that_they_were_read_from_memory_and_are_those_of_the_
             await push(client, "cam", FRAMES, fps=1.0)
             remembered, tiers = await ask(client)
             assert tiers == {Tier.RAM}
-        assert 0 < shared_bytes(service) <= BUDGET_BYTES
+        assert 0 < shared_bytes(service) <= BUDGET_BYTES + TRACE_BYTES
         service.stop()
         assert service.faults() == ""
         assert list(service.shm.iterdir()) == []
@@ -46,3 +49,28 @@ async def test_answers_say_that_they_were_read_from_memory_and_are_those_of_the_
             read, tiers = await ask(client)
             assert tiers == {Tier.DISK}
             assert read == remembered
+
+
+async def test_what_a_question_read_from_the_disk_is_in_memory_for_a_later_one(
+    tmp_path: Path, tiny_path: Path
+) -> None:
+    with Service(folder=tmp_path, model=tiny_path) as service:
+        async with service.client() as client:
+            await push(client, "cam", FRAMES, fps=1.0)
+            read, tiers = await ask(client)
+            assert tiers == {Tier.DISK}
+    settings = {"ram_budget_bytes": BUDGET_BYTES}
+    with Service(folder=tmp_path, model=tiny_path, settings=settings) as service:
+        async with service.client() as client:
+            assert await ask(client) == (read, {Tier.DISK})
+            for _ in range(200):
+                said, tiers = await ask(client)
+                assert said == read
+                if tiers == {Tier.RAM}:
+                    break
+                await asyncio.sleep(0.1)
+            assert tiers == {Tier.RAM}
+        assert 0 < shared_bytes(service) <= BUDGET_BYTES + TRACE_BYTES
+        service.stop()
+        assert service.faults() == ""
+        assert list(service.shm.iterdir()) == []

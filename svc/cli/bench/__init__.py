@@ -76,3 +76,25 @@ def encoding(
     from svc.cli.bench.encoding import bench_encoding
 
     bench_encoding(units, rounds, json_file)
+
+
+@app.command()
+def ram(
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Record what a running service reads, until Ctrl-C."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of that service; else as `serve`.")
+    ] = None,
+    json_file: _JsonOption = None,
+) -> None:
+    """Recorded questions replayed through the policies of the RAM tier: hits by its size."""
+    from svc.cli.bench.ram import bench_ram, record_trace
+    from svc.config import read_settings
+
+    if record is None:
+        bench_ram(json_file)
+        return
+    settings = read_settings(data_dir=data)
+    record_trace(settings.data_dir, settings.shm_dir, record)

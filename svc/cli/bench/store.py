@@ -24,6 +24,7 @@ from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
 from svc.cli.bench.rates import GB, rate_row
 from svc.cli.bench.store_appends import append_rows
+from svc.cli.bench.store_ram import ram_rows
 from svc.cli.bench.store_session import (
     SEVEN_B,
     SLICE_BYTES,
@@ -87,6 +88,7 @@ def _measure(root: Path, sizes: Sizes, console: Console) -> list[Row]:
         _visible_rows,
         _index_rows,
         _overhead_rows,
+        _ram_rows,
     )
     rows: list[Row] = []
     for step in steps:
@@ -253,3 +255,7 @@ def _overhead_rows(root: Path, sizes: Sizes) -> list[Row]:
             target="<= 15",
         )
     ]
+
+
+def _ram_rows(root: Path, sizes: Sizes) -> list[Row]:
+    return ram_rows(root, sizes.units, sizes.rounds)

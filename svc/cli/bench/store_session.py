@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from kvstore.aligned import aligned_empty
 from kvstore.directio import DiskMode
-from kvstore.geometry import Geometry
+from kvstore.geometry import Geometry, Tier
 from kvstore.guarded import GuardedReader
 from kvstore.limits import BlockLimits
+from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading, ReadPool
 from kvstore.unit import Unit
@@ -38,7 +39,7 @@ class Noise:
     def __init__(self, geometry: Geometry, token_count: int) -> None:
         """`token_count`: of every unit."""
         self.geometry = geometry
-        self._token_count = token_count
+        self.token_count = token_count
         rng = np.random.default_rng(0)
         shape = (_DISTINCT, 2, geometry.layer_count, token_count, geometry.kv_head_count)
         numbers = rng.standard_normal((*shape, geometry.head_dim), np.float32)
@@ -52,8 +53,8 @@ class Noise:
             index=index,
             first_pts_s=float(index),
             last_pts_s=float(index),
-            token_count=self._token_count,
-            position_span=self._token_count,
+            token_count=self.token_count,
+            position_span=self.token_count,
             cells=self._cells,
             drop_fraction=0.0,
             gap_before=False,
@@ -97,9 +98,10 @@ class Question:
         top: int,
         token_count: int,
         disk_io: DiskMode = "auto",
+        ram: RamTier | None = None,
     ) -> None:
         """Opens the session."""
-        self._reader = SessionReader.open(root, session_id, disk_io=disk_io)
+        self._reader = SessionReader.open(root, session_id, disk_io=disk_io, ram=ram)
         geometry = self._reader.geometry
         assert geometry is not None
         self._geometry = geometry
@@ -109,6 +111,7 @@ class Question:
         self._buffers = aligned_empty(shape, geometry.storage_dtype)  # as answers do
         self._buffers[:] = 1
         self.slice_count = geometry.layer_count * self._top
+        self._tiers: list[list[Tier]] = []
         self.byte_count = 2 * geometry.layer_count * self._buffers[0, 0].nbytes
 
     def picks(self, rng: np.random.Generator) -> Iterator[list[int]]:
@@ -122,7 +125,18 @@ class Question:
         reader = GuardedReader(self._reader, pool, Reading())
         for layer, units in enumerate(picks):
             keys, values = self._buffers[layer % 2]
-            reader.read(self._snapshot, layer, units, keys, values)
+            self._tiers.append(reader.read(self._snapshot, layer, units, keys, values))
+
+    @property
+    def tiers(self) -> set[Tier]:
+        """Where slices came from so far."""
+        return set().union(*self._tiers)
+
+    def read_all(self) -> None:
+        """Reads every slice of the session."""
+        for start in range(0, self._snapshot.unit_count - self._top + 1, self._top):
+            units = list(range(start, start + self._top))
+            self.read([units] * self._geometry.layer_count)
 
     def close(self) -> None:
         """Closes the session."""

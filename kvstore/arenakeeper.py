@@ -1,0 +1,189 @@
+"""What the owner of the RAM tier does beside taking what leaves hot tails, a little at a time.
+
+It hears what questions used, brings in what they read from the disk, looks whether memory kept
+what it was given, and gives back what readers took of given-up memory. Every turn has a limit, so
+that whoever calls sets the rate.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvstore.arena import Arena
+from kvstore.arenalayout import SliceKey
+from kvstore.errors import KVStoreError
+from kvstore.eviction import Place
+from kvstore.geometry import Tier
+from kvstore.paths import INDEX_NAME, session_folder, session_hash, stored_session_names
+from kvstore.reader import SessionReader
+from kvstore.readtrace import (
+    SESSION,
+    UNIT,
+    TraceReader,
+    clean_stale_traces,
+    layers_of,
+    read_from,
+)
+
+logger = logging.getLogger(__name__)
+
+_MOST_WANTED = 1 << 16
+_ASKED_FOR_S = 60.0
+"""How long after a question a session's key index counts as memory in use."""
+
+
+class ArenaKeeper:
+    """Looks after one arena. Used from one thread."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        root: Path,
+        *,
+        shm_dir: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`root` and `shm_dir` are the arena's."""
+        self._arena = arena
+        self._root = root
+        self._shm_dir = shm_dir
+        self._clock = clock
+        self._traces = TraceReader(root, shm_dir=shm_dir)
+        self._wanted: OrderedDict[Place, None] = OrderedDict()
+        self._readers: dict[int, SessionReader] = {}
+        self._names: dict[int, str] = {}
+        self._asked_s: dict[int, float] = {}
+        self._over = False
+        self._next_slot = 0
+        self._collapses = True
+
+    def look(self) -> None:
+        """Hear what questions used and read since the last look; remove rings of the dead."""
+        records = self._traces.poll()
+        clean_stale_traces(self._root, shm_dir=self._shm_dir)
+        self._arena.touch(_places(records[read_from(records, Tier.RAM)]))
+        for place in _places(records[read_from(records, Tier.DISK)]):
+            self._wanted[place] = None
+            self._wanted.move_to_end(place)
+        while len(self._wanted) > _MOST_WANTED:
+            self._wanted.popitem(last=False)
+        now_s = self._clock()
+        self._asked_s |= dict.fromkeys(np.unique(records[:, SESSION]).tolist(), now_s)
+        self._count_read(now_s)
+        self._arena.settle()
+
+    def fill(self, byte_count: int) -> int:
+        """Bring in slices that questions read from the disk, until so many bytes were read.
+
+        Returns:
+            The bytes read.
+        """
+        read_bytes = 0
+        while self._wanted and read_bytes < byte_count:
+            place, _ = self._wanted.popitem(last=False)
+            if self._arena.holds(place):
+                continue
+            try:
+                read_bytes += self._bring_in(place)
+            except (KVStoreError, OSError) as error:
+                logger.debug("slice cannot be brought into memory", extra={"reason": str(error)})
+                self._close(place.session_hash)
+        if not self._wanted:
+            for hash_ in list(self._readers):  # open files would keep a deleted session's disk
+                self._close(hash_)
+        return read_bytes
+
+    def scrub(self, byte_count: int) -> None:
+        """Look at so many bytes of what is held, where the last turn ended; tell of damage."""
+        for _ in range(self._arena.shape.slot_count):
+            seen_bytes, damaged = self._arena.verify(self._next_slot)
+            self._next_slot = (self._next_slot + 1) % self._arena.shape.slot_count
+            byte_count -= seen_bytes
+            if damaged is not None:
+                logger.error(
+                    "slice in the RAM tier was damaged, the disk has it",
+                    extra={
+                        "session": self._name(damaged.session_hash),
+                        "unit": damaged.unit_index,
+                        "layer": damaged.layer,
+                        "damaged_count": self._arena.damaged_count,
+                    },
+                )
+            if byte_count <= 0:
+                return
+
+    def collapse(self, byte_count: int) -> None:
+        """Put huge pages behind so many bytes more, where the kernel has them."""
+        if not self._collapses:
+            return
+        try:
+            self._arena.collapse(byte_count)
+        except OSError as error:
+            self._collapses = False
+            logger.info("the RAM tier stays in small pages", extra={"reason": str(error)})
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        for hash_ in list(self._readers):
+            self._close(hash_)
+
+    def _bring_in(self, place: Place) -> int:
+        name = self._name(place.session_hash)
+        if name is None:
+            return 0
+        reader = self._readers.get(place.session_hash)
+        if reader is None:
+            reader = self._readers[place.session_hash] = SessionReader.open(self._root, name)
+        stored = reader.stored_slice(reader.snapshot(), place.unit_index, place.layer)
+        if stored is None:
+            return 0
+        data, checksum = stored
+        self._arena.take(SliceKey(*place, checksum), data)
+        return len(data)
+
+    def _count_read(self, now_s: float) -> None:
+        """Count the rings, and the key indexes that questions read; a push claims its own."""
+        self._asked_s = {
+            hash_: at_s for hash_, at_s in self._asked_s.items() if now_s - at_s < _ASKED_FOR_S
+        }
+        read_bytes = sum(map(self._index_bytes, self._asked_s))
+        fits = self._arena.lend(read_bytes + self._traces.byte_count)
+        if not fits and not self._over:
+            logger.warning(
+                "key indexes of the sessions asked about take more than the RAM budget has left",
+                extra={"ram_budget_bytes": self._arena.budget_bytes},
+            )
+        self._over = not fits
+
+    def _index_bytes(self, hash_: int) -> int:
+        name = self._name(hash_)
+        if name is None or self._arena.is_pushed(hash_):
+            return 0
+        try:
+            return (session_folder(self._root, name) / INDEX_NAME).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _name(self, hash_: int) -> str | None:
+        if hash_ not in self._names:
+            names = stored_session_names(self._root)
+            self._names = {session_hash(name): name for name in names}
+        return self._names.get(hash_)
+
+    def _close(self, hash_: int) -> None:
+        reader = self._readers.pop(hash_, None)
+        if reader is not None:
+            reader.close()
+
+
+def _places(records: np.ndarray[Any, Any]) -> list[Place]:
+    columns = (records[:, SESSION], records[:, UNIT], layers_of(records))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [Place(*row) for row in rows]
