@@ -77,10 +77,10 @@ class OpenSession:
         """
         record = load_session(self._root, self.session_id)
         watermarks = self.reader.watermarks()
-        return Look(record=record, watermarks=watermarks, snapshot=self._snapshot())
+        return Look(record=record, watermarks=watermarks, snapshot=self._snapshot(record))
 
-    def _snapshot(self) -> Snapshot:
-        if self.news is None or self.reader.writer_is_here:
+    def _snapshot(self, record: SessionRecord) -> Snapshot:
+        if self.news is None or self.reader.writer_is_here or record.state == "finished":
             return self.reader.snapshot()
         # Of another machine: the files are read once for each thing that is announced, and where
         # nothing can be heard, for each question. Its process may not reach Redis while we do.

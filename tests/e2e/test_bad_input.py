@@ -16,6 +16,8 @@ what was acknowledged is lost. Faults that other tests cover are not repeated; t
     unknown session, finished session                 here; svc/ingest, svc/qa test_refusals
     session names that are none                       svc/ingest/test_sessions, svc/qa/test_refusals
     settings of a session out of range                svc/ingest/test_sessions
+    rules of what is kept out of range, disagreeing   svc/ingest/test_keeping
+    pinned: no span, dropped before, too many         svc/ingest/test_pinning; kvstore/test_pins
     question: empty, too long, special tokens         here; svc/qa/test_convert
     choices, budgets, history, decoding limits        here (one of each); svc/qa/test_convert
     asked before the first frame, beyond the last     here; svc/qa/test_refusals

@@ -46,6 +46,7 @@ RECORD = SessionRecord(
     unit_period_s=2.0,
     identity={"model": "tiny"},
     settings={"sample_fps": 1.0},
+    pinned_spans=((3.0, 4.5),),
 )
 UNIT_COUNT = 30
 

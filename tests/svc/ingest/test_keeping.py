@@ -107,6 +107,18 @@ async def test_rules_that_cannot_be_kept_to(start: StartServer, field: str, valu
     assert rules(shown.keeping) == (0, 0, 0.0)
 
 
+@pytest.mark.parametrize(
+    "paths", [[], ["keeping.nonsense"], ["pinned_spans"], ["keeping", "state"]]
+)
+async def test_a_mask_that_names_what_cannot_change(start: StartServer, paths: list[str]) -> None:
+    client = await start()
+    await create(client)
+    with pytest.raises(Refused) as caught:
+        await update(client, paths, retain_s=5.0)
+    assert caught.value.reason == "INVALID_REQUEST"
+    assert "of display_name, keeping, keeping.session_budget_bytes" in caught.value.message
+
+
 async def test_a_session_that_exists_with_other_rules_does_not_agree(start: StartServer) -> None:
     client = await start()
     await create(client, retain_s=10.0)
