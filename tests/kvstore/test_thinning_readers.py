@@ -27,7 +27,6 @@ from tests.kvstore.test_archive import RECORD
 from tests.kvstore.thinned import (
     SCENE,
     append_scenes,
-    as_stored,
     check_all,
     is_part_of,
     scene,
@@ -222,6 +221,5 @@ def test_quantised_units_are_read_right_in_the_middle_too(root: Path) -> None:
         snapshot, times = read_right(reader, snapshot, index)
         told += times
     assert told
-    assert as_stored  # the bytes are compared as an int8 session gives them
     reader.close()
     writer.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,3 @@ def check_all(root: Path, unit_count: int, *, salts: Sequence[int] = ()) -> Snap
 def limits_of(session_bytes: int, **changes: Any) -> BlockLimits:
     """The limits of `thinning_writer` with another budget."""
     return replace(THINNING, budget=replace(BUDGET, session_bytes=session_bytes), **changes)
-
-
-Pins = Callable[[], Sequence[tuple[float, float]]]
