@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from kvstore.arena import Arena
-from kvstore.arenaview import RamTier
 from kvstore.encoding import Layout
 from kvstore.errors import KVStoreError
 from kvstore.hottail import file_bytes
+from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from tests.faults.ledger import Ledger, Line
 from tests.kvstore.samples import SESSION, SMALL, append, open_writer, unit_is

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvstore.arena import Arena
-from kvstore.arenaview import RamTier
 from kvstore.budget import DiskBudget
 from kvstore.diskio import DiskIO
 from kvstore.diskuse import used_bytes
@@ -34,6 +34,7 @@ from kvstore.importing import import_session
 from kvstore.mean_keys import mean_key
 from kvstore.paths import segment_numbers, segment_path
 from kvstore.quarantine import Quarantine
+from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.scan import read_page
 from kvstore.session import create_session
@@ -551,3 +552,21 @@ def test_a_late_block_before_a_thinned_segment_is_void(root: Path) -> None:
     assert verify_store(root).damage == ()
     (folder_of(root) / "CTL").unlink()
     check_all(root, first + 100)
+
+
+def test_a_stored_slice_is_of_the_generation_that_is_there_now(root: Path) -> None:
+    writer = thinning_writer(root)
+    append_scenes(writer, 24)
+    reader = SessionReader.open(root, SESSION)
+    before = reader.snapshot()
+    assert not before.coarsened[0]
+    append_scenes(writer, 140)
+    read = reader.stored_slice(before, 0, 1)
+    assert read is not None
+    data, checksum = read
+    assert xxhash.xxh3_64_intdigest(data.data) == checksum
+    now = reader.snapshot()
+    assert now.coarsened[0]
+    assert len(data) == Layout(SCENE).extent_bytes(int(now.token_counts[0]))
+    reader.close()
+    writer.close()
