@@ -34,7 +34,8 @@ class _Column:
         if stop > len(self._data):
             row_shape = self._data.shape[1:]
             grown = np.zeros((max(stop, 2 * len(self._data)), *row_shape), dtype=self._data.dtype)
-            grown[:start] = self._data[:start]
+            written = self._data[:start]  # rows of what was dropped may never have been
+            grown[: len(written)] = written
             self._data = grown
             self._shared = self._read_only()
         self._data[start:stop] = values
