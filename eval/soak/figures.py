@@ -118,11 +118,12 @@ def _process_rows(name: ProcessName, samples: Sequence[Sample]) -> list[Row]:
             target="<= 1.05",
         )
     ]
-    before, after = means(lambda process: process.descriptor_count)
+    # Not their means: files are opened up to a bound, which is reached at some time in the middle.
+    most = [max(process.descriptor_count for process in part) for part in (middle, last)]
     found.append(
         Row(
-            name=f"{name} process, open descriptors, last third less middle third",
-            value=after - before,
+            name=f"{name} process, most open descriptors, last third less middle third",
+            value=most[1] - most[0],
             unit="",
             target="<= 2",
         )
