@@ -101,8 +101,11 @@ class BlockLog:
         self._fd = -1
         self._offset = self._allocated = 0
 
-    def append(self, records: Sequence[HotRecord], resume: bytes) -> None:
+    def append(self, records: Sequence[HotRecord], resume: bytes) -> bool:
         """Write a block of the records and wait until it is on the disk.
+
+        Returns:
+            Whether it begins a segment.
 
         Raises:
             StoreFullError: no room; nothing was written and the same block may be tried again.
@@ -134,8 +137,12 @@ class BlockLog:
         self._previous_hash = packed_hash
         self.block_count += 1
         self.unit_count += len(records)
-        if starts and self._limits.retain_s:
-            self._freeing.drop_expired(last_pts_s)
+        return starts
+
+    def drop_expired(self, newest_pts_s: float) -> None:
+        """Drop what is too old beside a unit of this time; see `Freeing.drop_expired`."""
+        if self._limits.retain_s:
+            self._freeing.drop_expired(newest_pts_s)
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
         """Write at the end of the log. The sync that makes it durable is the same either way."""

@@ -154,11 +154,14 @@ class SegmentQueue:
         segment.token_count = token_count
         segment.generation += 1
 
-    def drop(self, count: int) -> Floor:
-        """Forget the first `count` segments; the floor that is then."""
+    def floor_above(self, count: int) -> Floor:
+        """The floor once the first `count` segments are gone."""
+        return self._segments[count].floor
+
+    def drop(self, count: int) -> None:
+        """Forget the first `count` segments."""
         for _ in range(count):
             self._token_count -= self._segments.popleft().token_count
-        return self._segments[0].floor
 
 
 def enough_to_free(folder: Path, segments: Sequence[LogSegment], wanted_bytes: int) -> int:

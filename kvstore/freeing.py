@@ -15,7 +15,7 @@ from kvstore.blockread import TornBlockError
 from kvstore.diskio import DiskIO
 from kvstore.diskuse import path_bytes
 from kvstore.dropping import LogSegment, SegmentQueue, drop_below, enough_to_free
-from kvstore.errors import BlockCorruptError, StoreFullError
+from kvstore.errors import BlockCorruptError, KVStoreError, StoreFullError
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
 from kvstore.pinned import Pinned, touches
@@ -81,8 +81,9 @@ class Freeing:
     def drop_expired(self, newest_pts_s: float) -> None:
         """Drop the segments that are older than what is to be kept.
 
+        Where nobody can say what is pinned, all stays.
+
         Raises:
-            BlockCorruptError: a unit table of one that might go is damaged.
             WriterFencedError: the session is not this writer's any more.
             OSError: the disk failed; recovery finishes it, or finds nothing begun.
         """
@@ -92,14 +93,24 @@ class Freeing:
             newest_pts_s=newest_pts_s,
             now_unix_s=time.time(),
         )
-        expired = self._before_pins(expired)
+        if not expired:
+            return
+        try:
+            expired = self._before_pins(expired)
+        except KVStoreError as error:
+            self._warn("what is pinned cannot be told, nothing is dropped for its age", error)
+            return
         if expired:
             self._drop(len(expired))
 
     def _drop_oldest(self, shortage: Shortage) -> bool:
         """Drop segments until there is room again; False when none may go."""
         candidates = self._segments.droppable(self._limits.keep_tokens)
-        loose = self._before_pins(candidates)
+        try:
+            loose = self._before_pins(candidates)
+        except KVStoreError as error:
+            shortage.error.explain(f"what is pinned cannot be told ({error})")
+            return False
         if not loose:
             if candidates:
                 shortage.error.explain("the oldest video of the session is pinned")
@@ -110,9 +121,15 @@ class Freeing:
 
     def _drop(self, segment_count: int) -> None:
         self._check_owned()
-        floor = self._segments.drop(segment_count)
+        floor = self._segments.floor_above(segment_count)
+
+        def announce(first_unit: int) -> None:
+            # Only now: where the floor could not be written, they are all still there.
+            self._segments.drop(segment_count)
+            self._announce_floor(first_unit)
+
         hash_ = session_hash(self._folder.name)
-        drop_below(self._folder, hash_, floor, self._io, self._announce_floor)
+        drop_below(self._folder, hash_, floor, self._io, announce)
 
     def _before_pins(self, candidates: Sequence[LogSegment]) -> list[LogSegment]:
         """The first of them up to one that is pinned: only the front of a log can go."""
@@ -130,7 +147,8 @@ class Freeing:
             with open(path, "rb") as file:
                 blocks = self._read(file.fileno(), path, segment).blocks
         except (DamagedSegmentError, BlockCorruptError) as error:
-            self._warn(path, "a damaged segment is not dropped: what is pinned may be in it", error)
+            text = "a damaged segment is not dropped: what is pinned may be in it"
+            self._warn(text, error, segment=path.name)
             return True
         tables = (block.table.rows for block in blocks)
         return any(touches(spans, t["first_pts_s"], t["last_pts_s"]).any() for t in tables)
@@ -153,13 +171,17 @@ class Freeing:
         except OSError as error:
             raise DamagedSegmentError(str(error)) from error
 
-    def _warn(self, path: Path, text: str, error: Exception) -> None:
-        extra = {"session": self._folder.name, "segment": path.name, "reason": str(error)}
-        logger.warning(text, extra=extra)
+    def _warn(self, text: str, error: Exception, **extra: str) -> None:
+        named = {"session": self._folder.name, "reason": str(error)}
+        logger.warning(text, extra=named | extra)
 
     def _thin(self, shortage: Shortage) -> bool:
         """Thin segments, those thinned least and then the oldest first, until there is room."""
-        spans = self._spans()
+        try:
+            spans = self._spans()
+        except KVStoreError as error:
+            shortage.error.explain(f"what is pinned cannot be told ({error})")
+            return False
         left = [
             segment
             for segment in self._segments.droppable(self._limits.keep_tokens)
@@ -222,7 +244,7 @@ class Freeing:
                     )
         except (DamagedSegmentError, TornBlockError, BlockCorruptError) as error:
             # It stays as it is: damage must not be written anew as if it were not.
-            self._warn(path, "a damaged segment is not thinned", error)
+            self._warn("a damaged segment is not thinned", error, segment=path.name)
             return False
         self._announce_rewrite()
         token_count = sum(int(block.kept.sum()) for block in blocks)

@@ -87,8 +87,6 @@ class Shortage:
     """What must go for it to fit."""
     spare_bytes: int
     """What should go beyond that, down to the low watermark."""
-    whole_store: bool
-    """Any session's bytes would help, not only this one's."""
 
 
 class Space:
@@ -152,7 +150,7 @@ class Space:
         error = BudgetExceededError(
             self._folder, "session_budget_bytes", budget_bytes, line_bytes, used, needed_bytes
         )
-        return self._shortage(error, used + needed_bytes, line_bytes, budget_bytes, whole=False)
+        return self._shortage(error, used + needed_bytes, line_bytes, budget_bytes)
 
     def _store_shortage(self, needed_bytes: int, *, use_reserve: bool) -> Shortage | None:
         budget_bytes = self._budget.store_bytes
@@ -165,7 +163,7 @@ class Space:
         error = BudgetExceededError(
             self._root, "disk_budget_bytes", budget_bytes, line_bytes, -used, needed_bytes
         )
-        return self._shortage(error, needed_bytes - used, line_bytes, budget_bytes, whole=True)
+        return self._shortage(error, needed_bytes - used, line_bytes, budget_bytes)
 
     def _disk_shortage(self, needed_bytes: int, left_bytes: int) -> Shortage | None:
         free_bytes = self._io.free_bytes(self._folder)
@@ -173,7 +171,7 @@ class Space:
         if excess_bytes <= 0:
             return None
         error = StoreFullError(self._folder, needed_bytes, free_bytes, left_bytes)
-        return Shortage(error=error, excess_bytes=excess_bytes, spare_bytes=0, whole_store=True)
+        return Shortage(error=error, excess_bytes=excess_bytes, spare_bytes=0)
 
     def _line(self, budget_bytes: int, *, use_reserve: bool) -> int:
         return budget_bytes if use_reserve else int(budget_bytes * self._budget.high_fraction)
@@ -184,15 +182,12 @@ class Space:
         wanted_bytes: int,
         line_bytes: int,
         budget_bytes: int,
-        *,
-        whole: bool,
     ) -> Shortage:
         spare_bytes = max(0, line_bytes - int(budget_bytes * self._budget.low_fraction))
         return Shortage(
             error=error,
             excess_bytes=wanted_bytes - line_bytes,
             spare_bytes=spare_bytes,
-            whole_store=whole,
         )
 
 

@@ -292,12 +292,16 @@ class SessionWriter:
             return
         self._check_owned()
         try:
-            self._log.append(self._pending, self._resume)
-        except StoreFullError:
+            begins_segment = self._log.append(self._pending, self._resume)
+        except (StoreFullError, WriterFencedError):
             raise
         except OSError as error:
             self._check_owned()
             self._fail(error)
+        except BaseException as error:
+            # How far it came, nobody knows: written once more, its units would be there twice.
+            self._die(repr(error))
+            raise
         # Paused since? Then the block may lie where no reader looks: it is not acknowledged.
         self._check_owned()
         last = self._pending[-1].unit
@@ -306,17 +310,28 @@ class SessionWriter:
         self._pending.clear()
         self._pending_tokens = 0
         self._control.set_durable(units=self.durable_unit_count, blocks=self._log.block_count)
+        if begins_segment:
+            self._age(last.last_pts_s)
+
+    def _age(self, newest_pts_s: float) -> None:
+        """Drop what is too old. The block that was committed before stands, whatever happens."""
+        try:
+            self._log.drop_expired(newest_pts_s)
+        except OSError as error:
+            self._check_owned()
+            self._fail(error)
 
     def _fail(self, error: OSError) -> NoReturn:
         # Never retried: after one failed sync the kernel drops the pages and the next succeeds.
-        self._failure = str(error)
-        self._control.set_state(WriterState.FAILED)
-        logger.error(
-            "session writer failed", extra={"session": self.session_id, "cause": self._failure}
-        )
+        self._die(str(error))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise self._log.full_error() from error
-        raise WriterFailedError(self.session_id, self._failure) from error
+        raise WriterFailedError(self.session_id, str(error)) from error
+
+    def _die(self, cause: str) -> None:
+        self._failure = cause
+        self._control.set_state(WriterState.FAILED)
+        logger.error("session writer failed", extra={"session": self.session_id, "cause": cause})
 
     def _would_pass_limits(self, unit: Unit) -> bool:
         tokens = self._pending_tokens + unit.token_count

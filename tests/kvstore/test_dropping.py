@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -15,7 +16,12 @@ from kvstore.budget import DiskBudget
 from kvstore.diskio import DiskIO
 from kvstore.diskuse import used_bytes
 from kvstore.dropping import remove_below
-from kvstore.errors import BlockCorruptError, BudgetExceededError, UnitDroppedError
+from kvstore.errors import (
+    BlockCorruptError,
+    BudgetExceededError,
+    StoreFullError,
+    UnitDroppedError,
+)
 from kvstore.floor import FLOOR_NAME, ORIGIN, Floor, clean_floor, read_floor, write_floor
 from kvstore.glance import glance
 from kvstore.paths import segment_numbers, segment_path, session_hash
@@ -386,3 +392,43 @@ def test_a_store_that_removes_before_the_record_is_durable_is_caught(
     monkeypatch.setattr(where, mutant)
     with pytest.raises(PromiseBrokenError):
         live_and_die(session_count=300, lives_each=8, make_io=faulty_io, limits=_LIVES)
+
+
+class _FullAtTheRecord(DiskIO):
+    """A disk that is full whenever the record of what was dropped is written, while it is told."""
+
+    def __init__(self) -> None:
+        self.full = True
+
+    def create(self, path: Path) -> int:
+        if self.full and path.name.startswith("FLOOR"):
+            raise OSError(errno.ENOSPC, "no space left", str(path))
+        return super().create(path)
+
+
+def test_what_could_not_be_dropped_is_still_there_and_may_be_pinned(root: Path) -> None:
+    io = _FullAtTheRecord()
+    pins: list[tuple[float, float]] = []
+    writer = open_writer(root, limits=_DROPPING, io=io, pinned=lambda: pins)
+    refused_count = 0
+    for _ in range(2000):
+        try:
+            append(writer, 1)
+        except StoreFullError:
+            refused_count += 1
+            if refused_count == 3:
+                break
+    assert refused_count == 3
+    reader = SessionReader.open(root, SESSION)
+    assert reader.snapshot().first_unit == 0
+    pins.append((-1.0, 1.0))
+    io.full = False
+    with pytest.raises(StoreFullError, match="pinned"):
+        append(writer, 1)
+    assert unit_is(reader, reader.snapshot(), 0)
+    pins.clear()
+    append(writer, 50)
+    assert reader.snapshot().first_unit > 0
+    reader.close()
+    writer.close()
+    assert verify_store(root).damage == ()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kvstore.errors import SessionRecordCorruptError, WriterFailedError
 from kvstore.reader import SessionReader
 from kvstore.verify import verify_store
 from kvstore.writer import SessionWriter
@@ -145,3 +147,57 @@ def test_what_the_next_unit_sees_stays_whatever_its_age(root: Path, clock: Clock
 def test_an_age_that_makes_no_sense_is_refused(retain_s: float) -> None:
     with pytest.raises(ValueError, match="retain_s"):
         replace(LIMITS, retain_s=retain_s)
+
+
+def test_age_takes_nothing_while_nobody_can_say_what_is_pinned(root: Path, clock: Clock) -> None:
+    readable = True
+
+    def pinned() -> list[tuple[float, float]]:
+        if not readable:
+            raise SessionRecordCorruptError(SESSION, "it does not match its checksum")
+        return []
+
+    writer = open_writer(root, limits=_KEEPING, pinned=pinned)
+    stream(writer, clock, 40)
+    readable = False
+    stream(writer, clock, 160)
+    writer.flush()
+    assert first_unit(root, 200) == 0
+    readable = True
+    stream(writer, clock, 20)
+    writer.flush()
+    assert first_unit(root, 220) > 100
+    writer.close()
+    assert verify_store(root).damage == ()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("nobody thought of it"), MemoryError()])
+def test_a_failure_behind_the_sync_ends_the_writer_and_loses_nothing(
+    root: Path, clock: Clock, error: Exception
+) -> None:
+    """Written once more, the block's units would be there twice."""
+    writer = open_writer(root, limits=_KEEPING)
+    stream(writer, clock, 12)
+    writer.flush()
+    append = writer._log.append
+
+    def fails_at_its_end(*arguments: Any) -> bool:
+        append(*arguments)
+        raise error
+
+    writer._log.append = fails_at_its_end  # type: ignore[method-assign]
+    stream(writer, clock, 2)
+    with pytest.raises(type(error)):
+        writer.flush()
+    with pytest.raises(WriterFailedError):
+        writer.flush()
+    writer.close()
+    writer = open_writer(root, limits=_KEEPING)
+    assert writer.durable_unit_count in (12, 14)
+    stream(writer, clock, 2)
+    writer.close()
+    reader = SessionReader.open(root, SESSION)
+    snapshot = reader.snapshot()
+    assert all(unit_is(reader, snapshot, index) for index in range(snapshot.unit_count))
+    reader.close()
+    assert verify_store(root).damage == ()
