@@ -11,12 +11,13 @@ import fcntl
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
 
-from svc.registry.kept import boot_time_s
+from svc.boot_time import boot_time_s
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +27,16 @@ _MAX_STEP_S = 3600.0
 
 
 class IdleTimes:
-    """One process of a store counts, for as long as it holds the file's lock. One thread a time."""
+    """One process of a store counts, for as long as it holds the file's lock.
+
+    One thread a time looks; any may save and close.
+    """
 
     def __init__(self, fd: int, clock_s: Callable[[], float]) -> None:
         """Internal: use `open`."""
         self._fd = fd
+        self._open = True
+        self._file = threading.Lock()
         self._clock_s = clock_s
         self._looked_s = clock_s()
         self._idle: dict[str, tuple[str, float]] = _read(fd)
@@ -70,16 +76,24 @@ class IdleTimes:
         return {session_id: idle_s for session_id, (_, idle_s) in self._idle.items()}
 
     def save(self) -> None:
-        """Write down what was counted. A torn write is found, and the count then begins anew."""
+        """Write down what was counted. A torn write is found, and the count then begins anew.
+
+        Once it is closed, nothing: the descriptor may be another file's.
+        """
         content = json.dumps(self._idle)
         data = f"{xxhash.xxh3_64_hexdigest(content.encode())}\n{content}\n".encode()
-        os.pwrite(self._fd, data, 0)
-        os.ftruncate(self._fd, len(data))
-        os.fsync(self._fd)
+        with self._file:
+            if self._open:
+                os.pwrite(self._fd, data, 0)
+                os.ftruncate(self._fd, len(data))
+                os.fsync(self._fd)
 
     def close(self) -> None:
         """Let another process count."""
-        os.close(self._fd)
+        with self._file:
+            if self._open:
+                self._open = False
+                os.close(self._fd)
 
 
 def _read(fd: int) -> dict[str, tuple[str, float]]:

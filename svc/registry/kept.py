@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from svc.boot_time import boot_time_s
 from svc.registry.errors import (
     LeaseLostError,
     RangeGapError,
@@ -39,11 +39,6 @@ logger = logging.getLogger(__name__)
 
 _RUNS_FRACTION = 0.9
 RENEWALS_PER_LEASE = 5
-
-
-def boot_time_s() -> float:
-    """Seconds since the machine started, its sleep included; no clock setting moves it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from svc.boot_time import boot_time_s
 from svc.registry.errors import LeaseHeldError
-from svc.registry.kept import KeptLease, boot_time_s
+from svc.registry.kept import KeptLease
 from svc.registry.leases import Leases
 from svc.registry.sessions import SessionDirectory
 from tests.svc.registry.conftest import Connect, MakeLeases, process, until
