@@ -7,12 +7,14 @@ service looks all sessions over.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from kvstore.arena import Arena
 from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
+from kvstore.pinned import Pinned
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
@@ -93,10 +95,13 @@ def repair_index(
     limits: BlockLimits,
     shm_dir: Path | None = None,
     arena: Arena | None = None,
+    may_commit: Callable[[], bool] = lambda: True,
+    min_epoch: int = 0,
+    pinned: Pinned = lambda: (),
 ) -> int:
     """Recover a session as a writer does, make its index whole, and return its rows.
 
-    Needs no model: the session's own keys are read.
+    Needs no model: the session's own keys are read. The arguments are `SessionWriter.open`'s.
 
     Raises:
         KVStoreError: another writer has the session, it is damaged, or there is no room.
@@ -117,6 +122,9 @@ def repair_index(
             shm_dir=shm_dir,
             hot_tail_bytes=_HOT_TAIL_BYTES,
             arena=arena,
+            may_commit=may_commit,
+            min_epoch=min_epoch,
+            pinned=pinned,
         )
         stack.callback(writer.close)
         memory = IndexMemory(arena, key_index_path(root, session_id), writer.room)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 from kvstore.arena import Arena
@@ -14,6 +15,7 @@ from kvstore.limits import BlockLimits
 from kvstore.session import session_ids
 from svc.engine.index_repair import header_fault, repair_index, row_fault
 from svc.ingest.ownership import Owned
+from svc.ingest.pinning import spans_to_keep_of
 from svc.ingest.pushes import Pushes
 from svc.rpc.errors import RequestError
 
@@ -69,7 +71,7 @@ class IndexRepairs:
             async with self._pushes.excluded(session_id):
                 owned = await self._take(session_id)
                 try:
-                    await loop.run_in_executor(threads, self._repair, session_id, fault)
+                    await loop.run_in_executor(threads, self._repair, session_id, fault, owned)
                 finally:
                     await owned.release()
         except RequestError as error:
@@ -86,7 +88,7 @@ class IndexRepairs:
             logger.exception("key index cannot be looked at", extra={"session": session_id})
         return False
 
-    def _repair(self, session_id: str, fault: str) -> None:
+    def _repair(self, session_id: str, fault: str, owned: Owned) -> None:
         logger.warning("key index is not whole", extra={"session": session_id, "reason": fault})
         row_count = repair_index(
             self._root,
@@ -94,6 +96,9 @@ class IndexRepairs:
             limits=self._limits,
             shm_dir=self._shm_dir,
             arena=self._arena,
+            may_commit=owned.held,
+            min_epoch=owned.epoch,
+            pinned=partial(spans_to_keep_of, self._root, session_id),
         )
         logger.info(
             "key index was made whole", extra={"session": session_id, "row_count": row_count}

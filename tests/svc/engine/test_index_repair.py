@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 import kvstore.control
-from kvstore.errors import SliceCorruptError
+from kvstore.errors import SliceCorruptError, WriterFencedError
+from kvstore.glance import last_epoch
 from kvstore.limits import BlockLimits
 from kvstore.reader import SessionReader
 from retrieval.errors import RetrievalError
@@ -274,3 +275,17 @@ def test_an_opening_that_fails_leaves_no_descriptor(
             del caught
         assert descriptor_count() == before
     open_stream(tmp_path, model).close()
+
+
+def test_a_repair_begins_no_epoch_below_the_leases_and_changes_nothing_once_it_is_lost(
+    tmp_path: Path, model: LoadedModel
+) -> None:
+    write_session(tmp_path, model)
+    whole = scores(tmp_path, model)
+    key_index_path(tmp_path, SESSION).unlink()
+    with pytest.raises(WriterFencedError):
+        repair_index(tmp_path, SESSION, limits=LIMITS, may_commit=lambda: False)
+    assert header_fault(tmp_path, SESSION) is not None
+    repair_index(tmp_path, SESSION, limits=LIMITS, min_epoch=77)
+    assert last_epoch(tmp_path, SESSION) == 77
+    np.testing.assert_array_equal(scores(tmp_path, model), whole)
