@@ -66,6 +66,11 @@ class Follower:
                         "announcements are not heard; each question looks itself",
                         extra={"session": session.session_id, "reason": str(error)},
                     )
+            except Exception:
+                logger.exception(
+                    "announcements cannot be followed; each question looks itself",
+                    extra={"session": session.session_id},
+                )
             finally:
                 hears.clear()
             await asyncio.sleep(TRY_AGAIN_S)

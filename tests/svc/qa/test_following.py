@@ -19,7 +19,7 @@ from kvstore.format import PAGE_BYTES
 from kvstore.triplewords import TripleWords
 from svc.engine.model import LoadedModel
 from svc.qa import following, sessions
-from svc.registry.announcements import Announcements
+from svc.registry.announcements import Announcement, Announcements
 from svc.registry.connection import Connection
 from svc.registry.leases import Lease, Leases
 from svc.registry.sessions import SessionDirectory
@@ -187,3 +187,21 @@ async def test_a_session_that_was_let_go_of_is_followed_no_more(far: Far) -> Non
     (second,) = far.bench.follower._tasks
     assert second is not first
     assert await far.seen() == 2
+
+
+async def test_what_it_cannot_make_sense_of_is_told_and_heard_of_again(
+    far: Far, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = Announcements.follow
+
+    def garbled(self: Announcements, session_id: str) -> AsyncIterator[Announcement]:
+        monkeypatch.setattr(Announcements, "follow", real)
+        raise ValueError("no number")
+
+    monkeypatch.setattr(Announcements, "follow", garbled)
+    await far.publish(0, 2)
+    await far.is_heard()
+    assert "no number" in caplog.text
+    far.write(2, 4)
+    await far.publish(2, 4)
+    await far.until_seen(4)
