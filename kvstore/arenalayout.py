@@ -32,10 +32,11 @@ MAX_SLOTS = SLOT_MASK - 1
 _SLOTS_PER_BUCKET = 2
 """On average, of room for eight: a bucket hardly ever overflows."""
 _ALIGN = 64
-_FIRST_BYTE = 16
-"""Of its page that the first slot begins at, as large numpy arrays do. A processor takes a load for
-a repeat of an earlier store when both have the same low 12 bits: copies from 16 bytes below to
-them, such as from a page's start into an array, then run at half the speed."""
+_FIRST_BYTE = 128
+"""Of its page that the first slot begins at. A processor takes a load for a repeat of an earlier
+store when both have the same low 12 bits: copies from just below to them, such as from a page's
+start into a numpy array, run at half the speed, and from a page's start to a page's start at 0.8.
+Answers read into memory that starts on a page (`kvstore/aligned.py`)."""
 _WORD = (1 << 64) - 1
 _UNIT_STEP, _LAYER_STEP = 0x9E3779B97F4A7C15, 0x94D049BB133111EB  # odd, of well mixed bits
 _UNIT_STEPS = np.uint64(_UNIT_STEP)
