@@ -169,9 +169,14 @@ class Arena:
                 self._policy.insert(key.place)
         return True
 
-    def holds(self, place: Place) -> bool:
-        """Whether the slice is here, of whichever bytes."""
-        return place in self._slots.places
+    def checksum_at(self, place: Place) -> int | None:
+        """XXH3-64 of what is held of a slice, which may be of before it was thinned; None: nothing.
+
+        Others may change it meanwhile.
+        """
+        with self._lock:
+            slot = self._slots.places.get(place)
+            return None if slot is None else self._slots.keys[slot].checksum
 
     def touch(self, places: Iterable[Place]) -> None:
         """Questions used these; what is not here any more is passed over."""
