@@ -26,6 +26,7 @@ from kvstore.arenafile import arena_folder, create_arena_file
 from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
 from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
+from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
 from kvstore.eviction import EvictionPolicy, NewestFirst, Place
 from kvstore.s3fifo import S3Fifo
@@ -56,6 +57,7 @@ class Arena:
         *,
         budget_bytes: int,
         room_bytes: int,
+        unit_tokens: int,
         rest: EvictionPolicy,
     ) -> None:
         """Internal: use `create`."""
@@ -66,6 +68,7 @@ class Arena:
         self.damaged_count = 0
         """Slices that memory did not keep as they were."""
         self._room_bytes = room_bytes
+        self._unit_tokens = unit_tokens
         self._slots = ArenaSlots(fd, path, shape)
         self._lock = threading.Lock()
         self._claimed_bytes = 0
@@ -82,6 +85,7 @@ class Arena:
         *,
         budget_bytes: int,
         slot_bytes: int,
+        unit_tokens: int = 0,
         shm_dir: Path | None = None,
         io: DiskIO | None = None,
         rest: EvictionPolicy | None = None,
@@ -94,6 +98,7 @@ class Arena:
         Args:
             budget_bytes: of the arena and of what is claimed and lent, together.
             slot_bytes: the longest slice to keep; longer ones are left to the disk.
+            unit_tokens: of a full unit, by which `fits` tells; without it, all is said to fit.
             rest: says what leaves beside the newest units of live sessions; without it, S3-FIFO.
 
         Raises:
@@ -123,6 +128,7 @@ class Arena:
             shape,
             budget_bytes=budget_bytes,
             room_bytes=room_bytes,
+            unit_tokens=unit_tokens,
             rest=S3Fifo() if rest is None else rest,
         )
 
@@ -135,6 +141,10 @@ class Arena:
     def slice_count(self) -> int:
         """Slices that are held now."""
         return len(self._slots.keys)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether a slot takes a full unit of a session: not so in a longer encoding than ours."""
+        return layout.extent_bytes(self._unit_tokens) <= self.shape.slot_bytes
 
     def keep(
         self, session_hash: int, unit_index: int, extents: Iterable[Any], checksums: Iterable[int]
