@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from kvstore.arenafile import arena_folder, create_arena_file
 from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
 from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
@@ -30,6 +29,7 @@ from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
 from kvstore.eviction import EvictionPolicy, NewestFirst, Place
 from kvstore.s3fifo import S3Fifo
+from kvstore.sharedfile import create_shared_file, shared_folder
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Arena:
             OSError: the folder does not exist, or lost its room meanwhile.
         """
         io = io or DiskIO()
-        folder = arena_folder(shm_dir)
+        folder = shared_folder(shm_dir)
         free_bytes = io.free_bytes(folder)
         room_bytes = min(budget_bytes, free_bytes * 7 // 8)
         if room_bytes < budget_bytes:
@@ -121,7 +121,7 @@ class Arena:
         room_bytes -= min(_MARGIN_SLOTS * slot_bytes, room_bytes // _LARGEST_MARGIN)
         shape = largest_shape(room_bytes, slot_bytes)
         size = shape.used_bytes(shape.slot_count)
-        fd, path = create_arena_file(root, size=size, shm_dir=shm_dir, io=io)
+        fd, path = create_shared_file(root, "ram", size=size, shm_dir=shm_dir, io=io)
         return cls(
             fd,
             path,

@@ -27,10 +27,10 @@ from kvstore.readtrace import (
     SESSION,
     UNIT,
     TraceReader,
-    clean_stale_traces,
     layers_of,
     read_from,
 )
+from kvstore.sharedfile import clean_stale_files
 from kvstore.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ArenaKeeper:
         """Hear what questions used and read since the last look; remove rings of the dead."""
         self._listed = False
         records = self._traces.poll()
-        clean_stale_traces(self._root, shm_dir=self._shm_dir)
+        clean_stale_files(self._root, "use", shm_dir=self._shm_dir)
         self._arena.touch(_places(records[read_from(records, Tier.RAM)]))
         for place in _places(records[read_from(records, Tier.DISK)]):
             self._wanted[place] = None

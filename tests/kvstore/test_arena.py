@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.arena import Arena
-from kvstore.arenafile import arena_paths, clean_stale_arenas
 from kvstore.arenalayout import SliceKey, key_hashes
 from kvstore.arenaview import ArenaView
 from kvstore.budget import DiskBudget
@@ -29,6 +28,7 @@ from kvstore.hottail import file_bytes
 from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session
+from kvstore.sharedfile import clean_stale_files, shared_files
 from kvstore.writer import SessionWriter
 from tests.kvstore import arena_lives
 from tests.kvstore.samples import (
@@ -415,15 +415,15 @@ def test_an_owner_that_was_killed_is_read_until_it_is_cleaned_up_after_and_then_
     owner = start_life("owner", root)
     assert owner.stdout is not None
     assert owner.stdout.readline() == "ready\n"
-    assert clean_stale_arenas(root, shm_dir=shm) == 0
-    (path,) = arena_paths(root, shm_dir=shm)
+    assert clean_stale_files(root, "ram", shm_dir=shm) == 0
+    (path,) = shared_files(root, "ram", shm_dir=shm)
     tier = RamTier(root, shm_dir=shm, look_every_s=0)
     tier.refresh()
     (view,) = tier._current()
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert held(view, range(3)) == [1]
-    assert clean_stale_arenas(root, shm_dir=shm) == 1
+    assert clean_stale_files(root, "ram", shm_dir=shm) == 1
     assert not path.exists()
     arena = make_arena(root)
     keep(arena, 2)
