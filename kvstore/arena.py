@@ -22,13 +22,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from kvstore.arenafile import arena_folder, create_arena_file
 from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
 from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
+from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
 from kvstore.eviction import EvictionPolicy, NewestFirst, Place
 from kvstore.s3fifo import S3Fifo
+from kvstore.sharedfile import create_shared_file, shared_folder
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Arena:
         *,
         budget_bytes: int,
         room_bytes: int,
+        unit_tokens: int,
         rest: EvictionPolicy,
     ) -> None:
         """Internal: use `create`."""
@@ -66,6 +68,7 @@ class Arena:
         self.damaged_count = 0
         """Slices that memory did not keep as they were."""
         self._room_bytes = room_bytes
+        self._unit_tokens = unit_tokens
         self._slots = ArenaSlots(fd, path, shape)
         self._lock = threading.Lock()
         self._claimed_bytes = 0
@@ -82,6 +85,7 @@ class Arena:
         *,
         budget_bytes: int,
         slot_bytes: int,
+        unit_tokens: int = 0,
         shm_dir: Path | None = None,
         io: DiskIO | None = None,
         rest: EvictionPolicy | None = None,
@@ -94,13 +98,14 @@ class Arena:
         Args:
             budget_bytes: of the arena and of what is claimed and lent, together.
             slot_bytes: the longest slice to keep; longer ones are left to the disk.
+            unit_tokens: of a full unit, by which `fits` tells; without it, all is said to fit.
             rest: says what leaves beside the newest units of live sessions; without it, S3-FIFO.
 
         Raises:
             OSError: the folder does not exist, or lost its room meanwhile.
         """
         io = io or DiskIO()
-        folder = arena_folder(shm_dir)
+        folder = shared_folder(shm_dir)
         free_bytes = io.free_bytes(folder)
         room_bytes = min(budget_bytes, free_bytes * 7 // 8)
         if room_bytes < budget_bytes:
@@ -116,13 +121,14 @@ class Arena:
         room_bytes -= min(_MARGIN_SLOTS * slot_bytes, room_bytes // _LARGEST_MARGIN)
         shape = largest_shape(room_bytes, slot_bytes)
         size = shape.used_bytes(shape.slot_count)
-        fd, path = create_arena_file(root, size=size, shm_dir=shm_dir, io=io)
+        fd, path = create_shared_file(root, "ram", size=size, shm_dir=shm_dir, io=io)
         return cls(
             fd,
             path,
             shape,
             budget_bytes=budget_bytes,
             room_bytes=room_bytes,
+            unit_tokens=unit_tokens,
             rest=S3Fifo() if rest is None else rest,
         )
 
@@ -135,6 +141,10 @@ class Arena:
     def slice_count(self) -> int:
         """Slices that are held now."""
         return len(self._slots.keys)
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether a slot takes a full unit of a session: not so in a longer encoding than ours."""
+        return layout.extent_bytes(self._unit_tokens) <= self.shape.slot_bytes
 
     def keep(
         self, session_hash: int, unit_index: int, extents: Iterable[Any], checksums: Iterable[int]
@@ -169,9 +179,14 @@ class Arena:
                 self._policy.insert(key.place)
         return True
 
-    def holds(self, place: Place) -> bool:
-        """Whether the slice is here, of whichever bytes."""
-        return place in self._slots.places
+    def checksum_at(self, place: Place) -> int | None:
+        """XXH3-64 of what is held of a slice, which may be of before it was thinned; None: nothing.
+
+        Others may change it meanwhile.
+        """
+        with self._lock:
+            slot = self._slots.places.get(place)
+            return None if slot is None else self._slots.keys[slot].checksum
 
     def touch(self, places: Iterable[Place]) -> None:
         """Questions used these; what is not here any more is passed over."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from kvstore.arena import Arena
 from kvstore.arenalayout import SliceKey
-from kvstore.errors import KVStoreError
+from kvstore.errors import KVStoreError, UnitDroppedError
 from kvstore.eviction import Place
 from kvstore.geometry import Tier
 from kvstore.paths import INDEX_NAME, session_folder, session_hash, stored_session_names
@@ -27,14 +27,19 @@ from kvstore.readtrace import (
     SESSION,
     UNIT,
     TraceReader,
-    clean_stale_traces,
     layers_of,
     read_from,
 )
+from kvstore.sharedfile import clean_stale_files
+from kvstore.snapshot import Snapshot
 
 logger = logging.getLogger(__name__)
 
 _MOST_WANTED = 1 << 16
+_LEAST_COST_BYTES = 4096
+"""What a slice counts for in a turn at least, whatever comes of it."""
+_OPENING_COST_BYTES = 1 << 20
+"""What opening a session counts for: its headers and unit tables are read."""
 _ASKED_FOR_S = 60.0
 """How long after a question a session's key index counts as memory in use."""
 
@@ -60,14 +65,17 @@ class ArenaKeeper:
         self._readers: dict[int, SessionReader] = {}
         self._names: dict[int, str] = {}
         self._asked_s: dict[int, float] = {}
+        self._listed = False
+        """Whether the store's folder was listed since the last look."""
         self._over = False
         self._next_slot = 0
         self._collapses = True
 
     def look(self) -> None:
         """Hear what questions used and read since the last look; remove rings of the dead."""
+        self._listed = False
         records = self._traces.poll()
-        clean_stale_traces(self._root, shm_dir=self._shm_dir)
+        clean_stale_files(self._root, "use", shm_dir=self._shm_dir)
         self._arena.touch(_places(records[read_from(records, Tier.RAM)]))
         for place in _places(records[read_from(records, Tier.DISK)]):
             self._wanted[place] = None
@@ -82,22 +90,22 @@ class ArenaKeeper:
     def fill(self, byte_count: int) -> int:
         """Bring in slices that questions read from the disk, until so many bytes were read.
 
+        What brings nothing in counts too, so that a turn ends whatever there is to find.
+
         Returns:
             The bytes read.
         """
-        read_bytes = 0
-        while self._wanted and read_bytes < byte_count:
+        read_bytes = cost_bytes = 0
+        while self._wanted and cost_bytes < byte_count:
             place, _ = self._wanted.popitem(last=False)
-            if self._arena.holds(place):
-                continue
-            try:
-                read_bytes += self._bring_in(place)
-            except (KVStoreError, OSError) as error:
-                logger.debug("slice cannot be brought into memory", extra={"reason": str(error)})
-                self._close(place.session_hash)
-        if not self._wanted:
-            for hash_ in list(self._readers):  # open files would keep a deleted session's disk
-                self._close(hash_)
+            if place.session_hash not in self._readers:
+                cost_bytes += _OPENING_COST_BYTES
+            brought_bytes = self._try_to_bring_in(place)
+            read_bytes += brought_bytes
+            cost_bytes += max(brought_bytes, _LEAST_COST_BYTES)
+        # Open files would keep a deleted session's disk.
+        for hash_ in self._readers.keys() - {place.session_hash for place in self._wanted}:
+            self._close(hash_)
         return read_bytes
 
     def scrub(self, byte_count: int) -> None:
@@ -134,19 +142,59 @@ class ArenaKeeper:
         for hash_ in list(self._readers):
             self._close(hash_)
 
-    def _bring_in(self, place: Place) -> int:
-        name = self._name(place.session_hash)
-        if name is None:
+    def _try_to_bring_in(self, place: Place) -> int:
+        """Bring in a slice; pass over it, and others that must fail as it does, where that fails.
+
+        Returns:
+            The bytes read.
+        """
+        try:
+            reader = self._reader(place.session_hash)
+            snapshot = reader.snapshot() if reader is not None else None
+        except (KVStoreError, OSError) as error:
+            logger.debug("session cannot be looked at", extra={"reason": str(error)})
+            reader = snapshot = None
+        if reader is None or snapshot is None:
+            self._close(place.session_hash)
+            self._forget(place.session_hash)
             return 0
-        reader = self._readers.get(place.session_hash)
-        if reader is None:
-            reader = self._readers[place.session_hash] = SessionReader.open(self._root, name)
-        stored = reader.stored_slice(reader.snapshot(), place.unit_index, place.layer)
+        try:
+            return self._bring_in(place, reader, snapshot)
+        except UnitDroppedError as error:
+            self._forget(place.session_hash, before_unit=error.first_unit)
+        except (KVStoreError, OSError) as error:
+            logger.debug("slice cannot be brought into memory", extra={"reason": str(error)})
+        return 0
+
+    def _bring_in(self, place: Place, reader: SessionReader, snapshot: Snapshot) -> int:
+        held = self._arena.checksum_at(place)
+        if held is not None and held == reader.stored_checksum(
+            snapshot, place.unit_index, place.layer
+        ):
+            return 0
+        stored = reader.stored_slice(snapshot, place.unit_index, place.layer)
         if stored is None:
             return 0
         data, checksum = stored
         self._arena.take(SliceKey(*place, checksum), data)
         return len(data)
+
+    def _reader(self, hash_: int) -> SessionReader | None:
+        reader = self._readers.get(hash_)
+        if reader is None:
+            name = self._name(hash_)
+            if name is None:
+                return None
+            reader = self._readers[hash_] = SessionReader.open(self._root, name)
+        return reader
+
+    def _forget(self, hash_: int, *, before_unit: int | None = None) -> None:
+        """Want nothing more of a session, or of its units before one."""
+        for place in list(self._wanted):
+            if place.session_hash == hash_ and (
+                before_unit is None or place.unit_index < before_unit
+            ):
+                del self._wanted[place]
 
     def _count_read(self, now_s: float) -> None:
         """Count the rings, and the key indexes that questions read; a push claims its own."""
@@ -172,7 +220,9 @@ class ArenaKeeper:
             return 0
 
     def _name(self, hash_: int) -> str | None:
-        if hash_ not in self._names:
+        """The session of a hash; None: there is none, or none yet at the last look."""
+        if hash_ not in self._names and not self._listed:
+            self._listed = True
             names = stored_session_names(self._root)
             self._names = {session_hash(name): name for name in names}
         return self._names.get(hash_)

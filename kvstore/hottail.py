@@ -95,7 +95,9 @@ class HotTail:
         self._layout = layout
         self.ring_bytes = ring_bytes
         self._slot_count = slot_count_for(ring_bytes)
-        mapping = mmap.mmap(fd, file_bytes(ring_bytes), flags=mmap.MAP_SHARED)
+        self._file_bytes = file_bytes(ring_bytes)
+        self._mapping: mmap.mmap | None = None
+        mapping = self._mapping = mmap.mmap(fd, self._file_bytes, flags=mmap.MAP_SHARED)
         with suppress(OSError):  # or each page is met for the first time by a unit that waits
             mapping.madvise(_MADV_POPULATE_WRITE)
         start = ring_offset(self._slot_count)
@@ -268,16 +270,32 @@ class HotTail:
         self._words[slot + SLOT_THUMBNAIL] = len(unit.thumbnail_jpeg)
 
     def close(self, *, durable_unit_count: int = 0) -> None:
-        """Remove the file and release its lock. Readers that map it keep what they see.
+        """Remove the file and release its lock.
+
+        Where all units are durable their memory is free at once, whoever maps the file: readers
+        find them elsewhere. Else readers that map it keep what they see.
 
         Args:
             durable_unit_count: units before it are for the arena.
         """
         try:
             self._hand_over(durable_unit_count)
+            if not self._placed:
+                self._give_back(durable_unit_count)
         finally:
             self._placed.clear()
             self._remove()
+
+    def _give_back(self, stop_unit: int) -> None:
+        """Let go of all memory but the header page, which says that nothing is here any more.
+
+        A reader in the middle of a copy sees so afterwards; the page that it may have taken anew
+        goes with its mapping.
+        """
+        self._words[FLOOR_WORD] = max(self._words[FLOOR_WORD], stop_unit)
+        if self._mapping is not None:
+            with suppress(OSError):  # a file system without holes: it goes with the last mapping
+                self._mapping.madvise(mmap.MADV_REMOVE, PAGE_BYTES, self._file_bytes - PAGE_BYTES)
 
     def _remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -285,6 +303,7 @@ class HotTail:
         # The memory goes with the last mapping: do not keep ours until the owner is collected.
         self._words.release()
         self._ring = np.empty(0, dtype=np.uint8)
+        self._mapping = None
         if self._arena is not None:
             self._arena.end_push(session_hash(self._session_id))
             self._arena.release(file_bytes(self.ring_bytes))

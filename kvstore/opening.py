@@ -64,6 +64,21 @@ def _check_owned(session_id: str, may_commit: Callable[[], bool]) -> None:
         raise WriterFencedError(session_id)
 
 
+def _is_kept(session_id: str, layout: Layout, arena: Arena | None) -> bool:
+    """Whether units stay in memory when they leave the hot tail."""
+    if arena is None or arena.fits(layout):
+        return arena is not None
+    logger.warning(
+        "the RAM tier keeps no full unit of this session: its encoding is longer than a slot",
+        extra={
+            "session": session_id,
+            "encoding": layout.encoding,
+            "slot_bytes": arena.shape.slot_bytes,
+        },
+    )
+    return False
+
+
 def open_parts(
     root: Path,
     session_id: str,
@@ -138,7 +153,7 @@ def open_parts(
             pinned=pinned,
             check_owned=partial(_check_owned, session_id, may_commit),
             io=io,
-            kept=arena is not None,
+            kept=_is_kept(session_id, layout, arena),
         )
         undo.callback(log.abandon)
         control.begin_epoch(

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from kvstore.arenafile import arena_paths
 from kvstore.arenaview import ArenaView, Found
 from kvstore.encoding import Layout
 from kvstore.encoding_codec import decode_extent, scratch_bytes
 from kvstore.readpool import Reading, ReadPool
+from kvstore.sharedfile import shared_files
 
 _LOOK_EVERY_S = 1.0
 """How often arenas that came or went are looked for."""
@@ -104,7 +104,7 @@ class RamTier:
             self._looked_s = time.monotonic()
             views = [view for view in self._views if not view.removed]
             known = {view.path for view in views}
-            for path in arena_paths(self._root, shm_dir=self._shm_dir):
+            for path in shared_files(self._root, "ram", shm_dir=self._shm_dir):
                 if path in known:
                     continue
                 try:

@@ -311,6 +311,17 @@ class SessionReader:
             block, lambda fd, block: read_slice(fd, block, layer, position)
         )
 
+    def stored_checksum(self, snapshot: Snapshot, unit_index: int, layer: int) -> int | None:
+        """The XXH3-64 of what `stored_slice` returns, without reading it.
+
+        Raises:
+            UnitDroppedError, SnapshotExpiredError, SessionNotFoundError: as for `read`.
+        """
+        if unit_index >= snapshot.durable_unit_count:
+            return None
+        block, position = self._units.locate(snapshot, unit_index, layer)
+        return int(block.table.checksums[position, layer])
+
     def cells(self, snapshot: Snapshot, unit_index: int) -> np.ndarray[Any, Any]:
         """Row and column of each kept token of a unit: (token_count, 2) uint16, read-only.
 

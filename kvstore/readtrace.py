@@ -13,10 +13,8 @@ meanwhile it drops and counts. The two counts never turn back.
 from __future__ import annotations
 
 import itertools
-import logging
 import mmap
 import os
-import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from kvstore.arenafile import arena_folder
 from kvstore.diskio import DiskIO
 from kvstore.format import PAGE_BYTES
 from kvstore.geometry import Tier
-from kvstore.hotfile import create_locked, remove_if_ownerless, root_hash
 from kvstore.paths import session_hash
-
-logger = logging.getLogger(__name__)
+from kvstore.sharedfile import create_shared_file, shared_files
 
 TRACE_MAGIC = int.from_bytes(b"LBTRACE\1", "little")
 RECORD_WORDS = 4
@@ -41,7 +36,6 @@ DEFAULT_CAPACITY = 1 << 15
 _MAGIC_WORD, _CAPACITY_WORD, _BEGUN_WORD, _WRITTEN_WORD = range(4)
 _TIER_SHIFT = 32
 _TIERS = list(Tier)
-_NAME = re.compile(r"lookback-(\d+)-([0-9a-f]{16})-(\d+)\.use")
 
 
 def layers_of(records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -89,9 +83,9 @@ class ReadTrace:
         Raises:
             OSError: the folder or the root does not exist, or has no room.
         """
-        name = f"lookback-{os.getuid()}-{root_hash(root)}-{os.getpid()}.use"
-        path = arena_folder(shm_dir) / name
-        fd = create_locked(io or DiskIO(), path, _file_bytes(capacity))
+        fd, path = create_shared_file(
+            root, "use", size=_file_bytes(capacity), shm_dir=shm_dir, io=io or DiskIO()
+        )
         return cls(fd, path, capacity)
 
     def question(self, session_id: str) -> QuestionTrace:
@@ -188,18 +182,6 @@ class TraceView:
         return int(self._head[_BEGUN_WORD])
 
 
-def trace_paths(root: Path, *, shm_dir: Path | None = None) -> list[Path]:
-    """The rings of all processes of this root, those of dead ones included."""
-    folder = arena_folder(shm_dir)
-    try:
-        names = os.listdir(folder)
-        wanted = root_hash(root)
-    except FileNotFoundError:
-        return []
-    matches = [match for match in map(_NAME.fullmatch, names) if match is not None]
-    return sorted(folder / match.string for match in matches if match.group(2) == wanted)
-
-
 class TraceReader:
     """All rings of a root, as they come and go."""
 
@@ -217,7 +199,7 @@ class TraceReader:
     def poll(self) -> np.ndarray[Any, Any]:
         """Take what all of them wrote since the last time: (n, 4) uint64."""
         found: dict[tuple[Path, int], TraceView] = {}
-        for path in trace_paths(self._root, shm_dir=self._shm_dir):
+        for path in shared_files(self._root, "use", shm_dir=self._shm_dir):
             try:
                 name = path, path.stat().st_ino  # a process id may come again
                 found[name] = self._views.get(name) or TraceView(path)
@@ -227,16 +209,6 @@ class TraceReader:
         self._views = found
         taken = [view.poll() for view in (*gone, *found.values())]
         return np.concatenate([np.empty((0, RECORD_WORDS), np.uint64), *taken])
-
-
-def clean_stale_traces(root: Path, *, shm_dir: Path | None = None) -> int:
-    """Remove rings whose process is gone, and return how many."""
-    removed = 0
-    for path in trace_paths(root, shm_dir=shm_dir):
-        if remove_if_ownerless(path):
-            removed += 1
-            logger.info("stale read trace removed", extra={"path": str(path)})
-    return removed
 
 
 def _file_bytes(capacity: int) -> int:

@@ -161,6 +161,11 @@ class SessionTracker:
                 raise
         if not self._take_hot_units(control, state):
             return None
+        if (
+            state.writer_state != WriterState.OPEN
+            and state.visible_unit_count <= state.durable_unit_count
+        ):
+            self._hot = None  # nobody needs its memory any more but snapshots that hold it
         unit_count = min(state.visible_unit_count, catalog.unit_count)
         return catalog.snapshot(state.epoch, unit_count, state.durable_unit_count, self._hot)
 

@@ -30,10 +30,11 @@ def rows(
         limit_min: minutes that both may take together.
     """
     pairs = list(pair_up(bounded.records, whole.records))
+    steady = [sample for sample in bounded.samples if sample.all_pushed]
     return [
         *_extent_rows(plan, whole, bounded, limit_min),
         *_budget_rows(budgets, whole, bounded.samples),
-        *(row for name in _PROCESSES for row in _process_rows(name, bounded.samples)),
+        *(row for name in _PROCESSES for row in _process_rows(name, steady)),
         *_steadiness_rows(whole, bounded),
         *_answer_rows(pairs),
     ]
@@ -97,7 +98,7 @@ def _budget_rows(budgets: Budgets, whole: Outcome, samples: Sequence[Sample]) ->
 
 
 def _process_rows(name: ProcessName, samples: Sequence[Sample]) -> list[Row]:
-    """The last third of the run beside the middle one."""
+    """The last third of the time in which all streams were pushed beside the middle one."""
     seen = [sample.processes[name] for sample in samples if name in sample.processes]
     third = len(seen) // 3
     middle, last = seen[third : 2 * third], seen[2 * third :]
@@ -175,13 +176,17 @@ def _answer_rows(pairs: Sequence[Pair]) -> list[Row]:
     differences = [d for pair in complete if (d := pair.likelihood_difference) is not None]
     found = [
         Row(
-            name="answers equal to the unbounded store's, or telling that something was thinned or "
-            f"forgotten (of {count})",
+            name="answers with the unbounded store's text, or with another and a note that "
+            f"something was thinned or forgotten (of {count})",
             value=_share(explained, count),
             unit="",
             target=">= 1",
         ),
-        Row(name="of them equal", value=_share(len(verdicts[Verdict.EQUAL]), count), unit=""),
+        Row(
+            name="of them with the same text",
+            value=_share(len(verdicts[Verdict.EQUAL]), count),
+            unit="",
+        ),
         Row(
             name="of them resting on thinned moments", value=_share(len(coarsened), count), unit=""
         ),

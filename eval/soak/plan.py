@@ -23,7 +23,7 @@ ON_FULL: tuple[OnFull, ...] = get_args(OnFull)
 FPS = Fraction(1)
 LEAST_STREAM_S = 600
 """In less, pages and the index's first chunk take most of a budget, and nothing can be thinned."""
-_FORMAT = 2  # of the files of a run: those of another are not read
+_FORMAT = 3  # of the files of a run: those of another are not read
 
 _PAST: tuple[wording.Kind, ...] = (
     "past_object",

@@ -10,10 +10,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.progress import Progress
 
+from eval.soak.faults import fault_count
 from eval.soak.plan import FPS, Scheduled, Stream
 from eval.soak.record import Record, answered, as_json, read_records, refused
 from eval.soak.sampling import Sample, take_sample
@@ -34,6 +36,8 @@ _ANSWERS = "answers.jsonl"
 _TOTALS = "totals.json"
 _MIB = 2**20
 _LINE_EVERY_S = 30.0
+_WATCHED_AFTERWARDS_S = 15.0
+"""Three times as long as sessions that nobody asks about go unlooked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,7 @@ class Outcome:
     totals: Totals
     records: tuple[Record, ...]
     samples: tuple[Sample, ...]
-    """While all streams were pushed."""
+    """From the first that is visible until a while after the last push ended."""
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -159,6 +163,7 @@ class Run:
                         (await client.get_session(stream.session_id)).stats
                         for stream in self._streams
                     ]
+                    await asyncio.sleep(_WATCHED_AFTERWARDS_S)
         lines = log.read_text(errors="replace").splitlines()
         totals = Totals(
             pushed_s=sum(head.visible_s + float(1 / FPS) for head in self._heads.values()),
@@ -166,7 +171,7 @@ class Run:
             session_disk_bytes=tuple(each.disk_bytes for each in stats),
             token_count=sum(each.token_count for each in stats),
             reconnect_count=self._reconnect_count,
-            fault_count=sum('"ERROR"' in line or '"CRITICAL"' in line for line in lines),
+            fault_count=fault_count(lines),
         )
         (self._folder / "samples.json").write_text(json.dumps([asdict(s) for s in self._samples]))
         (self._folder / _TOTALS).write_text(json.dumps(asdict(totals)))
@@ -243,8 +248,11 @@ class Run:
         async def watch() -> None:
             data = self._folder / "data"
             while True:
-                sample = await asyncio.to_thread(take_sample, service, data, shared, began_s)
-                if all(head.visible_s >= 0 and not head.ended for head in self._heads.values()):
+                heads = self._heads.values()
+                all_pushed = all(head.visible_s >= 0 and not head.ended for head in heads)
+                look = partial(take_sample, service, data, shared, began_s, all_pushed=all_pushed)
+                sample = await asyncio.to_thread(look)
+                if any(head.visible_s >= 0 for head in heads):
                     self._samples.append(sample)
                     self._show(sample)
                 if time.monotonic() >= self._watch.give_up_at_s:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +36,16 @@ class Sample:
     disk_bytes: int
     """Of the store's folder, as the file system allocated it."""
     shared_bytes: int
-    """Of the service's files in shared memory."""
+    """Of the service's files in shared memory, those that were removed and are still held
+    included."""
+    all_pushed: bool
+    """Whether every stream was being pushed."""
     processes: dict[ProcessName, Process]
 
 
-def take_sample(service: OwnService, data: Path, shared: Path, began_s: float) -> Sample:
+def take_sample(
+    service: OwnService, data: Path, shared: Path, began_s: float, *, all_pushed: bool
+) -> Sample:
     """Looks at a service.
 
     Args:
@@ -47,9 +53,11 @@ def take_sample(service: OwnService, data: Path, shared: Path, began_s: float) -
         data: the store's folder.
         shared: the service's folder of shared memory; nobody else's files lie there.
         began_s: when the run began, by time.monotonic.
+        all_pushed: whether every stream is being pushed.
     """
     processes: dict[ProcessName, Process] = {}
-    for name, pid in service.process_ids().items():
+    pids = service.process_ids()
+    for name, pid in pids.items():
         try:
             process = psutil.Process(pid)
             processes[name] = Process(
@@ -63,7 +71,8 @@ def take_sample(service: OwnService, data: Path, shared: Path, began_s: float) -
     return Sample(
         at_s=time.monotonic() - began_s,
         disk_bytes=allocated_bytes(data),
-        shared_bytes=allocated_bytes(shared),
+        shared_bytes=allocated_bytes(shared) + removed_bytes(shared, pids.values()),
+        all_pushed=all_pushed,
         processes=processes,
     )
 
@@ -76,3 +85,20 @@ def allocated_bytes(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += os.stat(os.path.join(parent, name)).st_blocks * _BLOCK_BYTES
     return total
+
+
+def removed_bytes(folder: Path, pids: Iterable[int]) -> int:
+    """Bytes of removed files of a folder that processes still hold, each file once.
+
+    Whoever maps a file from Python holds a descriptor of it for as long.
+    """
+    found: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it was closed
+                    if os.readlink(link).startswith(f"{folder}{os.sep}"):
+                        status = link.stat()
+                        if status.st_nlink == 0:
+                            found[status.st_ino] = status.st_blocks * _BLOCK_BYTES
+    return sum(found.values())

@@ -13,7 +13,6 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from kvstore.arena import Arena
-from kvstore.arenafile import clean_stale_arenas
 from kvstore.deletion import sweep_tombstones
 from kvstore.errors import SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
@@ -21,7 +20,7 @@ from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
 from kvstore.pins import Span
-from kvstore.readtrace import clean_stale_traces
+from kvstore.sharedfile import clean_stale_files
 from kvstore.space import check_room
 from svc.config import Settings
 from svc.data_dir import make_data_dir
@@ -123,8 +122,8 @@ class App:
         sweep_incoming(root)
         _spool(settings).clean()
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
-        clean_stale_arenas(root, shm_dir=settings.shm_dir)
-        clean_stale_traces(root, shm_dir=settings.shm_dir)
+        clean_stale_files(root, "ram", shm_dir=settings.shm_dir)
+        clean_stale_files(root, "use", shm_dir=settings.shm_dir)
         sessions = Sessions(
             root,
             rules=IdentityRules(model, defaults, settings),

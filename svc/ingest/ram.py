@@ -29,7 +29,8 @@ _STOP_S = 1.0
 def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
     """Returns the arena of the store, its memory allocated; None where no budget is set.
 
-    A slot holds a full unit of one layer, as new sessions store it.
+    A slot holds a full unit of one layer, as new sessions store it. Sessions whose own encoding is
+    longer do without; the log tells when one is pushed.
 
     Raises:
         OSError: `shm_dir` does not exist, or has no room at all.
@@ -43,10 +44,12 @@ def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
         element=model.element,
     )
     layout = Layout(geometry, settings.kv_encoding)
+    unit_tokens = model.adapter.tokens_per_unit
     arena = Arena.create(
         settings.data_dir,
         budget_bytes=settings.ram_budget_bytes,
-        slot_bytes=layout.extent_bytes(model.adapter.tokens_per_unit),
+        slot_bytes=layout.extent_bytes(unit_tokens),
+        unit_tokens=unit_tokens,
         shm_dir=settings.shm_dir,
     )
     logger.info(

@@ -11,7 +11,8 @@ from typing import Any
 
 from kvstore.ramtier import RamTier
 from kvstore.readpool import ReadPool
-from kvstore.readtrace import ReadTrace, clean_stale_traces
+from kvstore.readtrace import ReadTrace
+from kvstore.sharedfile import clean_stale_files
 from lookback.v1 import question_pb2_grpc
 from svc.config import Settings
 from svc.daemon_threads import DaemonThreads
@@ -126,7 +127,7 @@ def _open_trace(settings: Settings) -> ReadTrace | None:
         return None
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)  # both processes start at once
-        clean_stale_traces(settings.data_dir, shm_dir=settings.shm_dir)
+        clean_stale_files(settings.data_dir, "use", shm_dir=settings.shm_dir)
         return ReadTrace.create(settings.data_dir, shm_dir=settings.shm_dir)
     except OSError as error:
         logger.warning(

@@ -16,19 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.arena import Arena
-from kvstore.arenafile import arena_paths, clean_stale_arenas
 from kvstore.arenalayout import SliceKey, key_hashes
 from kvstore.arenaview import ArenaView
 from kvstore.budget import DiskBudget
 from kvstore.deletion import delete_session
 from kvstore.diskio import DiskIO
-from kvstore.encoding import Layout
+from kvstore.encoding import Encoding, Layout
 from kvstore.errors import SnapshotExpiredError, StoreFullError, UnitDroppedError
 from kvstore.geometry import Tier
 from kvstore.hottail import file_bytes
 from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session
+from kvstore.sharedfile import clean_stale_files, shared_files
 from kvstore.writer import SessionWriter
 from tests.kvstore import arena_lives
 from tests.kvstore.samples import (
@@ -415,15 +415,15 @@ def test_an_owner_that_was_killed_is_read_until_it_is_cleaned_up_after_and_then_
     owner = start_life("owner", root)
     assert owner.stdout is not None
     assert owner.stdout.readline() == "ready\n"
-    assert clean_stale_arenas(root, shm_dir=shm) == 0
-    (path,) = arena_paths(root, shm_dir=shm)
+    assert clean_stale_files(root, "ram", shm_dir=shm) == 0
+    (path,) = shared_files(root, "ram", shm_dir=shm)
     tier = RamTier(root, shm_dir=shm, look_every_s=0)
     tier.refresh()
     (view,) = tier._current()
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     assert held(view, range(3)) == [1]
-    assert clean_stale_arenas(root, shm_dir=shm) == 1
+    assert clean_stale_files(root, "ram", shm_dir=shm) == 1
     assert not path.exists()
     arena = make_arena(root)
     keep(arena, 2)
@@ -520,6 +520,42 @@ def test_a_unit_that_another_epoch_wrote_is_not_taken_for_the_one_that_was_lost(
         assert tier is Tier.HOT
         assert keys.tobytes() == sample(4)[1][0].tobytes()
     later.close()
+    arena.close()
+
+
+class _WritesDirectly(DiskIO):
+    """A file system that takes direct writes; counts the files that are to have them."""
+
+    def __init__(self) -> None:
+        self.direct_count = 0
+
+    def file_system(self, folder: Path) -> str:
+        return "ext4"
+
+    def set_direct(self, fd: int, *, direct: bool) -> None:
+        self.direct_count += direct
+
+
+@pytest.mark.parametrize(("encoding", "fits"), [("model", False), ("int8", True), ("int4", True)])
+def test_what_no_slot_takes_is_told_once_a_push_and_written_through_the_page_cache(
+    root: Path, shm: Path, caplog: pytest.LogCaptureFixture, encoding: Encoding, fits: bool
+) -> None:
+    slot_bytes = Layout(SMALL, "int8").extent_bytes(12)
+    assert slot_bytes < SLOT_BYTES
+    arena = Arena.create(
+        root, budget_bytes=1024 * KIB, slot_bytes=slot_bytes, unit_tokens=12, shm_dir=shm
+    )
+    io = _WritesDirectly()
+    writer = open_writer(root, arena=arena, encoding=encoding, io=io)
+    told = [record for record in caplog.records if "keeps no full unit" in record.getMessage()]
+    assert len(told) == (not fits)
+    unit, keys, values = sample(0, token_count=12)
+    keys = values = np.zeros_like(keys)
+    writer.append(unit, keys, values, resume=b"")
+    writer.flush()
+    assert (io.direct_count > 0) == fits
+    writer.close()
+    assert (arena.slice_count > 0) == fits
     arena.close()
 
 

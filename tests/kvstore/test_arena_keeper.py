@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xxhash
 
+import kvstore.arenakeeper
 from kvstore.arena import Arena
 from kvstore.arenakeeper import ArenaKeeper
 from kvstore.encoding import Layout
@@ -20,7 +22,18 @@ from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading
 from kvstore.readtrace import ReadTrace
-from tests.kvstore.samples import SESSION, SMALL, append, open_writer, read_unit, sample, unit_is
+from kvstore.trimming import drop_front, stored_segments
+from tests.kvstore.samples import (
+    SESSION,
+    SMALL,
+    append,
+    open_writer,
+    read_unit,
+    read_units,
+    sample,
+    unit_is,
+)
+from tests.kvstore.thinned import GRID, SCENE, append_scenes, is_part_of, thinning_writer
 
 SLOT_BYTES = Layout(SMALL).extent_bytes(12)
 KIB = 1024
@@ -111,8 +124,8 @@ def test_a_damaged_slice_on_disk_is_not_brought_in(world: World) -> None:
     world.keeper.look()
     world.keeper.fill(1 << 30)
     hash_ = session_hash(SESSION)
-    assert not world.arena.holds(Place(hash_, 2, 0))
-    assert world.arena.holds(Place(hash_, 2, 1))
+    assert world.arena.checksum_at(Place(hash_, 2, 0)) is None
+    assert world.arena.checksum_at(Place(hash_, 2, 1)) is not None
     world.close()
 
 
@@ -122,6 +135,108 @@ def test_a_session_that_was_deleted_meanwhile_is_passed_over(world: World) -> No
     world.keeper.look()
     assert world.keeper.fill(1 << 30) == 0
     world.close()
+
+
+class Calls:
+    """Counts calls of something, and makes them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.count = 0
+        self._real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, self._call)
+
+    def _call(self, *args: Any, **options: Any) -> Any:
+        self.count += 1
+        return self._real(*args, **options)
+
+
+def test_what_was_dropped_is_passed_over_at_once_and_what_was_not_is_brought_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask(list(range(UNITS)))
+    segments = stored_segments(world.root, SESSION)
+    assert len(segments) > 1
+    first_unit = segments[1].floor.first_unit
+    drop_front(world.root, SESSION, before_segment=segments[1].number)
+    opened = Calls(monkeypatch, SessionReader, "open")
+    world.keeper.look()
+    assert world.keeper.fill(1) == 0
+    assert {place.unit_index for place in world.keeper._wanted} == set(range(first_unit, UNITS))
+    world.keeper.fill(1 << 30)
+    assert opened.count == 1
+    assert world.ask([first_unit]) == [Tier.RAM] * SMALL.layer_count
+    world.close()
+
+
+def test_questions_about_sessions_that_are_gone_cost_a_turn_next_to_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.ask(list(range(UNITS)))
+    for name in ("gone-1", "gone-2"):
+        question = world.trace.question(name)
+        question.note(0, list(range(300)), [Tier.DISK] * 300)
+    listed = Calls(monkeypatch, kvstore.arenakeeper, "stored_session_names")
+    world.keeper.look()
+    while world.keeper.fill(1 << 20):
+        pass
+    assert listed.count == 1
+    assert not world.keeper._wanted
+    shutil.rmtree(session_folder(world.root, SESSION))
+    question = world.trace.question(SESSION)
+    question.note(0, list(range(300)), [Tier.DISK] * 300)
+    opened = Calls(monkeypatch, SessionReader, "open")
+    world.keeper.look()
+    world.keeper.fill(1)
+    assert not world.keeper._wanted
+    assert opened.count <= 1
+    world.close()
+
+
+def test_a_turn_ends_where_nothing_that_is_wanted_can_be_brought_in(world: World) -> None:
+    world.keeper.fill(1 << 30)
+    question = world.trace.question(SESSION)
+    question.note(0, list(range(UNITS, UNITS + 300)), [Tier.DISK] * 300)  # of another life
+    world.keeper.look()
+    turns = 0
+    while world.keeper._wanted:
+        left = len(world.keeper._wanted)
+        assert world.keeper.fill(64 * KIB) == 0
+        assert left - len(world.keeper._wanted) <= 16
+        turns += 1
+    assert turns >= 300 // 16
+    world.close()
+
+
+def test_a_thinned_unit_takes_the_place_of_what_it_was(root: Path) -> None:
+    shm = root / "shm"
+    shm.mkdir()
+    slot_bytes = Layout(SCENE).extent_bytes(len(GRID))
+    arena = Arena.create(root, budget_bytes=16 << 20, slot_bytes=slot_bytes, shm_dir=shm)
+    writer = thinning_writer(root, arena=arena)
+    append_scenes(writer, 150)
+    ram = RamTier(root, shm_dir=shm, look_every_s=0)
+    reader = SessionReader.open(root, SESSION, ram=ram)
+    keeper = ArenaKeeper(arena, root, shm_dir=shm)
+    trace = ReadTrace.create(root, shm_dir=shm)
+    snapshot = reader.snapshot()
+    thinned = [int(unit) for unit in np.flatnonzero(snapshot.coarsened)]
+    held_count = arena.slice_count
+    assert thinned
+    for layer in range(SCENE.layer_count):
+        tiers = read_units(reader, snapshot, thinned, layer)[2]
+        assert tiers == [Tier.DISK] * len(thinned)
+        trace.question(SESSION).note(layer, thinned, tiers)
+    keeper.look()
+    assert keeper.fill(1 << 30) > 0
+    assert arena.slice_count == held_count  # they came for the whole ones
+    for layer in range(SCENE.layer_count):
+        assert read_units(reader, snapshot, thinned, layer)[2] == [Tier.RAM] * len(thinned)
+        trace.question(SESSION).note(layer, thinned, [Tier.DISK] * len(thinned))
+    assert all(is_part_of(reader, snapshot, unit) for unit in thinned)
+    keeper.look()
+    assert keeper.fill(1 << 30) == 0  # what is here already is not read again
+    for each in (writer, reader, keeper, trace, arena):
+        each.close()
 
 
 def test_a_flipped_bit_in_memory_is_found_told_counted_and_met_by_the_disk(
@@ -143,7 +258,7 @@ def test_a_flipped_bit_in_memory_is_found_told_counted_and_met_by_the_disk(
     world.keeper.scrub(1 << 30)
     assert world.arena.damaged_count == 1
     assert "was damaged" in caplog.text
-    assert not world.arena.holds(Place(session_hash(SESSION), 7, 1))
+    assert world.arena.checksum_at(Place(session_hash(SESSION), 7, 1)) is None
     assert world.ask([7]) == [Tier.RAM, Tier.DISK]
     snapshot = world.reader.snapshot()
     assert read_unit(world.reader, snapshot, 7, 1)[0].tobytes() == sample(7)[1][1].tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
@@ -285,6 +286,59 @@ def test_without_room_in_shared_memory_the_ring_lies_in_the_store_and_one_line_s
     assert all(unit_is(reader, snapshot, index) for index in range(30))
     kill(writer)
     assert clean_stale_hot_tails(root) == 1
+
+
+def held_bytes(folder: Path) -> int:
+    """Memory of the folder's files, those that were removed and are still mapped here included."""
+    found: dict[int, int] = {}
+    for path in (*folder.iterdir(), *Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.realpath(path).startswith(f"{folder}/"):
+                status = path.stat()
+                found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
+
+
+def test_the_memory_of_a_push_that_ended_is_free_while_questions_still_hold_its_units(
+    root: Path,
+) -> None:
+    writer = open_writer(root)
+    append(writer, 4)
+    reader = SessionReader.open(root, SESSION)
+    before = reader.snapshot()
+    assert read_units(reader, before, range(4), 0)[2] == [Tier.HOT] * 4
+    assert held_bytes(root / "shm") > 64 * 1024
+    writer.flush()
+    writer.close()
+    assert held_bytes(root / "shm") == 4096  # says that nothing is here any more
+    assert all(unit_is(reader, before, unit) for unit in range(4))
+    assert read_units(reader, before, range(4), 0)[2] == [Tier.DISK] * 4
+    assert all(len(reader.cells(before, unit)) for unit in range(4))
+    after = reader.snapshot()
+    assert after.unit_count == 4
+    assert held_bytes(root / "shm") == 4096  # `before` holds it
+    del before
+    assert held_bytes(root / "shm") == 0
+    reader.close()
+
+
+def test_units_that_were_never_durable_stay_readable_as_long_as_a_question_holds_them(
+    root: Path,
+) -> None:
+    writer = open_writer(root)
+    append(writer, 4)
+    writer.flush()
+    append(writer, 2)
+    reader = SessionReader.open(root, SESSION)
+    before = reader.snapshot()
+    writer.close()
+    after = reader.snapshot()
+    assert (before.unit_count, after.unit_count) == (6, 4)
+    assert read_units(reader, before, range(6), 0)[2] == [Tier.HOT] * 6
+    assert after.hot_tail is None
+    del before
+    assert held_bytes(root / "shm") == 0
+    reader.close()
 
 
 def test_a_folder_that_was_asked_for_is_not_replaced_by_another(root: Path) -> None:

@@ -21,11 +21,10 @@ from kvstore.readtrace import (
     ReadTrace,
     TraceReader,
     TraceView,
-    clean_stale_traces,
     layers_of,
     read_from,
-    trace_paths,
 )
+from kvstore.sharedfile import clean_stale_files, shared_files
 from tests.kvstore import trace_lives
 
 
@@ -51,7 +50,7 @@ def test_what_was_noted_is_taken_once_with_all_that_it_says(root: Path, shm: Pat
     assert records[0, QUESTION] == records[1, QUESTION] != records[2, QUESTION]
     assert len(reader.poll()) == 0
     trace.close()
-    assert trace_paths(root, shm_dir=shm) == []
+    assert shared_files(root, "use", shm_dir=shm) == []
 
 
 @given(
@@ -92,7 +91,7 @@ def race(root: Path, make: type[TraceView]) -> int:
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "writing\n"
-    (path,) = trace_paths(root, shm_dir=root)
+    (path,) = shared_files(root, "use", shm_dir=root)
     view = make(path)
     torn = taken = 0
     for _ in range(20_000):
@@ -105,7 +104,7 @@ def race(root: Path, make: type[TraceView]) -> int:
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert taken
-    assert clean_stale_traces(root, shm_dir=root) == 1
+    assert clean_stale_files(root, "use", shm_dir=root) == 1
     return torn
 
 
@@ -139,14 +138,14 @@ def test_what_a_killed_process_wrote_is_still_heard_and_its_ring_goes(
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "done\n"
-    assert clean_stale_traces(root, shm_dir=shm) == 0
+    assert clean_stale_files(root, "use", shm_dir=shm) == 0
     reader = TraceReader(root, shm_dir=shm)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert reader.poll()[:, UNIT].tolist() == [1, 2, 3]
-    assert clean_stale_traces(root, shm_dir=shm) == 1
+    assert clean_stale_files(root, "use", shm_dir=shm) == 1
     assert len(reader.poll()) == 0
-    assert trace_paths(root, shm_dir=shm) == []
+    assert shared_files(root, "use", shm_dir=shm) == []
 
 
 def test_a_file_that_is_no_ring_is_passed_over(root: Path, shm: Path) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from kvstore.arena import Arena
-from kvstore.arenafile import arena_folder
 from kvstore.geometry import Geometry, Tier
 from kvstore.limits import BlockLimits
 from kvstore.ramtier import RamTier
+from kvstore.sharedfile import shared_folder
 from kvstore.writer import SessionWriter
 from svc.cli.bench.store_session import (
     SEVEN_B,
@@ -103,11 +103,11 @@ def _remembered(root: Path, session_id: str, noise: Noise, unit_count: int) -> I
     slot_bytes = 2 * noise.token_count * geometry.token_bytes
     needed_bytes = int(geometry.layer_count * unit_count * (slot_bytes + 256) * _HEADROOM)
     needed_bytes += _RESERVE_BYTES
-    free_bytes = shutil.disk_usage(arena_folder(None)).free
+    free_bytes = shutil.disk_usage(shared_folder(None)).free
     if free_bytes * 7 // 8 < needed_bytes:
         raise CommandError(
             "NO_ROOM",
-            f"{arena_folder(None)} has {free_bytes / _GB:.1f} GB free, the RAM tier of "
+            f"{shared_folder(None)} has {free_bytes / _GB:.1f} GB free, the RAM tier of "
             f"{unit_count} units needs {needed_bytes * 8 / 7 / _GB:.1f}; try fewer --units",
         )
     arena = Arena.create(root, budget_bytes=needed_bytes, slot_bytes=slot_bytes)
