@@ -195,6 +195,7 @@ class SessionReader:
             SliceCorruptError: bytes are not those that were written, or the disk failed; its
                 `damaged` holds every unit of which that is true, and what is in the arrays counts
                 for nothing.
+            BlockCorruptError: a block's unit table was damaged since the block was met.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             UnitDroppedError: a unit was dropped, before the snapshot or since.
             UnitsThinnedError: units lost tokens since the snapshot; what is in the arrays counts
@@ -311,7 +312,7 @@ class SessionReader:
 
         Raises:
             ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
-            UnitsThinnedError, SessionNotFoundError: too.
+            UnitsThinnedError, BlockCorruptError, SessionNotFoundError: too.
         """
         self._units.check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None

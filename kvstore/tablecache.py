@@ -9,10 +9,10 @@ from collections import OrderedDict
 from kvstore.blockread import Block
 
 TABLE_CACHE_BYTES = 32 << 20
-"""What the unit tables of all readers of a process may take: those of 24,000 units of a 7B model,
-or 97,000 of the built-in one.
+"""What the unit tables of all readers of a process may take: those of 23,000 units of a 7B model,
+or 89,000 of the built-in one.
 """
-_BYTES_PER_BLOCK = 2048
+_BYTES_PER_BLOCK = 2304
 _BYTES_PER_UNIT = 64
 
 Key = tuple[int, int]
