@@ -130,11 +130,12 @@ class UnitPlaces:
             with self._lock:
                 self._tracker.refresh()
             found = self._find(unit_index)
-        floor = self._tracker.catalog.floor
-        if found is None and unit_index < floor.first_unit:
-            raise UnitDroppedError(self.session_id, unit_index, floor.first_unit)
-        if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
-            raise SliceCorruptError(self.session_id, None, unit_index, layer)
+        if found is None:
+            first_unit = self._tracker.catalog.floor.first_unit
+            if unit_index < first_unit:
+                raise UnitDroppedError(self.session_id, unit_index, first_unit)
+            if snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
+                raise SliceCorruptError(self.session_id, None, unit_index, layer)
         # A later epoch's block holds another unit: the one of this snapshot was never durable.
         if found is None or found[0].header.epoch > snapshot.epoch:
             raise SnapshotExpiredError(self.session_id, unit_index, snapshot.epoch)
