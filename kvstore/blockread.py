@@ -40,6 +40,8 @@ class Block:
 
     place: BlockPlace
     table: UnitTable
+    token_counts: tuple[int, ...] = field(init=False)
+    """Of the units."""
     # Reckoned once: every slice that is read asks for its offset.
     _layer_span: int = field(init=False)
     _unit_offsets: tuple[int, ...] = field(init=False)
@@ -53,6 +55,8 @@ class Block:
             for position, before in enumerate(self.table.token_starts.tolist())
         ]
         span = place.header.layer_offset(layout, 1) - place.header.layer_offset(layout, 0)
+        counts = tuple(self.table.rows["token_count"].tolist())
+        object.__setattr__(self, "token_counts", counts)
         object.__setattr__(self, "_layer_span", span)
         object.__setattr__(self, "_unit_offsets", tuple(offsets))
 

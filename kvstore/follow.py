@@ -37,11 +37,11 @@ class LogFollower:
     def _next_block(self, catalog: UnitCatalog, layout: Layout) -> Block:
         end = ChainEnd.at(catalog.floor)
         number = catalog.floor.first_segment
-        if catalog.blocks:
-            last = catalog.blocks[-1]
+        last = catalog.places.last
+        if last is not None:
             end = ChainEnd.behind(last.header)
-            number = last.place.segment_number
-            block = self._read(number, last.place.stop, self._bounded(end, number), layout)
+            number = last.segment_number
+            block = self._read(number, last.stop, self._bounded(end, number), layout)
             if block is not None:
                 return block
             end = end.past(self._segment(number, end))

@@ -17,7 +17,7 @@ from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads, SegmentRewrittenError
 from kvstore.encoding import Encoding
 from kvstore.errors import SessionNotFoundError, SliceCorruptError, joined
-from kvstore.extents import Extent, Located, check_outputs
+from kvstore.extents import Extent, check_outputs
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
@@ -26,6 +26,7 @@ from kvstore.ramtier import RamTier
 from kvstore.readpool import Reading, ReadPool
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
+from kvstore.tablecache import PROCESS_TABLES, TableCache
 from kvstore.thinblock import read_mean_keys
 from kvstore.tracking import SessionTracker
 from kvstore.unitplaces import UnitPlaces
@@ -46,6 +47,7 @@ class SessionReader:
         files: SegmentFiles,
         disk: DiskReads,
         ram: RamReads | None,
+        tables: TableCache,
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
@@ -54,7 +56,7 @@ class SessionReader:
         self._disk = disk
         self._ram = ram
         self._lock = threading.Lock()
-        self._units = UnitPlaces(session_id, tracker, files, self._lock)
+        self._units = UnitPlaces(session_id, tracker, files, self._lock, tables)
 
     @classmethod
     def open(
@@ -65,6 +67,7 @@ class SessionReader:
         quarantine: Quarantine | None = None,
         ram: RamTier | None = None,
         disk_io: DiskMode = "auto",
+        tables: TableCache = PROCESS_TABLES,
     ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
 
@@ -74,6 +77,7 @@ class SessionReader:
             quarantine: of this session: where damage that is found is remembered. None: nowhere.
             ram: what is asked before the disk. None: nothing.
             disk_io: whether slices that are not in the page cache are read past it.
+            tables: where unit tables are kept between reads.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -84,9 +88,9 @@ class SessionReader:
             raise SessionNotFoundError(session_id)
         files = SegmentFiles(folder, disk_io)
         disk = DiskReads(session_id, folder, files, quarantine)
-        tracker = SessionTracker(folder, session_id, files)
+        tracker = SessionTracker(folder, session_id, files, keeps_checksums=ram is not None)
         recalled = RamReads(session_id, tracker, ram) if ram is not None else None
-        reader = cls(session_id, tracker, files, disk, recalled)
+        reader = cls(session_id, tracker, files, disk, recalled, tables)
         try:
             reader.snapshot()
         except BaseException:
@@ -109,7 +113,7 @@ class SessionReader:
     @property
     def places(self) -> list[BlockPlace]:
         """Where the durable blocks known to the last snapshot lie, in order."""
-        return [block.place for block in self._tracker.catalog.blocks]
+        return list(self._tracker.catalog.places)
 
     def snapshot(self) -> Snapshot:
         """The units that are visible now. Without news this costs a look at the CTL page.
@@ -191,6 +195,7 @@ class SessionReader:
             SliceCorruptError: bytes are not those that were written, or the disk failed; its
                 `damaged` holds every unit of which that is true, and what is in the arrays counts
                 for nothing.
+            BlockCorruptError: a block's unit table was damaged since the block was met.
             SnapshotExpiredError: a unit was never durable and its writer is gone.
             UnitDroppedError: a unit was dropped, before the snapshot or since.
             UnitsThinnedError: units lost tokens since the snapshot; what is in the arrays counts
@@ -262,34 +267,25 @@ class SessionReader:
         for start in range(0, len(extents), _UNITS_PER_BATCH):
             if reading is not None:
                 reading.check()
-            missing: list[Located] = []
+            missing: list[Extent] = []
             for extent in extents[start : start + _UNITS_PER_BATCH]:
                 hot = self._copy_hot(snapshot, layer, extent)
                 tiers.append(Tier.HOT if hot else Tier.DISK)
-                if hot:
-                    continue
-                try:
-                    located = self._units.locate_extent(snapshot, extent, layer)
-                except SliceCorruptError as error:
-                    damaged.append(error)
-                else:
-                    missing.append((extent, located))
+                if not hot:
+                    missing.append(extent)
             damaged += self._read_disk(snapshot, layer, missing)
         return tiers, damaged
 
     def _read_disk(
-        self, snapshot: Snapshot, layer: int, missing: list[Located]
+        self, snapshot: Snapshot, layer: int, missing: list[Extent]
     ) -> list[SliceCorruptError]:
         """Fill extents from the disk; segments that were thinned meanwhile are met on the way."""
         while True:
+            located, damaged = self._units.locate_extents(snapshot, missing, layer)
             try:
-                return self._disk.read(layer, missing)
+                return damaged + self._disk.read(layer, located)
             except SegmentRewrittenError:
                 self._units.meet_rewrites()
-                missing = [
-                    (extent, self._units.locate_extent(snapshot, extent, layer))
-                    for extent, _ in missing
-                ]
 
     def stored_slice(
         self, snapshot: Snapshot, unit_index: int, layer: int
@@ -327,7 +323,7 @@ class SessionReader:
 
         Raises:
             ValueError, SnapshotExpiredError, UnitDroppedError: as for `read`.
-            UnitsThinnedError, SessionNotFoundError: too.
+            UnitsThinnedError, BlockCorruptError, SessionNotFoundError: too.
         """
         self._units.check_index(snapshot, unit_index)
         entry = snapshot.hot_tail.entry(unit_index) if snapshot.hot_tail else None
@@ -380,6 +376,7 @@ class SessionReader:
 
     def close(self) -> None:
         """Close the files and mappings. No other call may be running or follow."""
+        self._units.close()
         self._files.close()
         self._tracker.close()
 

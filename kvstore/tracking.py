@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import groupby
 from pathlib import Path
 
 from kvstore.blockread import Block, TornBlockError, read_block
@@ -29,7 +28,10 @@ _OFFLINE_TRIES = 5
 class SessionTracker:
     """What a reader knows of its session. `refresh` needs the reader's lock; the rest does not."""
 
-    def __init__(self, folder: Path, session_id: str, files: SegmentFiles) -> None:
+    def __init__(
+        self, folder: Path, session_id: str, files: SegmentFiles, *, keeps_checksums: bool
+    ) -> None:
+        """`keeps_checksums`: whether the catalogs have what a RAM tier is asked by."""
         self.folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -40,7 +42,8 @@ class SessionTracker:
         self._hot: HotTailView | None = None
         self._latest: tuple[ControlState | None, Snapshot] | None = None
         self._rewrite_count = -1
-        self.catalog = UnitCatalog()
+        self._keeps_checksums = keeps_checksums
+        self.catalog = UnitCatalog(keeps_checksums=keeps_checksums)
         self.layout: Layout | None = None
 
     def unchanged(self) -> Snapshot | None:
@@ -191,12 +194,10 @@ class SessionTracker:
             BlockCorruptError: one is damaged.
         """
         renewed: list[Block] = []
-        grouped = groupby(self.catalog.blocks, key=lambda block: block.place.segment_number)
-        for number, group in grouped:
-            known = list(group)
-            blocks = self._read_if_rewritten(number, known[0].header.generation, len(known))
+        for known in self.catalog.places.segments():
+            blocks = self._read_if_rewritten(*known)
             if blocks:
-                self._files.forget_one(number)
+                self._files.forget_one(known.number)
                 renewed += blocks
         if renewed:
             self.catalog = self.catalog.rewritten(renewed)
@@ -238,8 +239,8 @@ class SessionTracker:
                 extra={"session": self._session_id, "path": str(text.hot_tail_path)},
             )
         self.catalog = self.catalog.cut(state.durable_block_count)
-        blocks = self.catalog.blocks
-        self._files.forget(blocks[-1].place.segment_number + 1 if blocks else 0)
+        last = self.catalog.places.last
+        self._files.forget(last.segment_number + 1 if last else 0)
         self.layout = text.layout
         self._hot = hot
         self._epoch = state.epoch
@@ -286,7 +287,7 @@ class SessionTracker:
         raise BlockCorruptError(self._session_id, self.catalog.block_count, "a segment is missing")
 
     def _take_scan(self, scan: LogScan) -> None:
-        catalog = UnitCatalog(scan.floor)
+        catalog = UnitCatalog(scan.floor, keeps_checksums=self._keeps_checksums)
         self._files.forget(0)
         for place in scan.blocks:
             with self._files.use(place.segment_number) as fd:

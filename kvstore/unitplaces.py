@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
 
-from kvstore.blockread import Block, TornBlockError
+from kvstore.blockread import Block, BlockPlace, TornBlockError, read_block
 from kvstore.errors import (
     BlockCorruptError,
     SliceCorruptError,
@@ -16,26 +17,47 @@ from kvstore.errors import (
     UnitDroppedError,
     UnitsThinnedError,
 )
-from kvstore.extents import Extent
+from kvstore.extents import Extent, Located
 from kvstore.floor import why_gone
+from kvstore.format import BlockHeader
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
+from kvstore.tablecache import TableCache
 from kvstore.tracking import SessionTracker
 
 T = TypeVar("T")
 
 
 class UnitPlaces:
-    """The places of a session's units, as its tracker knows them. Safe to use from many threads."""
+    """The places of a session's units, as its tracker knows them. Safe to use from many threads.
+
+    A block's unit table was verified when the block was first met, and is not kept: what is not
+    in the cache is read again, and verified by the header that was met then.
+    """
 
     def __init__(
-        self, session_id: str, tracker: SessionTracker, files: SegmentFiles, lock: threading.Lock
+        self,
+        session_id: str,
+        tracker: SessionTracker,
+        files: SegmentFiles,
+        lock: threading.Lock,
+        tables: TableCache,
     ) -> None:
-        """Share the tracker with its reader; `lock` is held while it catches up."""
+        """Share the tracker with its reader, and the tables with the process.
+
+        Args:
+            session_id: the session.
+            tracker: of the reader.
+            files: of the reader.
+            lock: held while the tracker catches up.
+            tables: where unit tables are kept.
+        """
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
         self._lock = lock
+        self._tables = tables
+        self._number = tables.number()
 
     def check_index(self, snapshot: Snapshot, unit_index: int) -> None:
         """Raise ValueError or UnitDroppedError unless the unit is one of the snapshot."""
@@ -44,16 +66,37 @@ class UnitPlaces:
         if unit_index < snapshot.first_unit:
             raise UnitDroppedError(self.session_id, unit_index, snapshot.first_unit)
 
-    def locate_extent(self, snapshot: Snapshot, extent: Extent, layer: int) -> tuple[Block, int]:
-        """As `locate`, of a unit that must have as many tokens as the snapshot says.
+    def locate_extents(
+        self, snapshot: Snapshot, extents: Iterable[Extent], layer: int
+    ) -> tuple[list[Located], list[SliceCorruptError]]:
+        """As `locate`, of units that must have as many tokens as the snapshot says.
+
+        Returns:
+            Where they are, and what is said of those that are nowhere.
 
         Raises:
-            UnitsThinnedError: it has fewer.
-            KVStoreError: as for `locate`.
+            UnitsThinnedError: one has fewer.
+            KVStoreError: as for `locate`, but SliceCorruptError.
         """
-        located = self.locate(snapshot, extent.unit_index, layer)
-        self.check_count(snapshot, extent.unit_index, located)
-        return located
+        located: list[Located] = []
+        damaged: list[SliceCorruptError] = []
+        block: Block | None = None
+        first = stop = 0
+        for extent in extents:
+            unit = extent.unit_index
+            if block is None or not first <= unit < stop:  # neighbours look once
+                try:
+                    block, position = self.locate(snapshot, unit, layer)
+                except SliceCorruptError as error:
+                    damaged.append(error)
+                    continue
+                first = unit - position
+                stop = first + len(block.token_counts)
+            position = unit - first
+            if block.token_counts[position] != len(extent.keys):
+                self.check_count(snapshot, unit, (block, position))
+            located.append((extent, (block, position)))
+        return located, damaged
 
     def check_count(self, snapshot: Snapshot, unit_index: int, located: tuple[Block, int]) -> None:
         """Raise UnitsThinnedError, with all that the snapshot does not know, where it is old.
@@ -61,7 +104,7 @@ class UnitPlaces:
         Tokens only ever go, so a unit with as many is the same unit.
         """
         block, position = located
-        if int(block.table.rows["token_count"][position]) == snapshot.token_counts[unit_index]:
+        if block.token_counts[position] == snapshot.token_counts[unit_index]:
             return
         catalog = self._tracker.catalog
         count = min(snapshot.unit_count, catalog.durable_unit_count)
@@ -79,21 +122,64 @@ class UnitPlaces:
 
         Raises:
             SliceCorruptError, SnapshotExpiredError, UnitDroppedError: there is none.
+            BlockCorruptError: its unit table is damaged.
+            SessionNotFoundError: the segment is gone with its session.
         """
-        found = self._tracker.catalog.find(unit_index)
+        found = self._find(unit_index)
         if found is None:
             with self._lock:
                 self._tracker.refresh()
-            found = self._tracker.catalog.find(unit_index)
-        floor = self._tracker.catalog.floor
-        if found is None and unit_index < floor.first_unit:
-            raise UnitDroppedError(self.session_id, unit_index, floor.first_unit)
-        if found is None and snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
-            raise SliceCorruptError(self.session_id, None, unit_index, layer)
+            found = self._find(unit_index)
+        if found is None:
+            first_unit = self._tracker.catalog.floor.first_unit
+            if unit_index < first_unit:
+                raise UnitDroppedError(self.session_id, unit_index, first_unit)
+            if snapshot.hot_tail and snapshot.hot_tail.still_holds(unit_index):
+                raise SliceCorruptError(self.session_id, None, unit_index, layer)
         # A later epoch's block holds another unit: the one of this snapshot was never durable.
         if found is None or found[0].header.epoch > snapshot.epoch:
             raise SnapshotExpiredError(self.session_id, unit_index, snapshot.epoch)
         return found
+
+    def _find(self, unit_index: int) -> tuple[Block, int] | None:
+        """A unit's block, of the generation that is known now; None when it is not durable."""
+        while True:
+            places = self._tracker.catalog.places
+            found = places.find(unit_index)
+            if found is None:
+                return None
+            index, position, header_hash = found
+            key = (self._number, header_hash)
+            block = self._tables.get(key)
+            if block is None:
+                block = self._read_table(places[index])
+                if block is None:
+                    continue
+                self._tables.put(key, block)
+            return block, position
+
+    def _read_table(self, place: BlockPlace) -> Block | None:
+        """Read a block's unit table; None when what is known of the block is out of date."""
+        number, header = place.segment_number, place.header
+        try:
+            with self._files.use(number) as fd:
+                return read_block(fd, place)
+        except FileNotFoundError as error:
+            raise why_gone(self._tracker.folder, self.session_id, header.first_unit) from error
+        except (TornBlockError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:
+                raise
+            # What bears the name may be another file by now, or be put there to heal this one.
+            self._files.forget_one(number)
+            self.meet_rewrites()
+            if self._is_known(header):
+                raise BlockCorruptError(self.session_id, header.sequence, str(error)) from error
+            return None
+
+    def _is_known(self, header: BlockHeader) -> bool:
+        """Whether the block of these units is still the one with this header."""
+        found = self._tracker.catalog.places.find(header.first_unit)
+        return found is not None and found[2] == header.hash
 
     def meet_rewrites(self) -> None:
         """Read anew what was thinned since its blocks were read."""
@@ -114,9 +200,13 @@ class UnitPlaces:
                     return read(fd, block)
             except TornBlockError as error:
                 self.meet_rewrites()
-                found = self._tracker.catalog.find(first_unit)
-                if found is None or found[0] is block:
+                found = None if self._is_known(block.header) else self._find(first_unit)
+                if found is None:
                     raise BlockCorruptError(self.session_id, sequence, str(error)) from error
                 block = found[0]
             except FileNotFoundError as error:
                 raise why_gone(self._tracker.folder, self.session_id, first_unit) from error
+
+    def close(self) -> None:
+        """Let go of the session's tables. No other call may be running or follow."""
+        self._tables.forget(self._number)

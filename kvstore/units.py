@@ -1,9 +1,11 @@
-"""A reader's growing picture of one session: columns per unit, and the blocks that hold them."""
+"""A reader's growing picture of one session: columns per unit, and where their blocks lie.
+
+Of the blocks' unit tables no more stays here: see `tablecache`.
+"""
 
 from __future__ import annotations
 
 import copy
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 from kvstore.blockread import Block
 from kvstore.floor import ORIGIN, Floor
 from kvstore.hotview import HotTailView
+from kvstore.placelist import PlaceList
 from kvstore.snapshot import Snapshot
 
 _FIRST_CAPACITY = 256
@@ -67,12 +70,17 @@ class UnitCatalog:
     Units that were dropped have rows, so that indices stay: before all time, and empty.
     """
 
-    def __init__(self, floor: Floor = ORIGIN) -> None:
+    def __init__(self, floor: Floor = ORIGIN, *, keeps_checksums: bool = False) -> None:
+        """Know nothing yet.
+
+        Args:
+            floor: where the session begins.
+            keeps_checksums: whether `checksums` is asked for: they take 8 bytes a layer and unit.
+        """
         self.floor = floor
         self.unit_count = floor.first_unit
-        self.blocks: list[Block] = []
-        """Those from the floor on."""
-        self._first_units: list[int] = []
+        self.places = PlaceList()
+        """Of the blocks from the floor on."""
         self._first_pts_s = _Column("f8")
         self._last_pts_s = _Column("f8")
         self._token_counts = _Column("i8")
@@ -80,7 +88,8 @@ class UnitCatalog:
         self._drop_fractions = _Column("f8")
         self._gaps_before = _Column("?")
         self._coarsened = _Column("?")
-        self._checksums = _Column("u8", (0,))  # as wide as the first block says
+        # As wide as the first block says.
+        self._checksums = _Column("u8", (0,)) if keeps_checksums else None
         if floor.first_unit:
             before_all_time = np.full(floor.first_unit, -np.inf)
             nothing = np.zeros(floor.first_unit, dtype=np.int64)
@@ -94,15 +103,12 @@ class UnitCatalog:
     @property
     def block_count(self) -> int:
         """Blocks known so far, dropped ones included."""
-        return self.floor.first_block + len(self.blocks)
+        return self.floor.first_block + len(self.places)
 
     @property
     def durable_unit_count(self) -> int:
         """Units in the blocks known so far."""
-        if not self.blocks:
-            return self.floor.first_unit
-        last = self.blocks[-1].header
-        return last.first_unit + last.unit_count
+        return self.places.stop_unit or self.floor.first_unit
 
     def add_rows(self, rows: np.ndarray[Any, Any]) -> None:
         """Append the rows (of table.ROW) that are not known yet; they continue the units."""
@@ -123,35 +129,30 @@ class UnitCatalog:
         if block.header.unit_count > known_count:
             self.add_rows(block.table.rows)
         checksums = block.table.checksums
-        if self._checksums.width != checksums.shape[1]:
-            self._checksums = _Column("u8", checksums.shape[1:])
-        self._checksums.write(block.header.first_unit, checksums)
+        if self._checksums is not None:
+            if self._checksums.width != checksums.shape[1]:
+                self._checksums = _Column("u8", checksums.shape[1:])
+            self._checksums.write(block.header.first_unit, checksums)
         if block.header.generation and known_count > 0:
             self._renew([block])  # known from the hot tail, and thinned before they were met here
-        self.blocks.append(block)
-        self._first_units.append(block.header.first_unit)
-
-    def find(self, unit_index: int) -> tuple[Block, int] | None:
-        """The block that holds a unit and the unit's position in it; None when not durable."""
-        # _first_units grows last, so an index found in it is in blocks.
-        found = bisect_right(self._first_units, unit_index) - 1
-        if found < 0:
-            return None
-        block = self.blocks[found]
-        position = unit_index - block.header.first_unit
-        return (block, position) if position < block.header.unit_count else None
+        self.places.append(block.place)
 
     def checksums(self, units: np.ndarray[Any, Any], layer: int) -> np.ndarray[Any, Any]:
         """XXH3-64 of units' keys and values in a layer: (n,) uint64, of no meaning where a unit is
         in none of the blocks.
         """
+        if self._checksums is None:
+            raise RuntimeError("the checksums are not kept")
         return self._checksums.rows(units, layer)
 
     def cut(self, block_count: int) -> UnitCatalog:
         """A new catalog of the blocks before number `block_count`; snapshots of this one stay."""
-        kept = UnitCatalog(self.floor)
-        for block in self.blocks[: max(0, block_count - self.floor.first_block)]:
-            kept.add_block(block)
+        kept = copy.copy(self)
+        kept.places = self.places.between(0, max(0, block_count - self.floor.first_block))
+        kept.unit_count = kept.durable_unit_count
+        for name, column in vars(self).items():
+            if isinstance(column, _Column):
+                setattr(kept, name, column.copy())
         return kept
 
     def raised(self, floor: Floor) -> UnitCatalog:
@@ -160,11 +161,11 @@ class UnitCatalog:
         This one is not to be appended to any more. Rows of units that were known stay.
         """
         if self.durable_unit_count < floor.first_unit:
-            return UnitCatalog(floor)
+            return UnitCatalog(floor, keeps_checksums=self._checksums is not None)
         risen = copy.copy(self)
         risen.floor = floor
         gone = floor.first_block - self.floor.first_block
-        risen.blocks, risen._first_units = self.blocks[gone:], self._first_units[gone:]
+        risen.places = self.places.between(gone, len(self.places))
         return risen
 
     def rewritten(self, blocks: Sequence[Block]) -> UnitCatalog:
@@ -173,21 +174,22 @@ class UnitCatalog:
         This one is not to be appended to any more; what was handed out of it stays as it was.
         """
         renewed = copy.copy(self)
-        by_sequence = {block.header.sequence: block for block in blocks}
-        renewed.blocks = [by_sequence.get(old.header.sequence, old) for old in self.blocks]
+        renewed.places = self.places.replaced(block.place for block in blocks)
         renewed._renew(blocks)
         return renewed
 
     def _renew(self, blocks: Sequence[Block]) -> None:
         """Write over what is known of the blocks' units, in columns of their own."""
-        columns = (self._token_counts, self._drop_fractions, self._coarsened, self._checksums)
-        token_counts, drop_fractions, coarsened, checksums = (column.copy() for column in columns)
+        columns = (self._token_counts, self._drop_fractions, self._coarsened)
+        token_counts, drop_fractions, coarsened = (column.copy() for column in columns)
+        checksums = self._checksums.copy() if self._checksums is not None else None
         for block in blocks:
             rows, start = block.table.rows, block.header.first_unit
             token_counts.write(start, rows["token_count"])
             drop_fractions.write(start, rows["drop_fraction"])
             coarsened.write(start, rows["thinned_count"] != 0)
-            checksums.write(start, block.table.checksums)
+            if checksums is not None:
+                checksums.write(start, block.table.checksums)
         # Only when they are whole: others look without the lock.
         self._token_counts, self._drop_fractions = token_counts, drop_fractions
         self._coarsened, self._checksums = coarsened, checksums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_an_old_snapshot_keeps_what_it_saw_while_the_session_grows(root: Path) -
 
 def test_open_files_are_bounded_and_closed(root: Path) -> None:
     built(root, 600)
+    gc.collect()  # what tests before this one left open
     before = open_files()
     reader = SessionReader.open(root, SESSION)
     snapshot = reader.snapshot()

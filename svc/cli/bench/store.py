@@ -24,6 +24,7 @@ from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
 from svc.cli.bench.rates import GB, rate_row
 from svc.cli.bench.store_appends import append_rows
+from svc.cli.bench.store_open import open_rows
 from svc.cli.bench.store_ram import ram_rows
 from svc.cli.bench.store_session import (
     SEVEN_B,
@@ -88,6 +89,7 @@ def _measure(root: Path, sizes: Sizes, console: Console) -> list[Row]:
         _visible_rows,
         _index_rows,
         _overhead_rows,
+        _open_rows,
         _ram_rows,
     )
     rows: list[Row] = []
@@ -255,6 +257,10 @@ def _overhead_rows(root: Path, sizes: Sizes) -> list[Row]:
             target="<= 15",
         )
     ]
+
+
+def _open_rows(root: Path, sizes: Sizes) -> list[Row]:
+    return open_rows(root)
 
 
 def _ram_rows(root: Path, sizes: Sizes) -> list[Row]:

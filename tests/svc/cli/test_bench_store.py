@@ -10,6 +10,7 @@ import pytest
 
 from kvstore.geometry import Geometry
 from kvstore.paths import segment_path, session_folder
+from svc.cli.bench.store_open import open_rows
 from svc.cli.bench.store_session import (
     SLICE_BYTES,
     UNIT_BYTES,
@@ -108,3 +109,13 @@ def test_small_units_lie_in_one_segment(tmp_path: Path) -> None:
     write_session(tmp_path, "s", Noise(bench._SMALL, 1), 64)
     path = segment_path(session_folder(tmp_path, "s"), 0)
     assert path.stat().st_size > 64 * bench._SMALL.layer_count
+
+
+def test_what_an_open_session_takes_is_counted_without_its_tables(tmp_path: Path) -> None:
+    rows = open_rows(tmp_path, 1024)
+    baselines = [row.baseline for row in rows]
+    assert baselines == [168, 168, 1072, 1072]  # 64 a row, 8 a layer, 4 a token
+    values = [row.value for row in rows]
+    assert all(42 < value < 168 for value in (values[0], values[2]))
+    for alone, with_tier, layers in ((*values[:2], 5), (*values[2:], 28)):
+        assert 0.9 * 8 * layers < with_tier - alone < 1.3 * 8 * layers
