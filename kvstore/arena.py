@@ -92,8 +92,8 @@ class Arena:
     ) -> Arena:
         """Make the arena of a store's root, with all its memory allocated.
 
-        Where shared memory has less room than the budget, arena and hot tails there share what it
-        has but for an eighth, and a warning says so.
+        Where shared memory, or the machine, has less room than the budget, arena and hot tails there
+        share what it has but for an eighth, and a warning says so.
 
         Args:
             budget_bytes: of the arena and of what is claimed and lent, together.
@@ -106,11 +106,11 @@ class Arena:
         """
         io = io or DiskIO()
         folder = shared_folder(shm_dir)
-        free_bytes = io.free_bytes(folder)
+        free_bytes = min(io.free_bytes(folder), io.free_memory_bytes())
         room_bytes = min(budget_bytes, free_bytes * 7 // 8)
         if room_bytes < budget_bytes:
             logger.warning(
-                "shared memory has less room than the budget of the RAM tier, taking what fits",
+                "memory has less room than the budget of the RAM tier, taking what fits",
                 extra={
                     "shm_dir": str(folder),
                     "ram_budget_bytes": budget_bytes,

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvstore.freememory import free_memory_bytes
+
 Buffer = bytes | bytearray | memoryview
 
 # Linux refuses more buffers per call (IOV_MAX), and cuts a call at 2 GiB less one page.
@@ -71,6 +73,10 @@ class DiskIO:
         """Bytes of the folder's file system that this user may still take."""
         status = os.statvfs(folder)
         return status.f_bavail * status.f_frsize
+
+    def free_memory_bytes(self) -> int:
+        """Memory that may still be taken; see `kvstore.freememory`."""
+        return free_memory_bytes()
 
 
 def make_folders(io: DiskIO, folder: Path) -> None:

@@ -330,19 +330,25 @@ def test_a_hot_tail_that_the_budget_has_no_room_for_is_refused_and_claims_nothin
     arena.close()
 
 
-class SmallMemory(DiskIO):
+class SmallSharedMemory(DiskIO):
     """Shared memory with little room."""
 
     def free_bytes(self, folder: Path) -> int:
         return 128 * KIB
 
 
-def test_where_shared_memory_is_small_it_takes_what_fits_and_says_so(
-    root: Path, shm: Path, caplog: pytest.LogCaptureFixture
+class SmallMachine(DiskIO):
+    """Shared memory that promises more than the machine has."""
+
+    def free_memory_bytes(self) -> int:
+        return 128 * KIB
+
+
+@pytest.mark.parametrize("io", [SmallSharedMemory(), SmallMachine()])
+def test_where_memory_is_small_it_takes_what_fits_and_says_so(
+    root: Path, shm: Path, caplog: pytest.LogCaptureFixture, io: DiskIO
 ) -> None:
-    arena = Arena.create(
-        root, budget_bytes=2**30, slot_bytes=SLOT_BYTES, shm_dir=shm, io=SmallMemory()
-    )
+    arena = Arena.create(root, budget_bytes=2**30, slot_bytes=SLOT_BYTES, shm_dir=shm, io=io)
     assert "less room" in caplog.text
     assert 0 < arena.file_bytes <= 128 * KIB
     keep(arena, 1)
