@@ -92,8 +92,8 @@ class Arena:
     ) -> Arena:
         """Make the arena of a store's root, with all its memory allocated.
 
-        Where shared memory, or the machine, has less room than the budget, arena and hot tails there
-        share what it has but for an eighth, and a warning says so.
+        Where shared memory, or the machine, has less room than the budget, arena and hot tails
+        there share what it has but for an eighth, and a warning says so.
 
         Args:
             budget_bytes: of the arena and of what is claimed and lent, together.
