@@ -95,6 +95,8 @@ class RequestError(Exception):
         """`metadata` holds the values that the message names; what is long is cut."""
         super().__init__(_cut(message, _MESSAGE_BYTES))
         self.reason = reason
+        self.retryable = reason in _RETRYABLE
+        """Whether the client is told that waiting may help; to be unset where it does not."""
         self.metadata: Mapping[str, str] = {
             key: _cut(str(value), _VALUE_BYTES) for key, value in metadata.items()
         }
@@ -105,7 +107,7 @@ class RequestError(Exception):
             reason=self.reason.name, domain=DOMAIN, metadata=self.metadata
         )
         details = [_packed(info)]
-        if self.reason in _RETRYABLE:
+        if self.retryable:
             delay = duration_pb2.Duration()
             delay.FromMilliseconds(int(_RETRY_AFTER_S * 1000))
             details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))

@@ -109,7 +109,7 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
     text = str(error)
     match error:
         case store.BudgetExceededError():
-            return RequestError(
+            refusal = RequestError(
                 Reason.STORE_FULL,
                 text,
                 budget=error.budget,
@@ -117,6 +117,9 @@ def _of_writer(error: store.KVStoreError) -> RequestError | None:
                 used_bytes=error.used_bytes,
                 needed_bytes=error.needed_bytes,
             )
+            # Of a session's own budget nothing becomes free while its push waits.
+            refusal.retryable = error.budget != "session_budget_bytes"
+            return refusal
         case store.StoreFullError():
             return RequestError(
                 Reason.STORE_FULL,
