@@ -13,6 +13,8 @@ CONTROL_NAME = "CTL"
 INDEX_NAME = "index.rows"
 """Written and read by `retrieval`, derived from the blocks; here because it lies beside them."""
 LOCK_NAME = "LOCK"
+REDUCTION_NAMES = ("reduction.0", "reduction.1")
+"""Written and read by the engine, in turns; here because they lie beside the blocks."""
 RECORD_NAME = "session.json"
 TOMBSTONE_NAME = "TOMBSTONE"
 

@@ -47,6 +47,7 @@ class SessionWriter:
         limits: BlockLimits,
         parts: WriterParts,
         may_commit: Callable[[], bool],
+        before_commit: Callable[[int], None],
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
@@ -69,6 +70,7 @@ class SessionWriter:
         self._resume = b""
         self._failure: str | None = None
         self._may_commit = may_commit
+        self._before_commit = before_commit
         self._fenced = False
         self._closed = False
 
@@ -88,6 +90,7 @@ class SessionWriter:
         min_epoch: int = 0,
         arena: Arena | None = None,
         pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: (),
+        before_commit: Callable[[int], None] = lambda _: None,
     ) -> SessionWriter:
         """Take the session's lock, recover its log and begin a new epoch.
 
@@ -108,6 +111,8 @@ class SessionWriter:
             arena: takes the units that leave the hot tail, and has a budget for both.
             pinned: half-open spans of pts in seconds of which nothing is dropped, aged out or
                 thinned; asked anew, on this writer's thread, whenever something is to go.
+            before_commit: called with the count of units that are about to become durable, those
+                before them included, on this writer's thread. What it raises leaves them pending.
 
         Raises:
             InvalidSessionIdError: the id cannot name a session.
@@ -147,7 +152,7 @@ class SessionWriter:
                 "torn_bytes": parts.recovery.torn_bytes,
             },
         )
-        return cls(session_id, layout, limits, parts, may_commit)
+        return cls(session_id, layout, limits, parts, may_commit, before_commit)
 
     def append(
         self,
@@ -291,6 +296,7 @@ class SessionWriter:
         if not self._pending:
             return
         self._check_owned()
+        self._before_commit(self._pending[-1].unit.index + 1)
         try:
             begins_segment = self._log.append(self._pending, self._resume)
         except (StoreFullError, WriterFencedError):

@@ -27,6 +27,7 @@ from svc.engine.model import LoadedModel
 from svc.engine.packed import PackedSession, Segment
 from svc.engine.sampling import Sampling, TokenSampler, warn_of_unhonoured_settings
 from svc.engine.text_stream import TextStream
+from svc.engine.whole_newest import WholeNewest
 
 
 class AnswerEngine:
@@ -55,6 +56,8 @@ class AnswerEngine:
         if memory.unit_count == memory.first_unit:
             raise NothingVisibleError
         model = self._model
+        if request.newest_whole:
+            memory = WholeNewest(memory, model.adapter.tokens_per_unit)
         prompt = model.prompt.question(
             request.question, request.history, max_token_count=self.limits.max_question_tokens
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,6 +102,34 @@ class StreamEncoder:
         session = _KeysAndValuesOnly(started, self._decoder.layer_count - 1)
         self._decoder.run_until_done(torch.cat([unit.embeds for unit in units]), session)
         return self._cache.commit(started)
+
+    def encode_pruned(
+        self, unit: UnitEmbeds, choose: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, UnitKV]:
+        """Run one whole unit through the text model, and keep what its keys decide.
+
+        Later units see the kept tokens alone. When it raises, the stream is as before the call.
+
+        Args:
+            unit: the next one, in time order.
+            choose: from keys before RoPE, (layers, n, kv_heads, head_dim), to the tokens to keep,
+                ascending.
+
+        Returns:
+            kept: what `choose` returned.
+            kv: of the kept tokens.
+        """
+        span = UnitSpan(positions=unit.positions, position_span=unit.position_span)
+        started = self._cache.begin([span])
+        session = _KeysAndValuesOnly(started, self._decoder.layer_count - 1)
+        self._decoder.run_until_done(unit.embeds, session)
+        (whole,) = self._cache.made(started)
+        kept = choose(whole.keys)
+        pruned = UnitKV(keys=whole.keys[:, kept], values=whole.values[:, kept])
+        self._cache.refill(
+            [UnitSpan(positions=unit.positions[kept], position_span=unit.position_span)], [pruned]
+        )
+        return kept, pruned
 
     def restore(self, units: Sequence[WindowUnit]) -> None:
         """Refill the window, so that the stream goes on as if it had never stopped.

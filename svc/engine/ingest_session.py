@@ -25,10 +25,15 @@ from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 from retrieval.index_writer import KeyIndexWriter
-from svc.engine.encoder import StreamEncoder, UnitEmbeds, WindowUnit
+from svc.engine.cell_positions import CellPositions
+from svc.engine.encoder import StreamEncoder, WindowUnit
 from svc.engine.index_memory import IndexMemory
 from svc.engine.key_rows import key_index_path, key_row, open_key_index
 from svc.engine.model import LoadedModel
+from svc.engine.reducer import ReducedUnit, Reducer, WholeUnit
+from svc.engine.reduction.base import ReductionState
+from svc.engine.reduction.spec import NO_REDUCTION, ReductionSpec
+from svc.engine.reduction_file import ReductionFile
 from svc.engine.stored_kv import from_stored, read_units, to_stored
 from svc.engine.window import WindowConfig, window_start
 from svc.engine.window_cache import UnitKV
@@ -94,18 +99,19 @@ class StreamIngest:
         writer: SessionWriter,
         index: KeyIndexWriter,
         index_memory: IndexMemory,
+        reducer: Reducer,
         *,
         window_rounded: bool,
     ) -> None:
         """Internal: use `open`."""
         self._index_memory = index_memory
+        self._reducer = reducer
         self._model = model
         self._encoder = encoder
         self._writer = writer
         self._index = index
         self._window_rounded = window_rounded
         self._cells = model.adapter.cells()
-        self._positions = torch.from_numpy(model.adapter.local_positions())
         self._first_unit_count = writer.recovery.durable_unit_count
         self._visible_pts_s = writer.recovery.durable_pts_s
         self._received = (self._visible_pts_s, 0)
@@ -115,7 +121,12 @@ class StreamIngest:
 
     @classmethod
     def open(
-        cls, model: LoadedModel, window: WindowConfig, session_id: str, store: StoreOptions
+        cls,
+        model: LoadedModel,
+        window: WindowConfig,
+        session_id: str,
+        store: StoreOptions,
+        reduction: ReductionSpec = NO_REDUCTION,
     ) -> StreamIngest:
         """Take the session, recover it, and bring the encoder to where it was.
 
@@ -129,6 +140,8 @@ class StreamIngest:
             head_dim=model.head_dim,
             element=model.element,
         )
+        reducer = Reducer(reduction, model.adapter)
+        states = ReductionFile(store.root, session_id)
         writer = SessionWriter.open(
             store.root,
             session_id,
@@ -141,9 +154,16 @@ class StreamIngest:
             min_epoch=store.min_epoch,
             arena=store.arena,
             pinned=store.pinned,
+            before_commit=lambda unit_count: states.write(
+                unit_count,
+                reducer.state,
+                durable_unit_count=writer.durable_unit_count,
+                room=writer.room,
+            ),
         )
         with ExitStack() as undo:
             undo.callback(writer.close)
+            reducer.state = states.read(writer.durable_unit_count) or ReductionState()
             encoder = StreamEncoder(model, window)
             reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
@@ -176,7 +196,7 @@ class StreamIngest:
                     "unit_count": len(window_units),
                 },
             )
-        return cls(model, encoder, writer, index, memory, window_rounded=rounded)
+        return cls(model, encoder, writer, index, memory, reducer, window_rounded=rounded)
 
     @property
     def resume(self) -> bytes | None:
@@ -192,18 +212,12 @@ class StreamIngest:
         """
         adapter = self._model.adapter
         embeds = adapter.encode(torch.cat([unit.pixels for unit in units]))
-        encoded = self._encoder.encode(
-            [
-                UnitEmbeds(
-                    embeds=unit_embeds,
-                    positions=self._positions,
-                    position_span=adapter.position_span,
-                )
-                for unit_embeds in embeds
-            ]
-        )
-        for unit, kv in zip(units, encoded, strict=True):
-            self._keep(unit, kv)
+        whole = [
+            WholeUnit(pixels=unit.pixels[0], embeds=unit_embeds, gap_before=unit.gap_before)
+            for unit, unit_embeds in zip(units, embeds, strict=True)
+        ]
+        for unit, reduced in zip(units, self._reducer.encode(self._encoder, whole), strict=True):
+            self._keep(unit, reduced)
 
     def flush(self) -> None:
         """Make durable what is visible, and its index with it.
@@ -234,8 +248,8 @@ class StreamIngest:
             self._received = (pts_s, unit_count)
             self._tell_watermarks()
 
-    def _keep(self, unit: FrameUnit, kv: UnitKV) -> None:
-        token_count = kv.keys.shape[1]
+    def _keep(self, unit: FrameUnit, reduced: ReducedUnit) -> None:
+        kv, token_count = reduced.kv, len(reduced.kept)
         self._writer.append(
             Unit(
                 index=self._index.count,
@@ -243,8 +257,8 @@ class StreamIngest:
                 last_pts_s=unit.last_pts_s,
                 token_count=token_count,
                 position_span=self._model.adapter.position_span,
-                cells=self._cells,
-                drop_fraction=0.0,
+                cells=self._cells[reduced.kept.numpy()],
+                drop_fraction=1 - token_count / len(self._cells),
                 gap_before=unit.gap_before,
                 thumbnail_jpeg=unit.thumbnail_jpeg,
             ),
@@ -252,6 +266,7 @@ class StreamIngest:
             to_stored(kv.values),
             resume=unit.resume,
         )
+        self._reducer.state = reduced.state
         self._index.append(key_row(self._kept_keys(kv)))
         with self._watermarks:
             self._writer.publish()
@@ -294,12 +309,12 @@ def _window_units(
     """Return the stored units that the next unit will see."""
     start = window_start(snapshot.token_counts.tolist(), snapshot.position_spans.tolist(), window)
     units = range(max(start, snapshot.first_unit), snapshot.unit_count)
-    positions = torch.from_numpy(model.adapter.local_positions())
+    place = CellPositions(model.adapter)
     return [
         WindowUnit(
             keys=kv.keys,
             values=kv.values,
-            positions=positions,
+            positions=torch.from_numpy(place.of(reader.cells(snapshot, unit))),
             position_span=int(snapshot.position_spans[unit]),
         )
         for unit, kv in zip(units, read_units(reader, snapshot, geometry, units), strict=True)

@@ -49,6 +49,12 @@ class FramePreprocessor:
         std = torch.tensor(self.std) * (1.0 / self.rescale_factor)
         return resized.to(torch.float32).sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Return (..., 3, height, width) of what `__call__` made as values in [0, 1]."""
+        scale = 255.0 * self.rescale_factor
+        mean = torch.tensor(self.mean).view(-1, 1, 1)
+        return (pixels * torch.tensor(self.std).view(-1, 1, 1) + mean) / scale
+
     def _resize(self, frame: Tensor) -> Tensor:
         if frame.shape[-2:] == (self.height, self.width):
             return frame

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +13,7 @@ from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
+from svc.engine.cell_positions import CellPositions
 from svc.engine.model import LoadedModel
 from svc.engine.stored_kv import from_stored
 
@@ -53,8 +52,7 @@ class StoreMemory:
             head_dim=model.head_dim,
             element=model.element,
         )
-        self._whole = model.adapter.local_positions()
-        self._position_of_cell = _position_of_cell(model.adapter.cells(), self._whole)
+        self._positions = CellPositions(model.adapter)
 
     @property
     def unit_count(self) -> int:
@@ -85,12 +83,11 @@ class StoreMemory:
             UnitsThinnedError: units lost tokens since; to be met by `meet`, and tried again.
             KVStoreError: they are gone.
         """
-        if (self._snapshot.token_counts[units] == len(self._whole)).all():
-            return np.tile(self._whole, len(units))  # nothing was dropped: no cells to look up
+        whole = self._positions.whole
+        if (self._snapshot.token_counts[units] == len(whole)).all():
+            return np.tile(whole, len(units))  # nothing was dropped: no cells to look up
         cells = [self._reader.cells(self._snapshot, unit) for unit in units.tolist()]
-        rows, columns = np.concatenate(cells).T
-        positions: NDArray[np.int64] = self._position_of_cell[rows, columns]
-        return positions
+        return self._positions.of(np.concatenate(cells))
 
     def meet(self, thinned: UnitsThinnedError) -> None:
         """Go on with the units as they are now: their counts and cells are fewer from here on."""
@@ -129,12 +126,3 @@ class StoreMemory:
             self.tiers[unit] = Tier.slowest([tier, self.tiers.get(unit, tier)])
         self.coarsened.update(units[self._snapshot.coarsened[units]].tolist())
         return from_stored(keys, geometry.element), from_stored(values, geometry.element)
-
-
-def _position_of_cell(
-    cells: np.ndarray[Any, Any], positions: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return (rows, columns): the position of the token at each cell of a full unit."""
-    table = np.zeros(cells.max(axis=0) + 1, np.int64)
-    table[cells[:, 0], cells[:, 1]] = positions
-    return table

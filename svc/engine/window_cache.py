@@ -88,6 +88,11 @@ class WindowCache:
     def commit(self, finished: WindowPass) -> list[UnitKV]:
         """Take a finished pass into the window and return what the layers made of its units."""
         self.window = finished.window
+        return self.made(finished)
+
+    @torch.inference_mode()
+    def made(self, finished: WindowPass) -> list[UnitKV]:
+        """Return copies of what the layers made of the units of a pass, before the next begins."""
         made = []
         for place in finished.places:
             stop = place.first_token + place.token_count

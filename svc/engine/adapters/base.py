@@ -19,6 +19,8 @@ class Adapter(Protocol):
     """Positions that the full grid of a unit takes, whatever is dropped of it."""
     frame_height: int
     frame_width: int
+    grid: tuple[int, int]
+    """Rows and columns of a full unit's tokens, which lie in reading order."""
     video_token_id: int
     """The token that stands for the video in the checkpoint's template."""
     question_lead_count: int
@@ -33,6 +35,10 @@ class Adapter(Protocol):
         Raises:
             ValueError: the frames are not whole units, or not such arrays.
         """
+        ...
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Return pixels of `preprocess` as values in [0, 1], whatever the normalisation."""
         ...
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class LlavaOnevisionAdapter:
         self.frame_height, self.frame_width = size
         patch_count = int(vision.image_size) // int(vision.patch_size)
         self._grid_size = -(-patch_count // 2)  # the stock pooling halves, rounding up
+        self.grid = (self._grid_size, self._grid_size)
         self.tokens_per_unit = self._grid_size**2
         self.position_span = self.tokens_per_unit
         self.video_token_id = int(config.video_token_id)
@@ -54,6 +55,10 @@ class LlavaOnevisionAdapter:
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Return the pixels of the frames, (units, 1, 3, height, width) float32 on the CPU."""
         return self._preprocessor(frames)[:, None]
+
+    def shown(self, pixels: Tensor) -> Tensor:
+        """Return pixels of `preprocess` as values in [0, 1]."""
+        return self._preprocessor.shown(pixels)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor) -> Tensor:

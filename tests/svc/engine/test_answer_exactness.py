@@ -45,6 +45,7 @@ def request(**fields: Any) -> AnswerRequest:
         "question": QUESTION,
         "unit_count": ALL,
         "recent_unit_count": 1,
+        "newest_whole": False,
         "max_new_tokens": STEPS,
         "temperature": 0.0,
         "ignore_eos": True,

@@ -1,0 +1,1 @@
+"""Token reduction: which tokens of a unit are kept. One policy per file; start with `base`."""

@@ -1,0 +1,176 @@
+"""The newest unit, answerable whole: what reduction dropped of it is taken from earlier units.
+
+A token was dropped because it resembles one that was kept earlier at its place. So each place that
+the newest unit lacks shows what was last kept there, at the position it has in the newest unit:
+keys are stored before RoPE, so a token can stand anywhere. Nothing but stored units is used: an
+answer as of a time later equals the live answer then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kvstore.errors import SliceCorruptError, UnitsThinnedError
+from kvstore.geometry import Tier
+from svc.engine.memory import Memory
+
+MAX_LOOKBACK_UNITS = 64
+"""How far back a place is looked for: policies keep a unit whole more often."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Composite:
+    """Which tokens make the newest unit whole, in order of position."""
+
+    units: NDArray[np.int64]
+    """(n,): the unit that each token is of."""
+    offsets: NDArray[np.int64]
+    """(n,): which of that unit's tokens it is."""
+    positions: NDArray[np.int64]
+    """(n,): in the unit's span, ascending, none twice."""
+
+    @property
+    def sources(self) -> NDArray[np.int64]:
+        """The units that tokens are of, ascending, the newest included."""
+        return np.unique(self.units)
+
+
+class WholeNewest:
+    """A memory whose newest unit has a token at every place that was kept lately.
+
+    See `svc.engine.memory.Memory`, which it is, over another.
+    """
+
+    def __init__(self, memory: Memory, tokens_per_unit: int) -> None:
+        """Put it over `memory`; `tokens_per_unit` are those of a whole unit."""
+        self._memory = memory
+        self._tokens_per_unit = tokens_per_unit
+        self._unreadable: set[int] = set()
+        self._newest = memory.unit_count - 1
+        self._compose()
+
+    @property
+    def unit_count(self) -> int:
+        """Units in the snapshot."""
+        return self._memory.unit_count
+
+    @property
+    def first_unit(self) -> int:
+        """Units before it were dropped from the store, and are none to choose from."""
+        return self._memory.first_unit
+
+    @property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(unit_count,): tokens of each unit, those lent to the newest counted with it."""
+        return self._token_counts
+
+    @property
+    def position_spans(self) -> NDArray[np.int64]:
+        """(unit_count,): positions each unit takes, dropped tokens included."""
+        return self._memory.position_spans
+
+    @property
+    def tiers(self) -> Mapping[int, Tier]:
+        """Slowest tier each unit was loaded from so far."""
+        return self._memory.tiers
+
+    @property
+    def coarsened(self) -> Set[int]:
+        """Units loaded so far that had lost tokens, to make room, by the time of some load."""
+        return self._memory.coarsened
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        """Go on with the units as they are now."""
+        self._memory.meet(thinned)
+        self._compose()
+
+    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each token's position within its unit's span, unit after unit."""
+        made = self._composite
+        if made is None or self._newest not in units:
+            return self._memory.local_positions(units)
+        parts = [
+            made.positions
+            if unit == self._newest
+            else self._memory.local_positions(np.array([unit]))
+            for unit in units.tolist()
+        ]
+        return np.concatenate(parts)
+
+    def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the inner product of `query` with each unit's mean key before RoPE."""
+        return self._memory.scores(layer, query)
+
+    def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return keys before RoPE and values of the units, in the order given.
+
+        A unit that only lends tokens and cannot be read is told as lost, once, and lends no more.
+        """
+        made = self._composite
+        if made is None or self._newest not in units:
+            return self._memory.load(layer, units)
+        wanted = np.union1d(units, made.sources)
+        try:
+            keys, values = self._memory.load(layer, wanted)
+        except SliceCorruptError as error:
+            self._unreadable.update(each.unit_index for each in error.damaged)
+            self._compose()
+            raise
+        picks = self._picks(units, wanted, made)
+        return keys[picks], values[picks]
+
+    def _picks(
+        self, units: NDArray[np.int64], wanted: NDArray[np.int64], made: _Composite
+    ) -> NDArray[np.int64]:
+        """Return where the tokens of `units` lie among those loaded, of `wanted`."""
+        counts = self._memory.token_counts[wanted]
+        starts = np.cumsum(counts) - counts
+        parts = []
+        for unit in units.tolist():
+            if unit == self._newest:
+                parts.append(starts[np.searchsorted(wanted, made.units)] + made.offsets)
+            else:
+                place = int(np.searchsorted(wanted, unit))
+                parts.append(np.arange(starts[place], starts[place] + counts[place]))
+        return np.concatenate(parts)
+
+    def _compose(self) -> None:
+        while True:
+            try:
+                self._composite = self._find()
+                break
+            except UnitsThinnedError as error:
+                self._memory.meet(error)
+        self._token_counts = self._memory.token_counts
+        if self._composite is not None:
+            self._token_counts = self._token_counts.copy()
+            self._token_counts[self._newest] = len(self._composite.positions)
+
+    def _find(self) -> _Composite | None:
+        """Return the newest unit made whole; None where nothing lacks, or nothing can be lent."""
+        counts, newest = self._memory.token_counts, self._newest
+        lost = newest < self._memory.first_unit or newest in self._unreadable
+        if lost or counts[newest] >= self._tokens_per_unit:
+            return None
+        oldest = max(self._memory.first_unit, newest - MAX_LOOKBACK_UNITS)
+        looked_at = [u for u in range(newest, oldest - 1, -1) if u not in self._unreadable]
+        units, offsets, positions = [], [], []
+        found: NDArray[np.int64] = np.empty(0, np.int64)
+        for unit in looked_at:
+            own = self._memory.local_positions(np.array([unit]))
+            new = np.flatnonzero(~np.isin(own, found))
+            units.append(np.full(len(new), unit))
+            offsets.append(new)
+            positions.append(own[new])
+            found = np.concatenate([found, own[new]])
+            if len(found) == self._tokens_per_unit:
+                break
+        order = np.argsort(found)
+        return _Composite(
+            np.concatenate(units)[order], np.concatenate(offsets)[order], found[order]
+        )

@@ -1,0 +1,141 @@
+"""The newest unit is answered from whole, with what was last kept at the places it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kvstore.errors import SliceCorruptError
+from svc.engine.answer_request import AnswerRequest
+from svc.engine.model import LoadedModel
+from svc.engine.whole_newest import MAX_LOOKBACK_UNITS, WholeNewest
+from svc.engine.window_cache import UnitKV
+from tests.svc.engine import streams
+from tests.svc.engine.answer_world import (
+    DTYPES,
+    QUESTION,
+    TOLERANCE,
+    ListMemory,
+    LogitsTap,
+    StoredUnit,
+    answer,
+    encode,
+)
+
+LoadTiny = Callable[[str], LoadedModel]
+
+
+def request(**fields: Any) -> AnswerRequest:
+    defaults: dict[str, Any] = {
+        "question": QUESTION,
+        "unit_count": 4,
+        "max_new_tokens": 6,
+        "temperature": 0.0,
+        "ignore_eos": True,
+    }
+    return AnswerRequest(**(defaults | fields))
+
+
+def made_whole(units: Sequence[StoredUnit], first_unit: int = 0) -> StoredUnit:
+    """Return the newest unit with, at every place, the newest token that was kept there."""
+    newest: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for unit in units[first_unit:]:
+        for token, position in enumerate(unit.positions.tolist()):
+            newest[position] = (unit.kv.keys[:, token], unit.kv.values[:, token])
+    positions = sorted(newest)
+    return StoredUnit(
+        UnitKV(
+            keys=torch.stack([newest[p][0] for p in positions], dim=1),
+            values=torch.stack([newest[p][1] for p in positions], dim=1),
+        ),
+        np.array(positions, np.int64),
+        units[-1].span,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("unit_count", [1, 4, 100])
+def test_an_answer_rests_on_the_newest_unit_made_whole(
+    dtype: str, unit_count: int, tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(dtype)
+    units = encode(model, streams.ragged_units(model, 9))
+    assert len(units[-1].positions) < model.adapter.tokens_per_unit
+    by_hand = [*units[:-1], made_whole(units)]
+    rows = []
+    for memory, whole in ((ListMemory(units), True), (ListMemory(by_hand), False)):
+        with monkeypatch.context() as patch:
+            tap = LogitsTap(model, patch)
+            result = answer(model, request(unit_count=unit_count, newest_whole=whole), memory)
+            rows.append(tap.rows)
+        assert result.layer_units[0][-1] == 8
+    assert float((rows[0] - rows[1]).abs().max()) < TOLERANCE[dtype]
+    with monkeypatch.context() as patch:
+        tap = LogitsTap(model, patch)
+        answer(model, request(unit_count=unit_count, newest_whole=False), ListMemory(units))
+        assert float((rows[0] - tap.rows).abs().max()) > 1e-2  # the rule changes something
+
+
+def test_the_newest_unit_is_charged_with_the_tokens_it_borrows(tiny_model: LoadTiny) -> None:
+    model = tiny_model("float32")
+    units = encode(model, streams.ragged_units(model, 9))
+    whole = len(made_whole(units).positions)
+    result = answer(model, request(unit_count=1), ListMemory(units))
+    assert result.context_token_count == whole
+
+
+def memory_of(kept: Sequence[Sequence[int]], *, first_unit: int = 0) -> ListMemory:
+    """Return units with tokens at the given places; key and value say unit and place."""
+    units = []
+    for index, places in enumerate(kept):
+        marks = torch.tensor([[index * 100.0 + place] for place in places])
+        kv = UnitKV(keys=marks[None, :, None], values=-marks[None, :, None])
+        units.append(StoredUnit(kv, np.array(places, np.int64), 4))
+    return ListMemory(units, first_unit=first_unit)
+
+
+def tokens_of(memory: WholeNewest, units: Sequence[int]) -> list[float]:
+    keys, values = memory.load(0, np.array(units))
+    assert torch.equal(keys, -values)
+    return keys.flatten().tolist()
+
+
+def test_each_place_shows_what_was_last_kept_there() -> None:
+    memory = WholeNewest(memory_of([[0, 1, 2, 3], [1, 2], [0], [2]]), 4)
+    assert tokens_of(memory, [3]) == [200.0, 101.0, 302.0, 3.0]
+    assert tokens_of(memory, [1, 3]) == [101.0, 102.0, 200.0, 101.0, 302.0, 3.0]
+    assert memory.token_counts.tolist() == [4, 2, 1, 4]
+    assert memory.local_positions(np.array([1, 3])).tolist() == [1, 2, 0, 1, 2, 3]
+    assert tokens_of(memory, [0, 2]) == [0.0, 1.0, 2.0, 3.0, 200.0]
+
+
+def test_dropped_units_and_those_too_far_back_lend_nothing() -> None:
+    dropped = WholeNewest(memory_of([[0, 1, 2, 3], [1], [2]], first_unit=1), 4)
+    assert tokens_of(dropped, [2]) == [101.0, 202.0]
+    far = [[0, 1, 2, 3], *([[1]] * MAX_LOOKBACK_UNITS), [2]]
+    newest = len(far) - 1
+    assert tokens_of(WholeNewest(memory_of(far), 4), [newest]) == [
+        (newest - 1) * 100.0 + 1,
+        newest * 100.0 + 2,
+    ]
+
+
+def test_a_unit_that_cannot_be_read_is_told_and_then_lends_no_more() -> None:
+    inner = memory_of([[0, 1, 2, 3], [1, 2], [0]])
+    read = inner.load
+
+    def load(layer: int, units: Any) -> Any:
+        if 1 in units:
+            raise SliceCorruptError("s", 0, 1, layer)
+        return read(layer, units)
+
+    inner.load = load  # type: ignore[method-assign]
+    memory = WholeNewest(inner, 4)
+    with pytest.raises(SliceCorruptError) as told:
+        memory.load(0, np.array([2]))
+    assert told.value.unit_index == 1
+    assert tokens_of(memory, [2]) == [200.0, 1.0, 2.0, 3.0]
