@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     gap_max_s: float = Field(default=5.0, gt=0)
     """A hole in the stream longer than this is recorded as a gap; kept by sessions made so."""
 
+    reduction: str = "none"
+    """Which visual tokens of new sessions are kept: a policy (none, dtd, dtd_pixel, last_kept,
+    budget, key_norm), alone or as policy:preset (light, balanced, aggressive) or
+    policy:strength."""
     kv_encoding: Literal["model", "int8", "int4"] = "model"
     """How new sessions store keys and values: as the model makes them, or in so many bits."""
     block_tokens: int = Field(default=4096, ge=1)

@@ -80,6 +80,7 @@ def session_from(message: session_pb2.Session) -> Session:
         settings=SessionSettings(
             sample_fps=message.settings.sample_fps,
             window_token_count=message.settings.window_token_count,
+            reduction=message.settings.reduction,
         ),
         stats=_stats_from(message.stats),
         model=message.model,
@@ -146,7 +147,9 @@ def _stats_from(message: session_pb2.SessionStats) -> SessionStats:
 def settings_to(settings: SessionSettings) -> session_pb2.SessionSettings:
     """Returns the message for the settings."""
     return session_pb2.SessionSettings(
-        sample_fps=settings.sample_fps, window_token_count=settings.window_token_count
+        sample_fps=settings.sample_fps,
+        window_token_count=settings.window_token_count,
+        reduction=settings.reduction,
     )
 
 

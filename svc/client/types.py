@@ -57,6 +57,9 @@ class SessionSettings:
     """Frames taken per second of stream time, in (0, 30]; 0: the server's default."""
     window_token_count: int = 0
     """Tokens of the sliding window; 0: the server's default."""
+    reduction: str = ""
+    """Which visual tokens are kept: a policy, alone or with a preset or a strength, as in
+    `last_kept:light`; empty: the server's default."""
 
 
 class OnFull(Enum):

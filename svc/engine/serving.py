@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ import xxhash
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
+from svc.engine.reduction.spec import Presets, ReductionNameError, ReductionSpec
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "streamworld" / "checkpoint"
 """Where the package keeps the model that `builtin` names."""
@@ -32,6 +34,8 @@ class ServingDefaults:
     """Positions of the sliding window; the model's trained range limits it further."""
     retrieved_units: int = 64
     """Units in the context of a question, the recent ones included."""
+    reduction_presets: Presets = field(default_factory=dict)
+    """Strengths that suit the model's features; see `svc.engine.reduction.spec`."""
 
 
 def model_config(model: str, dtype: str, device: str) -> ModelConfig:
@@ -75,12 +79,28 @@ def serving_defaults(config: ModelConfig) -> ServingDefaults:
                 config.path,
                 f"its {_RECOMMENDATIONS} has {name!r}, known are {', '.join(sorted(known))}",
             )
-        if type(value) is not int or value < 1:
+        if name == "reduction_presets":
+            _check_presets(config.path, value)
+        elif type(value) is not int or value < 1:
             raise UnsupportedModelError(
                 config.path,
                 f"its {_RECOMMENDATIONS} gives {name} as {value!r}, not an integer >= 1",
             )
     return ServingDefaults(**given)
+
+
+def _check_presets(path: str, given: object) -> None:
+    """Raise UnsupportedModelError unless every strength is one that its policy takes."""
+    presets = given if isinstance(given, Mapping) else {"": {}}
+    for policy, strengths in presets.items():
+        for preset in strengths if isinstance(strengths, Mapping) else [None]:
+            try:
+                ReductionSpec.parse(f"{policy}:{preset}")  # both names are known
+                ReductionSpec.parse(f"{policy}:{strengths[preset]}")
+            except (ReductionNameError, TypeError) as error:
+                raise UnsupportedModelError(
+                    path, f"its {_RECOMMENDATIONS} gives reduction_presets that are none: {error}"
+                ) from error
 
 
 def model_identity(model: LoadedModel) -> dict[str, str]:

@@ -26,6 +26,7 @@ from svc.config import Settings
 from svc.data_dir import make_data_dir
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel, load_model
+from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import model_config, serving_defaults
 from svc.ingest.budget import disk_budget
 from svc.ingest.convert import Opening
@@ -266,7 +267,13 @@ class App:
             arena=self.arena,
             pinned=partial(spans_to_keep_of, settings.data_dir, session.session_id),
         )
-        return StreamIngest.open(self._model, session.settings.window, session.session_id, store)
+        return StreamIngest.open(
+            self._model,
+            session.settings.window,
+            session.session_id,
+            store,
+            ReductionSpec.parse(session.settings.reduction),
+        )
 
 
 def _warn_of_foreign(sessions: Sessions, model: LoadedModel) -> None:

@@ -9,6 +9,7 @@ from kvstore.encoding import Encoding
 from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
 from svc.engine.model import LoadedModel
+from svc.engine.reduction.spec import ReductionNameError, ReductionSpec
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
 from svc.ingest.keeping import RulesInForce
@@ -29,6 +30,8 @@ class SessionSettings:
     window_tokens: int
     window_positions: int
     kv_encoding: Encoding
+    reduction: str
+    """As `svc.engine.reduction.spec` names it, its strength a number."""
     block_tokens: int
     block_span_s: float
 
@@ -80,19 +83,25 @@ class IdentityRules:
             fault = self._window_fault(settings.window_tokens)
             if fault:
                 raise ConfigError(f"window_tokens {fault}")
+        self._presets = defaults.reduction_presets
+        try:
+            self._default_reduction = self._reduction(settings.reduction)
+        except ReductionNameError as error:
+            raise ConfigError(f"reduction: {error}") from error
         self._default_window_tokens = settings.window_tokens or min(
             defaults.window_tokens, self._window_positions
         )
         self._served: Mapping[str, str | int | float] = {
             "format": IDENTITY_FORMAT,
             **model_identity(model),
-            "reduction": "none",
             "resolution": f"{adapter.frame_width}x{adapter.frame_height}",
             "kv_encoding": settings.kv_encoding,
         }
 
-    def choose(self, *, sample_fps: float, window_tokens: int) -> SessionSettings:
-        """Returns the settings of a new session; 0 stands for the default.
+    def choose(
+        self, *, sample_fps: float, window_tokens: int, reduction: str = ""
+    ) -> SessionSettings:
+        """Returns the settings of a new session; 0 and nothing stand for the default.
 
         Raises:
             RequestError: INVALID_REQUEST: a value is out of its range.
@@ -113,6 +122,15 @@ class IdentityRules:
                 field="settings.window_token_count",
                 given=window_tokens,
             )
+        try:
+            reduction = self._reduction(reduction) if reduction else self._default_reduction
+        except ReductionNameError as error:
+            raise RequestError(
+                Reason.INVALID_REQUEST,
+                f"settings.reduction: {error}",
+                field="settings.reduction",
+                given=reduction,
+            ) from error
         return SessionSettings(
             sample_fps=sample_fps or self._settings.sample_fps,
             reorder_tolerance_s=self._settings.reorder_tolerance_s,
@@ -120,6 +138,7 @@ class IdentityRules:
             window_tokens=window_tokens or self._default_window_tokens,
             window_positions=self._window_positions,
             kv_encoding=self._settings.kv_encoding,
+            reduction=reduction,
             block_tokens=self._settings.block_tokens,
             block_span_s=self._settings.block_span_s,
         )
@@ -130,6 +149,7 @@ class IdentityRules:
             **self._served,
             "window_tokens": settings.window_tokens,
             "window_positions": settings.window_positions,
+            "reduction": settings.reduction,
             "sample_fps": settings.sample_fps,
             "reorder_tolerance_s": settings.reorder_tolerance_s,
             "gap_max_s": settings.gap_max_s,
@@ -150,6 +170,9 @@ class IdentityRules:
                     serving=served,
                 )
         return None
+
+    def _reduction(self, text: str) -> str:
+        return str(ReductionSpec.parse(text, self._presets))
 
     def _window_fault(self, window_tokens: int) -> str | None:
         low, high = self._tokens_per_unit, self._window_positions

@@ -91,6 +91,7 @@ def session_message(
         settings=session_pb2.SessionSettings(
             sample_fps=session.settings.sample_fps,
             window_token_count=session.settings.window_tokens,
+            reduction=session.settings.reduction,
         ),
         stats=None if stats is None else _stats_message(stats),
         model=session.model,

@@ -48,9 +48,9 @@ def with_settings(record: SessionRecord, changes: Mapping[str, Any]) -> SessionR
 
 
 def check_agrees(
-    existing: SessionRecord, *, settings: Mapping[str, float], keeping: KeepingRules
+    existing: SessionRecord, *, settings: Mapping[str, float | str], keeping: KeepingRules
 ) -> None:
-    """Raise unless a session that exists is as was asked for; 0 and what was not said fit all.
+    """Raise unless a session that exists is as was asked for; what was not said fits all.
 
     Raises:
         RequestError: SESSION_EXISTS, with the first field that differs.
@@ -91,7 +91,7 @@ def finished_error(session_id: str) -> RequestError:
 def session_of(record: SessionRecord) -> Session:
     """Returns the session that a record describes."""
     # Sessions of before store format 2 say nothing of it; the store refuses them by their format.
-    stored = {"kv_encoding": "model", **record.settings}
+    stored = {"kv_encoding": "model", "reduction": "none", **record.settings}
     return Session(
         session_id=record.session_id,
         display_name=stored["display_name"],

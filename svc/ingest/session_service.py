@@ -53,6 +53,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
                 display_name=_display_name(request.display_name),
                 sample_fps=request.settings.sample_fps,
                 window_tokens=request.settings.window_token_count,
+                reduction=request.settings.reduction,
                 keeping=read_keeping(request.keeping),
                 exist_ok=request.exist_ok,
                 on_made=naming.note_made,

@@ -57,6 +57,7 @@ class Sessions:
         display_name: str,
         sample_fps: float,
         window_tokens: int,
+        reduction: str = "",
         keeping: KeepingRules | None = None,
         exist_ok: bool,
         on_made: Callable[[], None] = lambda: None,
@@ -72,7 +73,9 @@ class Sessions:
         check_session_id(session_id)
         keeping = keeping or KeepingRules()
         keeping.check()
-        settings = self._rules.choose(sample_fps=sample_fps, window_tokens=window_tokens)
+        settings = self._rules.choose(
+            sample_fps=sample_fps, window_tokens=window_tokens, reduction=reduction
+        )
         record = SessionRecord(
             session_id=session_id,
             created_unix_s=time.time(),
@@ -94,7 +97,11 @@ class Sessions:
             mismatch = self._rules.mismatch(existing.identity)
             if mismatch is not None:
                 raise mismatch from None
-            given = {"sample_fps": sample_fps, "window_tokens": window_tokens}
+            given: dict[str, float | str] = {
+                "sample_fps": sample_fps,
+                "window_tokens": window_tokens,
+                "reduction": reduction and settings.reduction,
+            }
             check_agrees(existing, settings=given, keeping=keeping)
             return session_of(existing)
         on_made()

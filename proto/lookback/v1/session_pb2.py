@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookback/v1/session.proto\x12\x0blookback.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.lookback.v1.Session.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12(\n\x05stats\x18\x06 \x01(\x0b\x32\x19.lookback.v1.SessionStats\x12\r\n\x05model\x18\x07 \x01(\t\x12\x13\n\x0bkv_encoding\x18\x08 \x01(\t\x12*\n\x07keeping\x18\t \x01(\x0b\x32\x19.lookback.v1.KeepingRules\x12\x33\n\x10keeping_in_force\x18\n \x01(\x0b\x32\x19.lookback.v1.KeepingRules\x12-\n\x0cpinned_spans\x18\x0b \x03(\x0b\x32\x17.lookback.v1.PinnedSpan\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02\"\xd3\x01\n\x0cKeepingRules\x12\x1c\n\x14session_budget_bytes\x18\x01 \x01(\x03\x12\x31\n\x07on_full\x18\x02 \x01(\x0e\x32 .lookback.v1.KeepingRules.OnFull\x12\x10\n\x08retain_s\x18\x03 \x01(\x01\"`\n\x06OnFull\x12\x17\n\x13ON_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_FULL_REFUSE\x10\x01\x12\x17\n\x13ON_FULL_DROP_OLDEST\x10\x02\x12\x10\n\x0cON_FULL_THIN\x10\x03\",\n\nPinnedSpan\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\"A\n\x0fSessionSettings\x12\x12\n\nsample_fps\x18\x01 \x01(\x01\x12\x1a\n\x12window_token_count\x18\x02 \x01(\x05\"\xb8\x02\n\x0cSessionStats\x12\x1a\n\x12visible_unit_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x02 \x01(\x03\x12\x18\n\x0b\x66irst_pts_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12last_visible_pts_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12last_durable_pts_s\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tgap_count\x18\x08 \x01(\x03\x12\x1a\n\x12\x64ropped_unit_count\x18\t \x01(\x03\x42\x0e\n\x0c_first_pts_sB\x15\n\x13_last_visible_pts_sB\x15\n\x13_last_durable_pts_s\"\xae\x01\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12\x10\n\x08\x65xist_ok\x18\x04 \x01(\x08\x12*\n\x07keeping\x18\x05 \x01(\x0b\x32\x19.lookback.v1.KeepingRules\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.lookback.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"K\n\x0ePinSpanRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.lookback.v1.PinnedSpan\"T\n\x0fPinSpanResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12\x1a\n\x12thinned_unit_count\x18\x02 \x01(\x03\"M\n\x10UnpinSpanRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.lookback.v1.PinnedSpan\":\n\x11UnpinSpanResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x46inishSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\">\n\x15\x46inishSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\xb0\x05\n\x0eSessionService\x12V\n\rCreateSession\x12!.lookback.v1.CreateSessionRequest\x1a\".lookback.v1.CreateSessionResponse\x12R\n\nGetSession\x12\x1e.lookback.v1.GetSessionRequest\x1a\x1f.lookback.v1.GetSessionResponse\"\x03\x90\x02\x01\x12X\n\x0cListSessions\x12 .lookback.v1.ListSessionsRequest\x1a!.lookback.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12V\n\rUpdateSession\x12!.lookback.v1.UpdateSessionRequest\x1a\".lookback.v1.UpdateSessionResponse\x12\x44\n\x07PinSpan\x12\x1b.lookback.v1.PinSpanRequest\x1a\x1c.lookback.v1.PinSpanResponse\x12J\n\tUnpinSpan\x12\x1d.lookback.v1.UnpinSpanRequest\x1a\x1e.lookback.v1.UnpinSpanResponse\x12V\n\rFinishSession\x12!.lookback.v1.FinishSessionRequest\x1a\".lookback.v1.FinishSessionResponse\x12V\n\rDeleteSession\x12!.lookback.v1.DeleteSessionRequest\x1a\".lookback.v1.DeleteSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19lookback/v1/session.proto\x12\x0blookback.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe1\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.lookback.v1.Session.State\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x08settings\x18\x05 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12(\n\x05stats\x18\x06 \x01(\x0b\x32\x19.lookback.v1.SessionStats\x12\r\n\x05model\x18\x07 \x01(\t\x12\x13\n\x0bkv_encoding\x18\x08 \x01(\t\x12*\n\x07keeping\x18\t \x01(\x0b\x32\x19.lookback.v1.KeepingRules\x12\x33\n\x10keeping_in_force\x18\n \x01(\x0b\x32\x19.lookback.v1.KeepingRules\x12-\n\x0cpinned_spans\x18\x0b \x03(\x0b\x32\x17.lookback.v1.PinnedSpan\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATE_LIVE\x10\x01\x12\x12\n\x0eSTATE_FINISHED\x10\x02\"\xd3\x01\n\x0cKeepingRules\x12\x1c\n\x14session_budget_bytes\x18\x01 \x01(\x03\x12\x31\n\x07on_full\x18\x02 \x01(\x0e\x32 .lookback.v1.KeepingRules.OnFull\x12\x10\n\x08retain_s\x18\x03 \x01(\x01\"`\n\x06OnFull\x12\x17\n\x13ON_FULL_UNSPECIFIED\x10\x00\x12\x12\n\x0eON_FULL_REFUSE\x10\x01\x12\x17\n\x13ON_FULL_DROP_OLDEST\x10\x02\x12\x10\n\x0cON_FULL_THIN\x10\x03\",\n\nPinnedSpan\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\"T\n\x0fSessionSettings\x12\x12\n\nsample_fps\x18\x01 \x01(\x01\x12\x1a\n\x12window_token_count\x18\x02 \x01(\x05\x12\x11\n\treduction\x18\x03 \x01(\t\"\xb8\x02\n\x0cSessionStats\x12\x1a\n\x12visible_unit_count\x18\x01 \x01(\x03\x12\x1a\n\x12\x64urable_unit_count\x18\x02 \x01(\x03\x12\x18\n\x0b\x66irst_pts_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12last_visible_pts_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x12last_durable_pts_s\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x13\n\x0btoken_count\x18\x06 \x01(\x03\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x03\x12\x11\n\tgap_count\x18\x08 \x01(\x03\x12\x1a\n\x12\x64ropped_unit_count\x18\t \x01(\x03\x42\x0e\n\x0c_first_pts_sB\x15\n\x13_last_visible_pts_sB\x15\n\x13_last_durable_pts_s\"\xae\x01\n\x14\x43reateSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12.\n\x08settings\x18\x03 \x01(\x0b\x32\x1c.lookback.v1.SessionSettings\x12\x10\n\x08\x65xist_ok\x18\x04 \x01(\x08\x12*\n\x07keeping\x18\x05 \x01(\x0b\x32\x19.lookback.v1.KeepingRules\">\n\x15\x43reateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\";\n\x12GetSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x14ListSessionsResponse\x12&\n\x08sessions\x18\x01 \x03(\x0b\x32\x14.lookback.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x14UpdateSessionRequest\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x15UpdateSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"K\n\x0ePinSpanRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.lookback.v1.PinnedSpan\"T\n\x0fPinSpanResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\x12\x1a\n\x12thinned_unit_count\x18\x02 \x01(\x03\"M\n\x10UnpinSpanRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12%\n\x04span\x18\x02 \x01(\x0b\x32\x17.lookback.v1.PinnedSpan\":\n\x11UnpinSpanResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x46inishSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\">\n\x15\x46inishSessionResponse\x12%\n\x07session\x18\x01 \x01(\x0b\x32\x14.lookback.v1.Session\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse2\xb0\x05\n\x0eSessionService\x12V\n\rCreateSession\x12!.lookback.v1.CreateSessionRequest\x1a\".lookback.v1.CreateSessionResponse\x12R\n\nGetSession\x12\x1e.lookback.v1.GetSessionRequest\x1a\x1f.lookback.v1.GetSessionResponse\"\x03\x90\x02\x01\x12X\n\x0cListSessions\x12 .lookback.v1.ListSessionsRequest\x1a!.lookback.v1.ListSessionsResponse\"\x03\x90\x02\x01\x12V\n\rUpdateSession\x12!.lookback.v1.UpdateSessionRequest\x1a\".lookback.v1.UpdateSessionResponse\x12\x44\n\x07PinSpan\x12\x1b.lookback.v1.PinSpanRequest\x1a\x1c.lookback.v1.PinSpanResponse\x12J\n\tUnpinSpan\x12\x1d.lookback.v1.UnpinSpanRequest\x1a\x1e.lookback.v1.UnpinSpanResponse\x12V\n\rFinishSession\x12!.lookback.v1.FinishSessionRequest\x1a\".lookback.v1.FinishSessionResponse\x12V\n\rDeleteSession\x12!.lookback.v1.DeleteSessionRequest\x1a\".lookback.v1.DeleteSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,41 +48,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PINNEDSPAN']._serialized_start=807
   _globals['_PINNEDSPAN']._serialized_end=851
   _globals['_SESSIONSETTINGS']._serialized_start=853
-  _globals['_SESSIONSETTINGS']._serialized_end=918
-  _globals['_SESSIONSTATS']._serialized_start=921
-  _globals['_SESSIONSTATS']._serialized_end=1233
-  _globals['_CREATESESSIONREQUEST']._serialized_start=1236
-  _globals['_CREATESESSIONREQUEST']._serialized_end=1410
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=1412
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=1474
-  _globals['_GETSESSIONREQUEST']._serialized_start=1476
-  _globals['_GETSESSIONREQUEST']._serialized_end=1515
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1517
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1576
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1578
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1638
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1640
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1727
-  _globals['_UPDATESESSIONREQUEST']._serialized_start=1729
-  _globals['_UPDATESESSIONREQUEST']._serialized_end=1839
-  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1841
-  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1903
-  _globals['_PINSPANREQUEST']._serialized_start=1905
-  _globals['_PINSPANREQUEST']._serialized_end=1980
-  _globals['_PINSPANRESPONSE']._serialized_start=1982
-  _globals['_PINSPANRESPONSE']._serialized_end=2066
-  _globals['_UNPINSPANREQUEST']._serialized_start=2068
-  _globals['_UNPINSPANREQUEST']._serialized_end=2145
-  _globals['_UNPINSPANRESPONSE']._serialized_start=2147
-  _globals['_UNPINSPANRESPONSE']._serialized_end=2205
-  _globals['_FINISHSESSIONREQUEST']._serialized_start=2207
-  _globals['_FINISHSESSIONREQUEST']._serialized_end=2249
-  _globals['_FINISHSESSIONRESPONSE']._serialized_start=2251
-  _globals['_FINISHSESSIONRESPONSE']._serialized_end=2313
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2315
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2357
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2359
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2382
-  _globals['_SESSIONSERVICE']._serialized_start=2385
-  _globals['_SESSIONSERVICE']._serialized_end=3073
+  _globals['_SESSIONSETTINGS']._serialized_end=937
+  _globals['_SESSIONSTATS']._serialized_start=940
+  _globals['_SESSIONSTATS']._serialized_end=1252
+  _globals['_CREATESESSIONREQUEST']._serialized_start=1255
+  _globals['_CREATESESSIONREQUEST']._serialized_end=1429
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=1431
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=1493
+  _globals['_GETSESSIONREQUEST']._serialized_start=1495
+  _globals['_GETSESSIONREQUEST']._serialized_end=1534
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1536
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1595
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1597
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1657
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1659
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1746
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=1748
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=1858
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=1860
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=1922
+  _globals['_PINSPANREQUEST']._serialized_start=1924
+  _globals['_PINSPANREQUEST']._serialized_end=1999
+  _globals['_PINSPANRESPONSE']._serialized_start=2001
+  _globals['_PINSPANRESPONSE']._serialized_end=2085
+  _globals['_UNPINSPANREQUEST']._serialized_start=2087
+  _globals['_UNPINSPANREQUEST']._serialized_end=2164
+  _globals['_UNPINSPANRESPONSE']._serialized_start=2166
+  _globals['_UNPINSPANRESPONSE']._serialized_end=2224
+  _globals['_FINISHSESSIONREQUEST']._serialized_start=2226
+  _globals['_FINISHSESSIONREQUEST']._serialized_end=2268
+  _globals['_FINISHSESSIONRESPONSE']._serialized_start=2270
+  _globals['_FINISHSESSIONRESPONSE']._serialized_end=2332
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2334
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2376
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2378
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2401
+  _globals['_SESSIONSERVICE']._serialized_start=2404
+  _globals['_SESSIONSERVICE']._serialized_end=3092
 # @@protoc_insertion_point(module_scope)

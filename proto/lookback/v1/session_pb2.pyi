@@ -215,19 +215,27 @@ class SessionSettings(_message.Message):
 
     SAMPLE_FPS_FIELD_NUMBER: _builtins.int
     WINDOW_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    REDUCTION_FIELD_NUMBER: _builtins.int
     sample_fps: _builtins.float
     """Frames taken per second of stream time, in (0, 30]. 0 means the server's default (1)."""
     window_token_count: _builtins.int
     """Tokens that the sliding window of attention holds. 0 means the server's default."""
+    reduction: _builtins.str
+    """Which visual tokens are kept: a policy ("none", "dtd", "dtd_pixel", "last_kept", "budget",
+    "key_norm"), alone or with a preset ("last_kept:light", ":balanced", ":aggressive") or a strength
+    of its own ("last_kept:0.9"). Empty means the server's default. As read back, the strength is
+    always said.
+    """
     def __init__(
         self,
         *,
         sample_fps: _builtins.float = ...,
         window_token_count: _builtins.int = ...,
+        reduction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sample_fps", b"sample_fps", "window_token_count", b"window_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reduction", b"reduction", "sample_fps", b"sample_fps", "window_token_count", b"window_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
