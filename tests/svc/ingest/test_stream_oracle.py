@@ -15,6 +15,13 @@ from tests.svc.ingest.stored import Stored, assert_same, read_stored
 TIMES_S = [0.4 * i for i in range(60)]
 WINDOW = {"window_token_count": 45, "sample_fps": 1.25}
 """Five units of nine tokens: the window has moved long before the end."""
+REDUCTIONS = ["none", "last_kept:0.8", "budget:0.5", "key_norm:0.5"]
+
+
+@pytest.fixture(params=REDUCTIONS)
+def settings(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of the sessions."""
+    return {**WINDOW, "reduction": request.param}
 
 
 async def push_one_by_one(client: Client, session_id: str, times_s: list[float]) -> None:
@@ -26,24 +33,29 @@ async def push_one_by_one(client: Client, session_id: str, times_s: list[float])
 
 
 @pytest.fixture
-async def reference(start: StartServer, values: dict[str, Any]) -> Stored:
+async def reference(start: StartServer, values: dict[str, Any], settings: dict[str, Any]) -> Stored:
     """The stream, pushed alone, picture by picture, encoded one unit at a time."""
     data_dir = values["data_dir"] / "reference"
     client = await start(data_dir=data_dir, units_per_pass=1)
-    await client.create("cam", **WINDOW)
+    await client.create("cam", **settings)
     await push_one_by_one(client, "cam", TIMES_S)
     await client.close()
     stored = read_stored(data_dir, "cam")
     assert stored.last_pts_s == pytest.approx([0.8 * i for i in range(30)])
+    assert (sum(stored.token_counts) < 0.8 * 9 * 30) == (settings["reduction"] != "none")
     return stored
 
 
 @pytest.mark.parametrize("batch", [7, 16])
 async def test_batches_give_what_single_pictures_give(
-    start: StartServer, values: dict[str, Any], reference: Stored, batch: int
+    start: StartServer,
+    values: dict[str, Any],
+    settings: dict[str, Any],
+    reference: Stored,
+    batch: int,
 ) -> None:
     client = await start(credit_items=64)
-    await client.create("cam", **WINDOW)
+    await client.create("cam", **settings)
     call = await client.open(open_images("cam"))
     await call.send(*(images(TIMES_S[i : i + batch]) for i in range(0, 60, batch)), FINISH)
     await call.rest()
@@ -51,12 +63,12 @@ async def test_batches_give_what_single_pictures_give(
 
 
 async def test_sessions_side_by_side_give_what_one_alone_gives(
-    start: StartServer, values: dict[str, Any], reference: Stored
+    start: StartServer, values: dict[str, Any], settings: dict[str, Any], reference: Stored
 ) -> None:
     client = await start()
     names = ["cam-a", "cam-b", "cam-c"]
     for name in names:
-        await client.create(name, **WINDOW)
+        await client.create(name, **settings)
     async with asyncio.TaskGroup() as pushes:
         for name in names:
             pushes.create_task(push_one_by_one(client, name, TIMES_S))
@@ -65,10 +77,10 @@ async def test_sessions_side_by_side_give_what_one_alone_gives(
 
 
 async def test_a_push_resumed_anywhere_gives_what_an_uninterrupted_one_gives(
-    start: StartServer, values: dict[str, Any], reference: Stored
+    start: StartServer, values: dict[str, Any], settings: dict[str, Any], reference: Stored
 ) -> None:
     client = await start()
-    await client.create("cam", **WINDOW)
+    await client.create("cam", **settings)
     for stop in (1, 8, 9, 30, 47):
         call = await client.open(open_images("cam"))
         durable_s = call.opened.durable_pts_s if call.opened.HasField("durable_pts_s") else -1.0
@@ -86,12 +98,12 @@ async def test_a_push_resumed_anywhere_gives_what_an_uninterrupted_one_gives(
 
 
 async def test_a_push_resumed_by_another_server_gives_what_an_uninterrupted_one_gives(
-    start: StartServer, values: dict[str, Any], reference: Stored
+    start: StartServer, values: dict[str, Any], settings: dict[str, Any], reference: Stored
 ) -> None:
     for stop in (20, 41, 60):
         client = await start()
         if stop == 20:
-            await client.create("cam", **WINDOW)
+            await client.create("cam", **settings)
         call = await client.open(open_images("cam"))
         await call.send_all(images([t]) for t in TIMES_S[:stop])
         await call.send(*([FINISH] if stop == 60 else []))
@@ -102,10 +114,10 @@ async def test_a_push_resumed_by_another_server_gives_what_an_uninterrupted_one_
 
 
 async def test_a_lost_index_is_made_again_from_the_keys(
-    start: StartServer, values: dict[str, Any], reference: Stored
+    start: StartServer, values: dict[str, Any], settings: dict[str, Any], reference: Stored
 ) -> None:
     client = await start()
-    await client.create("cam", **WINDOW)
+    await client.create("cam", **settings)
     call = await client.open(open_images("cam"))
     await call.send_all(images([t]) for t in TIMES_S[:30])
     await call.half_close()
