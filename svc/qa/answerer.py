@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ from kvstore.readtrace import ReadTrace
 from kvstore.session import SessionRecord
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
+from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.engine.model import LoadedModel
+from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import model_identity
 from svc.engine.store_memory import StoreMemory
 from svc.qa.as_of import Wait, cut_snapshot
@@ -162,7 +165,7 @@ class Answerer:
 
         job = Job(
             session_id=question.session_id,
-            request=question.request,
+            request=_for_session(question.request, record),
             memory=memory,
             deliver=deliver,
             let_go=let_go,
@@ -260,6 +263,12 @@ class Answerer:
             total_s=time.perf_counter() - arrived_s,
             model=self._model.name,
         )
+
+
+def _for_session(request: AnswerRequest, record: SessionRecord) -> AnswerRequest:
+    """Returns the request, its newest unit as stored where what lacks was no repetition."""
+    reduction = ReductionSpec.parse(str(record.identity.get("reduction", "none")))
+    return replace(request, newest_whole=request.newest_whole and reduction.drops_repeats)
 
 
 def _release_unwanted(leasing: asyncio.Future[Lease]) -> None:

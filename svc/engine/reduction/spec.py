@@ -93,6 +93,11 @@ class ReductionSpec:
             return KeepAll()
         return _POLICIES[self.policy_name][0](self.strength)
 
+    @property
+    def drops_repeats(self) -> bool:
+        """Whether a dropped token is one that repeats what was kept before at its place."""
+        return self.policy_name in ("dtd", "dtd_pixel", "last_kept", "budget")
+
     def __str__(self) -> str:
         """What `parse` reads back as the same."""
         if self.strength is None:
