@@ -96,10 +96,6 @@ class StoreMemory:
         """Go on with the units as they are now: their counts and cells are fewer from here on."""
         self._snapshot = self._snapshot.thinned(thinned.unit_indices, thinned.token_counts)
 
-    def coarsened_units(self) -> NDArray[np.int64]:
-        """Return the units loaded so far that had lost tokens, ascending."""
-        return np.array(sorted(self.coarsened), np.int64)
-
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner product of `query` with each unit's mean key before RoPE.
 
