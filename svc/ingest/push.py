@@ -13,13 +13,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar
 
 from svc.engine.ingest_session import FrameUnit, StreamStatus
 from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
 from svc.ingest.events import Event
 from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
-from svc.ingest.ownership import Owned
+from svc.ingest.ownership import Owned, lost_error, while_held
 from svc.ingest.stream import MakeWorker, Stream
 from svc.ingest.telling import Telling
 from svc.rpc.errors import Reason, RequestError
@@ -155,9 +156,8 @@ class Push:
             RequestError: LEASE_LOST: another process may have the session.
             Exception: of `work`.
         """
-        if not self._owned.held():
-            raise self._lost()
-        return await asyncio.wrap_future(self._encode_thread.submit(work))
+        held = partial(while_held, self._owned, self.session_id, work)
+        return await asyncio.wrap_future(self._encode_thread.submit(held))
 
     @property
     def input_over(self) -> asyncio.Event:
@@ -191,15 +191,7 @@ class Push:
 
     async def _end_when_lost(self) -> None:
         await self._owned.lost.wait()
-        self.abandon(self._lost())
-
-    def _lost(self) -> RequestError:
-        return RequestError(
-            Reason.LEASE_LOST,
-            f"session {self.session_id!r} may belong to another process by now; what was "
-            "acknowledged is safe",
-            session_id=self.session_id,
-        )
+        self.abandon(lost_error(self.session_id))
 
     async def _run_owned(self) -> None:
         try:
@@ -265,9 +257,8 @@ class Push:
         await self._flush(stream, lane)
         self._telling.note(lane.failure)
         if media_over and self._telling.error is None:
-            if not self._owned.held():
-                raise self._lost()
-            await asyncio.wrap_future(lane.submit(self._finish_session))
+            finishing = partial(while_held, self._owned, self.session_id, self._finish_session)
+            await asyncio.wrap_future(lane.submit(finishing))
             self._telling.finished = True
             status = self._telling.status
             self._owned.announce(status.durable_unit_count, status.durable_pts_s, state="finished")
