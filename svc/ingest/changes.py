@@ -20,6 +20,7 @@ from svc.ingest.pinning import Pinned, pin_span, unpin_span
 from svc.ingest.pushes import Pushes
 from svc.ingest.session_records import Session
 from svc.ingest.sessions import Sessions
+from svc.rpc.errors import Reason, RequestError
 
 T = TypeVar("T")
 
@@ -145,10 +146,16 @@ class Changes:
     async def _between_writes(self, session_id: str, work: Callable[[], T]) -> T:
         """Returns what `work` returns, which runs while nothing is written or dropped."""
         await self.find(session_id)  # a lease is of a session that is here
-        async with self._pushes.beside(session_id) as push:
-            if push is not None:
-                return await push.between_units(work)
-            return await self._while_own(session_id, work)
+        while True:
+            async with self._pushes.beside(session_id) as push:
+                if push is None:
+                    return await self._while_own(session_id, work)
+                try:
+                    return await push.between_units(work)
+                except RequestError as error:
+                    # The push ended just now, or lost it: whose it is then is asked anew.
+                    if error.reason is not Reason.LEASE_LOST:
+                        raise
 
     async def _while_own(self, session_id: str, work: Callable[[], T]) -> T:
         owned = await self._ownership().take(session_id)

@@ -65,6 +65,8 @@ class Push:
         self._opened = asyncio.Event()
         self._input_over = asyncio.Event()
         self._room = asyncio.Event()
+        self._changing = asyncio.Lock()
+        """Held by what `between_units` runs: the session is let go of only after it."""
         self._worker: MediaWorker | None = None
         self._stream: Stream | None = None
         self._lane: Lane[FrameUnit] | None = None
@@ -153,11 +155,16 @@ class Push:
         """Returns what `work` returns, which runs while nothing is written or dropped.
 
         Raises:
-            RequestError: LEASE_LOST: another process may have the session.
+            RequestError: LEASE_LOST: the session is not this push's any more; `work` did not begin.
             Exception: of `work`.
         """
-        held = partial(while_held, self._owned, self.session_id, work)
-        return await asyncio.wrap_future(self._encode_thread.submit(held))
+        async with self._changing:
+            held = partial(while_held, self._owned, self.session_id, work)
+            return await asyncio.wrap_future(self._encode_thread.submit(held))
+
+    def owns(self) -> bool:
+        """Whether the session is still this push's."""
+        return self._owned.held()
 
     @property
     def input_over(self) -> asyncio.Event:
@@ -187,7 +194,8 @@ class Push:
             await self._run_owned()
         finally:
             watching.cancel()
-            await self._owned.release()
+            async with self._changing:
+                await self._owned.release()
 
     async def _end_when_lost(self) -> None:
         await self._owned.lost.wait()

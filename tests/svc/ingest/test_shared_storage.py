@@ -45,6 +45,8 @@ async def at_once(changes, session_id, work):
 svc.ingest.changes.Changes._between_writes = at_once
 """
 
+_PICTURE_COUNT = 300
+
 Start = Callable[[str], Any]
 
 
@@ -88,16 +90,18 @@ class _Changer:
     def __init__(self, client: LookbackClient) -> None:
         self._client = client
         self.pinned: set[tuple[float, float]] = set()
+        self.newest_s = 0.0
 
     async def pin(self, start_s: float) -> None:
         """Pin a quarter of a second; a few moments stay pinned at a time, so the oldest may go."""
         span = (start_s, start_s + 0.25)
-        while len(self.pinned) >= 3:
+        while len(self.pinned) >= 2:
             oldest = min(self.pinned)
             await self._client.unpin_span("cam", *oldest)
             self.pinned.remove(oldest)
         changed = await self._client.pin_span("cam", *span)
         self.pinned.add(span)
+        self.newest_s = start_s
         assert self.pinned <= {(each.start_s, each.end_s) for each in changed.session.pinned_spans}
 
 
@@ -112,9 +116,16 @@ async def _name_until(client: LookbackClient, done: asyncio.Event) -> str:
     return name
 
 
-async def _push(call: IngestCall, count: int, done: asyncio.Event) -> None:
+async def _push(call: IngestCall, changer: _Changer, done: asyncio.Event) -> None:
+    """Push pictures, a few ahead of what is pinned: what is pinned longer would fill the budget."""
     try:
-        await call.send_all([images([float(time)]) for time in range(count)])
+        for time in range(_PICTURE_COUNT):
+            while (  # noqa: ASYNC110 - the two are told elsewhere, and often
+                time >= max(call.opened.credit_item_count, call.progress.credit_item_count)
+                or changer.newest_s < time - 20
+            ):
+                await asyncio.sleep(0.01)
+            await call.send(images([float(time)]))
     finally:
         done.set()
 
@@ -133,8 +144,9 @@ async def _pin_through_another_while_the_owner_trims(root: Path, a: str, b: str)
     done = asyncio.Event()
     async with LookbackClient(a, a) as here, LookbackClient(b, b) as there:
         changer = _Changer(there)
+        hearing = asyncio.create_task(call.rest())
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_push(call, 400, done))
+            tasks.create_task(_push(call, changer, done))
             naming = tasks.create_task(_name_until(here, done))
             seen_count = 0
             while not done.is_set():
@@ -143,7 +155,7 @@ async def _pin_through_another_while_the_owner_trims(root: Path, a: str, b: str)
                     await changer.pin(float(seen_count - 1))
                 await asyncio.sleep(0.01)
     await call.send(FINISH)
-    await call.rest()
+    await hearing
     await owner.close()
     _check(root, naming.result(), changer)
     reader = SessionReader.open(root, "cam")
