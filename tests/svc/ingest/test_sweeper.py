@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from kvstore.diskuse import used_bytes
 from kvstore.floor import Floor
+from kvstore.retention import expired_count
 from kvstore.trimming import StoredSegment, stored_segments
 from kvstore.verify import verify_store
 from svc.daemon_threads import DaemonThreads
 from svc.ingest import idle_times
-from svc.ingest.aging import expired_count
 from svc.ingest.app import App
 from svc.ingest.idle_times import IdleTimes
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
@@ -323,6 +323,7 @@ def segment(number: int, last_pts_s: float, written_unix_s: float) -> StoredSegm
     return StoredSegment(
         floor=Floor(first_segment=number),
         token_count=1,
+        block_count=1,
         disk_bytes=4096,
         first_pts_s=last_pts_s - 1,
         last_pts_s=last_pts_s,
