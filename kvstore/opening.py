@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kvstore.arena import Arena
 from kvstore.blocklog import BlockLog
-from kvstore.control import ControlPage, ControlText
+from kvstore.control import ControlPage
+from kvstore.controltext import ControlText
 from kvstore.diskio import DiskIO, make_folders
 from kvstore.encoding import Layout
 from kvstore.errors import GeometryMismatchError, SessionNotFoundError, WriterFencedError

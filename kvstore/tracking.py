@@ -6,7 +6,8 @@ import logging
 from pathlib import Path
 
 from kvstore.blockread import Block, TornBlockError, read_block
-from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
+from kvstore.control import ControlPage, ControlState, Watermarks, WriterState
+from kvstore.controltext import ControlText
 from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
 from kvstore.floor import read_floor
