@@ -28,7 +28,7 @@ from kvstore.freeing import Freeing
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
-from kvstore.pinned import Pinned
+from kvstore.pins import PinsNow
 from kvstore.scan import LogScan
 from kvstore.space import Space
 from kvstore.table import join_table
@@ -57,7 +57,7 @@ class BlockLog:
         space: Space,
         announce_floor: Callable[[int], None],
         announce_rewrite: Callable[[], None],
-        pinned: Pinned,
+        pinned: PinsNow,
         check_owned: Callable[[], None],
         io: DiskIO,
         kept: bool = False,

@@ -17,7 +17,7 @@ from kvstore.dropping import LogSegment, SegmentQueue, drop_below
 from kvstore.errors import BlockCorruptError, KVStoreError, StoreFullError
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
-from kvstore.pinned import Pinned
+from kvstore.pins import PinsNow
 from kvstore.retention import (
     Segment,
     aged,
@@ -52,7 +52,7 @@ class Freeing:
         limits: BlockLimits,
         epoch: int,
         space: Space,
-        pinned: Pinned,
+        pinned: PinsNow,
         check_owned: Callable[[], None],
         announce_floor: Callable[[int], None],
         announce_rewrite: Callable[[], None],

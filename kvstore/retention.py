@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from kvstore.errors import BlockCorruptError
 from kvstore.paths import segment_path, session_hash
-from kvstore.pinned import touches
+from kvstore.pins import PinsNow, Span, touches
 from kvstore.wholesegment import read_segment
 
 
@@ -187,7 +187,7 @@ def counts_to_free(
 
 def pin_check(
     folder: Path,
-    spans: Callable[[], Sequence[tuple[float, float]]],
+    pinned: PinsNow,
     *,
     on_damage: Callable[[Segment, Exception], None],
 ) -> Callable[[Segment], bool]:
@@ -198,15 +198,15 @@ def pin_check(
 
     Args:
         folder: of the session.
-        spans: half-open spans of pts in seconds; asked once, when first something is to go.
+        pinned: asked once, when first something is to go.
         on_damage: is told of such a segment.
     """
-    known = functools.cache(spans)
+    pinned_now = functools.cache(pinned)
 
     def is_pinned(segment: Segment) -> bool:
-        pinned = known()
+        spans = pinned_now()
         try:
-            return bool(pinned) and _holds_unit_in(folder, segment, pinned)
+            return bool(spans) and _holds_unit_in(folder, segment, spans)
         except (BlockCorruptError, OSError) as error:
             on_damage(segment, error)
             return True
@@ -214,7 +214,7 @@ def pin_check(
     return is_pinned
 
 
-def _holds_unit_in(folder: Path, segment: Segment, spans: Sequence[tuple[float, float]]) -> bool:
+def _holds_unit_in(folder: Path, segment: Segment, spans: Sequence[Span]) -> bool:
     path = segment_path(folder, segment.number)
     with open(path, "rb") as file:
         whole = read_segment(

@@ -22,6 +22,7 @@ from kvstore.errors import BlockCorruptError, SessionNotFoundError, WriterFenced
 from kvstore.floor import Floor
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, segment_path, session_folder, session_hash
+from kvstore.pins import PinsNow
 from kvstore.retention import Segment, droppable, pin_check
 from kvstore.scan import LogScan, scan_log
 from kvstore.session import record_held
@@ -75,7 +76,7 @@ def drop_front(
     *,
     before_segment: int,
     keep_tokens: int = 0,
-    pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: (),
+    pinned: PinsNow = lambda: (),
     may_commit: Callable[[], bool] = lambda: True,
     io: DiskIO | None = None,
 ) -> int:

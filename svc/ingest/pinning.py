@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kvstore.pinned import touches
-from kvstore.pins import Span, check_span, pinned, unpinned
+from kvstore.pins import Span, check_span, pin, touches, unpin
 from kvstore.reader import SessionReader
 from kvstore.session import load_session
 from kvstore.snapshot import Snapshot
@@ -39,7 +38,7 @@ def pin_span(root: Path, sessions: Sessions, session_id: str, span: Span) -> Pin
     def add(spans: tuple[Span, ...]) -> tuple[Span, ...]:
         # While the record is held: a sweep that drops holds it too.
         _check_not_dropped(session_id, _snapshot(root, session_id), span)
-        return pinned(spans, span)
+        return pin(spans, span)
 
     session = sessions.change_pins(session_id, add)
     snapshot = _snapshot(root, session_id)
@@ -54,7 +53,7 @@ def unpin_span(sessions: Sessions, session_id: str, span: Span) -> Session:
     Raises:
         KVStoreError: there is no such session, its record is damaged, or there is no such span.
     """
-    return sessions.change_pins(session_id, partial(unpinned, removed=span))
+    return sessions.change_pins(session_id, partial(unpin, removed=span))
 
 
 def spans_to_keep(spans: Sequence[Span], unit_period_s: float) -> list[Span]:
