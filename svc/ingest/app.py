@@ -78,7 +78,7 @@ class App:
         self.ownership: Ownership = SoleOwner()
         """Whose sessions are; set once, before calls are served."""
         self.changes = Changes(
-            settings.data_dir, sessions, self.pushes, lambda: self.ownership, self._forget
+            settings, sessions, self.pushes, lambda: self.ownership, self._forget
         )
         self.index_repairs = IndexRepairs(
             settings.data_dir,

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from kvstore.errors import SessionNotFoundError
 from kvstore.pins import Span
+from svc.config import Settings
 from svc.ingest.keeping import KeepingRules
 from svc.ingest.ownership import Owned, Ownership, while_held
 from svc.ingest.pinning import Pinned, pin_span, unpin_span
@@ -35,14 +35,14 @@ class Changes:
 
     def __init__(
         self,
-        root: Path,
+        settings: Settings,
         sessions: Sessions,
         pushes: Pushes,
         ownership: Callable[[], Ownership],
         forget: Callable[[str], None],
     ) -> None:
         """`forget` lets go of what memory keeps of a session that was deleted; it blocks."""
-        self._root = root
+        self._settings = settings
         self._sessions = sessions
         self._pushes = pushes
         self._ownership = ownership
@@ -93,7 +93,7 @@ class Changes:
             RequestError: SPAN_DROPPED; SESSION_IN_USE.
             KVStoreError: there is none, it is damaged, or the span cannot be pinned.
         """
-        work = partial(pin_span, self._root, self._sessions, session_id, span)
+        work = partial(pin_span, self._settings.data_dir, self._sessions, session_id, span)
         return await self._between_writes(session_id, work)
 
     async def unpin(self, session_id: str, span: Span) -> Session:
