@@ -92,6 +92,17 @@ def test_what_was_not_used_for_longest_is_closed_first() -> None:
     assert [segment for segment, file in files.items() if file.closed] == [1]
 
 
+def test_what_is_in_use_stays_for_others_to_use_though_it_is_the_oldest() -> None:
+    pool: FilePool[Handle] = FilePool(lambda: 2)
+    files = {segment: Handle(1) for segment in range(3)}
+    for segment, file in files.items():
+        pool.add((0, segment), file)
+        if segment:
+            pool.give_back(file)
+    assert pool.borrow((0, 0)) is files[0]
+    assert [segment for segment, file in files.items() if file.closed] == [1]
+
+
 def test_forty_sessions_of_many_segments_stay_under_the_limit_and_every_read_succeeds(
     root: Path,
 ) -> None:

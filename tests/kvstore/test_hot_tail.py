@@ -382,7 +382,8 @@ def test_a_view_keeps_no_more_tables_than_the_ring_has_units_and_some(root: Path
         snapshot = reader.snapshot()
         view = snapshot.hot_tail
         assert view is not None
-        assert unit_is(reader, snapshot, snapshot.unit_count - 1)
+        newest = range(snapshot.unit_count - 10, snapshot.unit_count)
+        assert all(view.entry(unit) is not None for unit in newest)
         most_held = max(most_held, snapshot.unit_count - view.floor)
         most_kept = max(most_kept, len(view._entries))
     assert view.floor > 800
