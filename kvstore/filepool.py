@@ -96,11 +96,11 @@ class FilePool(Generic[F]):
         """The borrower is done with it."""
         with self._lock:
             file.user_count -= 1
-            is_last = file.user_count == 0 and not file.kept
-            unused = self._take(self._surplus())
-            if is_last:
-                unused.append(file)
-        _close(unused)
+            unused = [file] if file.user_count == 0 and not file.kept else []
+            if self._descriptor_count > self._last_limit:
+                unused += self._take(self._surplus())
+        if unused:
+            _close(unused)
 
     def forget(self, number: int, wanted: Callable[[int], bool]) -> None:
         """Let go of a session's segments of wanted numbers; who borrowed one may read on."""

@@ -19,8 +19,7 @@ _HOUR_S = 3600
 _PROCESSES: tuple[ProcessName, ...] = ("ingest", "qa")
 _FULL_FRACTION = 0.5
 """Of the streams. The budgets are half of what all of them take, so every slot of the RAM tier is
-in use by then: the account that its owner keeps of each, 1 KiB for a slice of the built-in model,
-grows no more. What grows behind that grows without end, or fills a cache that questions fill."""
+in use by then, and the account that its owner keeps of each, up to 1 KiB, grows no more."""
 _LAST_FRACTION = 0.75
 
 
