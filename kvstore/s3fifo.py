@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from kvstore.eviction import Place
-from kvstore.ghosts import Ghosts
+from kvstore.ghosttable import GhostTable
 
 _SMALL_SHARE = 10
 """The small queue has one in so many; the paper's."""
@@ -24,7 +24,7 @@ class S3Fifo:
     def __init__(self) -> None:
         self._small: OrderedDict[Place, int] = OrderedDict()  # with: uses since it came
         self._main: OrderedDict[Place, int] = OrderedDict()
-        self._ghosts = Ghosts()
+        self._ghosts = GhostTable()
         self._capacity = 0
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.eviction import Place
-from kvstore.ghosts import Ghosts
+from kvstore.ghosttable import GhostTable
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["add", "add", "take", "resize"]), st.integers(0, 30)), max_size=150
@@ -19,7 +19,7 @@ STEPS = st.lists(
 def test_nothing_is_remembered_but_the_last_so_many_that_were_not_taken(
     steps: list[tuple[str, int]], capacity: int
 ) -> None:
-    ghosts, added = Ghosts(), []
+    ghosts, added = GhostTable(), []
     ghosts.resize(capacity)
     for step, unit in steps:
         place = Place(7, unit, 1)
@@ -42,7 +42,7 @@ def test_nothing_is_remembered_but_the_last_so_many_that_were_not_taken(
 
 
 def test_nearly_all_of_the_last_ones_are_remembered_and_none_before_them() -> None:
-    ghosts = Ghosts()
+    ghosts = GhostTable()
     ghosts.resize(10_000)
     for unit in range(50_000):
         ghosts.add(Place(3, unit // 5, unit % 5))
@@ -53,7 +53,7 @@ def test_nearly_all_of_the_last_ones_are_remembered_and_none_before_them() -> No
 
 
 def test_what_is_remembered_survives_more_room() -> None:
-    ghosts = Ghosts()
+    ghosts = GhostTable()
     ghosts.resize(100)
     for unit in range(100):
         ghosts.add(Place(3, unit, 0))
@@ -64,7 +64,7 @@ def test_what_is_remembered_survives_more_room() -> None:
 
 
 def test_memory_is_taken_whole_before_anything_is_remembered() -> None:
-    ghosts = Ghosts()
+    ghosts = GhostTable()
     tracemalloc.start()
     try:
         ghosts.resize(10_000)

@@ -13,7 +13,7 @@ _SHARE_FILLED = 2
 _WORD = (1 << 64) - 1
 
 
-class Ghosts:
+class GhostTable:
     """Remembers the last `capacity` slices that were added and not taken out since.
 
     Of a slice it keeps a hash, and when it came: 32 bytes for each that fits. That forgets one too
