@@ -203,6 +203,29 @@ def test_the_limit_follows_from_what_the_process_may_open() -> None:
     assert run.stdout.split() == [str(MOST_DESCRIPTORS), "25", "1"], run.stderr
 
 
+def test_readers_that_are_given_no_pool_share_one_that_fits_the_process(root: Path) -> None:
+    built(root, 300)
+    program = (
+        "import os, resource, sys\n"
+        "from pathlib import Path\n"
+        "from kvstore.reader import SessionReader\n"
+        "from tests.kvstore.samples import SESSION, unit_is\n"
+        "_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))\n"
+        "root = Path(sys.argv[1])\n"
+        "readers = [SessionReader.open(root, SESSION) for _ in range(4)]\n"
+        "for unit in range(300):\n"
+        "    for reader in readers:\n"
+        "        assert unit_is(reader, reader.snapshot(), unit)\n"
+        "fds = Path('/proc/self/fd')\n"
+        "links = [os.readlink(fds / name) for name in os.listdir(fds) if (fds / name).exists()]\n"
+        "print(sum('/seg-' in link for link in links))\n"
+    )
+    command = [sys.executable, "-c", program, str(root)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert run.stdout.strip() == "20", run.stderr
+
+
 def built(root: Path, unit_count: int) -> None:
     writer = open_writer(root)
     append(writer, unit_count)
