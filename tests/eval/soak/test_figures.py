@@ -59,13 +59,21 @@ def test_memory_that_grows_behind_the_half_of_the_streams_is_told(
     assert memory.met is flat
 
 
-def test_files_that_are_opened_for_a_moment_count() -> None:
-    steady = samples(lambda _: 400.0, lambda pushed: 80 + int(pushed * 100) % 2)
-    leaping = samples(lambda _: 400.0, lambda pushed: 180 if pushed == 0.9 else 80)
-    for seen, flat in ((steady, True), (leaping, False)):
-        descriptors = _process_rows("ingest", seen)[1]
-        assert "descriptors" in descriptors.name
-        assert descriptors.met is flat
+@pytest.mark.parametrize(
+    ("descriptors", "median_met", "most_met"),
+    [
+        (lambda pushed: 80 + int(pushed * 100) % 2, True, True),
+        (lambda pushed: 88 if pushed == 0.9 else 80, True, True),  # open for a moment
+        (lambda pushed: 180 if pushed == 0.9 else 80, True, False),
+        (lambda pushed: 80 + int(pushed * 20), False, True),
+    ],
+)
+def test_descriptors_that_stay_open_count_and_leaps_do(
+    descriptors: Callable[[float], int], median_met: bool, most_met: bool
+) -> None:
+    rows = _process_rows("ingest", samples(lambda _: 400.0, descriptors))
+    assert ["descriptors" in row.name for row in rows[:4]] == [False, True, True, False]
+    assert (rows[1].met, rows[2].met) == (median_met, most_met)
 
 
 def test_of_a_run_that_was_stopped_nothing_is_said() -> None:
