@@ -36,6 +36,8 @@ from kvstore.hottail import (
 from kvstore.table import UnitTable, table_bytes
 
 _CACHED_ENTRIES = 4096
+_ENTRIES_BETWEEN_LOOKS = 256
+"""Kept more before those of units that left the ring are let go of: each takes about 1 KiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +73,7 @@ class HotTailView:
         self._words = memoryview(mapping)[:start].cast("Q")
         self._ring = np.frombuffer(mapping, dtype=np.uint8, offset=start)
         self._entries: dict[int, HotEntry] = {}
+        self._next_look_count = _ENTRIES_BETWEEN_LOOKS
 
     @classmethod
     def open(
@@ -135,11 +138,20 @@ class HotTailView:
         table = UnitTable.parse(data, unit_count=1, layer_count=layer_count)
         if int(table.rows["index"][0]) != unit_index:
             return None
-        if len(self._entries) >= _CACHED_ENTRIES:
-            self._entries = {}
+        if len(self._entries) >= self._next_look_count:
+            self._let_go()
         entry = HotEntry(table, start, table_stop)
         self._entries[unit_index] = entry
         return entry
+
+    def _let_go(self) -> None:
+        """Keep no tables of units that left, nor more than so many; other threads may add some."""
+        floor = self.floor
+        kept = {unit: entry for unit, entry in list(self._entries.items()) if unit >= floor}
+        if len(kept) > _CACHED_ENTRIES - _ENTRIES_BETWEEN_LOOKS:
+            kept = {}
+        self._entries = kept
+        self._next_look_count = len(kept) + _ENTRIES_BETWEEN_LOOKS
 
     def copy_extent(
         self,

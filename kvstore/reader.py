@@ -18,13 +18,14 @@ from kvstore.diskread import DiskReads, SegmentRewrittenError
 from kvstore.encoding import Encoding
 from kvstore.errors import SessionNotFoundError, SliceCorruptError, joined
 from kvstore.extents import Extent, check_outputs
+from kvstore.filepool import FilePool
 from kvstore.geometry import Geometry, Tier
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
 from kvstore.ramreads import RamReads
 from kvstore.ramtier import RamTier
 from kvstore.readpool import Reading, ReadPool
-from kvstore.segmentfiles import SegmentFiles
+from kvstore.segmentfiles import PROCESS_FILES, OpenFile, SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tablecache import PROCESS_TABLES, TableCache
 from kvstore.thinblock import read_mean_keys
@@ -38,7 +39,7 @@ _UNITS_PER_BATCH = 16
 
 
 class SessionReader:
-    """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
+    """Reads one session. Safe to use from many threads."""
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class SessionReader:
         ram: RamTier | None = None,
         disk_io: DiskMode = "auto",
         tables: TableCache = PROCESS_TABLES,
+        open_files: FilePool[OpenFile] = PROCESS_FILES,
     ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
 
@@ -78,6 +80,7 @@ class SessionReader:
             ram: what is asked before the disk. None: nothing.
             disk_io: whether slices that are not in the page cache are read past it.
             tables: where unit tables are kept between reads.
+            open_files: where segment files stay open between reads.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -86,7 +89,7 @@ class SessionReader:
         folder = session_folder(root, session_id)
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
-        files = SegmentFiles(folder, disk_io)
+        files = SegmentFiles(folder, disk_io, open_files)
         disk = DiskReads(session_id, folder, files, quarantine)
         tracker = SessionTracker(folder, session_id, files, keeps_checksums=ram is not None)
         recalled = RamReads(session_id, tracker, ram) if ram is not None else None
