@@ -74,6 +74,16 @@ def check_outputs(
     return extents
 
 
+def unpack(layout: Layout, data: np.ndarray[Any, Any], extent: Extent) -> None:
+    """Fill an extent from (bytes,) uint8 as they are stored, verified."""
+    if layout.quantised:
+        decode_extent(layout, data, extent.keys, extent.values)
+        return
+    half = extent.keys.nbytes
+    extent.keys.reshape(-1).view(np.uint8)[:] = data[:half]
+    extent.values.reshape(-1).view(np.uint8)[:] = data[half:]
+
+
 def _units_per_read(layout: Layout, token_count: int) -> int:
     """How many units like one of `token_count` tokens are read at once."""
     if not layout.quantised:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "LOOKBACK_"
 BUILTIN_MODEL = "builtin"
@@ -28,6 +28,10 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("lookback-data")
     """Folder of the store. Both processes of one service share it."""
+    store_copies: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders, with `:` between them, that are copies of `data_dir` (a backup, a snapshot, a
+    replica made by rsync). What the disk cannot give is read from the first that has it; they may
+    lag, and nothing is written to them."""
     shm_dir: Path | None = None
     """Folder for memory shared between the processes; absent: /dev/shm where it has room."""
 
@@ -136,6 +140,19 @@ class Settings(BaseSettings):
     """Deadline of a question whose client gives none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
+
+    @field_validator("store_copies", mode="before")
+    @classmethod
+    def _folders_of(cls, folders: object) -> object:
+        if isinstance(folders, str):
+            return tuple(Path(folder) for folder in folders.split(":") if folder)
+        return folders
+
+    @model_validator(mode="after")
+    def _no_copy_is_the_store(self) -> Self:
+        if self.data_dir in self.store_copies:
+            raise ValueError(f"store_copies: {self.data_dir} is the store itself")
+        return self
 
     @field_validator("redis_url")
     @classmethod
