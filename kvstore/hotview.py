@@ -161,11 +161,15 @@ class HotTailView:
         values_out: np.ndarray[Any, Any],
     ) -> bool:
         """Copy a unit's keys and values of one layer; False when it left or does not match."""
+        if self._layout.quantised:
+            data = scratch_bytes(self._layout.extent_bytes(len(keys_out)))
+            if not self.copy_stored(unit_index, layer, data):
+                return False
+            decode_extent(self._layout, data, keys_out, values_out)
+            return True
         entry = self.entry(unit_index)
         if entry is None:
             return False
-        if self._layout.quantised:
-            return self._decode(entry, unit_index, layer, keys_out, values_out)
         half = keys_out.nbytes
         start = entry.start + layer * 2 * half
         keys_out.view(np.uint8).reshape(-1)[:] = self._ring[start : start + half]
@@ -174,23 +178,19 @@ class HotTailView:
             return False
         return entry.checksum_matches(layer, keys_out, values_out)
 
-    def _decode(
-        self,
-        entry: HotEntry,
-        unit_index: int,
-        layer: int,
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
-    ) -> bool:
-        extent_bytes = self._layout.extent_bytes(len(keys_out))
-        start = entry.start + layer * extent_bytes
-        # Copied before it is checked: the ring may be written at any time.
-        data = scratch_bytes(extent_bytes)
-        data[:] = self._ring[start : start + extent_bytes]
-        if not (self.still_holds(unit_index) and entry.checksum_matches(layer, data)):
+    def copy_stored(self, unit_index: int, layer: int, out: np.ndarray[Any, Any]) -> bool:
+        """Copy a unit of one layer as it is stored; False when it left or does not match.
+
+        Args:
+            out: (bytes,) uint8 of its size; void where False is returned.
+        """
+        entry = self.entry(unit_index)
+        if entry is None:
             return False
-        decode_extent(self._layout, data, keys_out, values_out)
-        return True
+        start = entry.start + layer * len(out)
+        # Copied before it is checked: the ring may be written at any time.
+        out[:] = self._ring[start : start + len(out)]
+        return self.still_holds(unit_index) and entry.checksum_matches(layer, out)
 
     def thumbnail(self, unit_index: int) -> bytes | None:
         """Copy a unit's JPEG; None when it left or does not match."""

@@ -14,9 +14,8 @@ from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
 from kvstore.diskread import DiskReads
 from kvstore.elsewhere import Elsewhere
-from kvstore.encoding import Encoding
+from kvstore.encoding import Encoding, Layout
 from kvstore.errors import SessionNotFoundError
-from kvstore.extents import Extent, check_outputs
 from kvstore.filepool import FilePool
 from kvstore.geometry import Geometry, Tier
 from kvstore.location import NOWHERE, OtherLocation
@@ -24,7 +23,6 @@ from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
 from kvstore.ramreads import RamReads
 from kvstore.ramtier import RamTier
-from kvstore.readpool import Reading, ReadPool
 from kvstore.readsteps import ReadSteps
 from kvstore.segmentfiles import PROCESS_FILES, OpenFile, SegmentFiles
 from kvstore.snapshot import Snapshot
@@ -51,10 +49,10 @@ class SessionReader:
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
-        self._ram = ram
         self._lock = threading.Lock()
         self._units = UnitPlaces(session_id, tracker, files, self._lock, tables, elsewhere)
-        self._steps = ReadSteps(session_id, self._units, disk, elsewhere)
+        self.steps = ReadSteps(session_id, tracker, self._units, ram, disk, elsewhere)
+        """What `read` does, one after the other, for those who share the work out."""
 
     @classmethod
     def open(
@@ -102,6 +100,11 @@ class SessionReader:
             reader.close()
             raise
         return reader
+
+    @property
+    def layout(self) -> Layout | None:
+        """Shape and encoding of what is stored; None until a writer was there."""
+        return self._tracker.layout
 
     @property
     def geometry(self) -> Geometry | None:
@@ -207,55 +210,31 @@ class SessionReader:
                 for nothing. Go on with `snapshot.thinned`.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        units = [int(index) for index in unit_indices]
-        filled = self.recall(snapshot, layer, units, keys_out, values_out)
-        if all(filled):
-            return [Tier.RAM] * len(units)
-        extents = check_outputs(snapshot, self.geometry, layer, units, keys_out, values_out)
-        rest = [extent for extent in extents if not filled[extent.place]]
-        tiers = iter(self.fill(snapshot, layer, rest))
-        return [Tier.RAM if here else next(tiers) for here in filled]
+        return self.steps.read(snapshot, layer, unit_indices, (keys_out, values_out))
 
-    def recall(
+    def read_stored(
         self,
         snapshot: Snapshot,
         layer: int,
-        units: Sequence[int],
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
-        *,
-        pool: ReadPool | None = None,
-        reading: Reading | None = None,
-    ) -> list[bool]:
-        """Fill what the RAM tier has; see `kvstore.ramreads`. The rest is for `fill`."""
-        if self._ram is None:
-            return [False] * len(units)
-        return self._ram.recall(
-            snapshot, layer, units, keys_out, values_out, pool=pool, reading=reading
-        )
-
-    def fill(
-        self,
-        snapshot: Snapshot,
-        layer: int,
-        extents: Sequence[Extent],
-        *,
-        pool: ReadPool | None = None,
-        reading: Reading | None = None,
+        unit_indices: Iterable[int],
+        out: np.ndarray[Any, Any],
     ) -> list[Tier]:
-        """Read units as `read` does, but not from the RAM tier, into extents of `check_outputs`.
+        """Fill `out` with quantised units of one layer as they are stored, one after the other.
+
+        They are checked as `read` checks them, and are for whoever decodes them elsewhere: see
+        `kvstore.encoding_codec` for what they mean.
 
         Args:
-            pool: threads to share the work; None: the calling one does it.
-            reading: says whether it is still wanted; None: to the end.
+            out: (layout.extent_bytes(sum of the units' token counts, units),) uint8, contiguous.
+
+        Returns:
+            Where each unit's bytes came from.
 
         Raises:
-            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
-            KVStoreError: as for `read`.
+            ValueError: as `read`, and where units are not stored quantised.
+            KVStoreError: as `read`.
         """
-        if extents:
-            self._units.check_index(snapshot, min(extent.unit_index for extent in extents))
-        return self._steps.fill(snapshot, layer, extents, pool=pool, reading=reading)
+        return self.steps.read(snapshot, layer, unit_indices, (out,))
 
     def stored_slice(
         self, snapshot: Snapshot, unit_index: int, layer: int
