@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from kvstore.copies import StoreCopies
 from kvstore.errors import BlockCorruptError, KVStoreError, SliceCorruptError, UnitDroppedError
+from kvstore.export import export_session
 from kvstore.format import PAGE_BYTES
+from kvstore.importing import import_session
 from kvstore.location import NOWHERE
 from kvstore.paths import segment_numbers, segment_path
 from kvstore.quarantine import Quarantine, quarantined
@@ -406,4 +409,21 @@ def test_copies_that_cannot_be_read_are_named_and_do_no_harm(
     damage_slice(store)
     reader = open_reader(store, root / "absent", file, copy)
     assert all_whole(reader)
+    reader.close()
+
+
+def test_an_archive_that_was_imported_under_the_sessions_name_is_a_copy(
+    store: Path, copy: Path
+) -> None:
+    record = SessionRecord(session_id=SESSION, created_unix_s=1.0, unit_period_s=1.0)
+    create_session(store, record)
+    build(store)
+    archive = BytesIO()
+    export_session(store, SESSION, archive)
+    archive.seek(0)
+    import_session(copy, archive)
+    damage_slice(store)
+    segment_path(folder_of(store), 0).unlink()
+    reader = open_reader(store, copy)
+    assert all(kv_whole(reader, unit) for unit in range(UNIT_COUNT))
     reader.close()
