@@ -248,7 +248,7 @@ def test_what_was_read_ahead_in_vain_is_not_running_after_the_end(
     guarded.end()
     gate = Gate(monkeypatch)
     guarded.read(snapshot, 1, [], *arrays(reader, snapshot, []))  # none of them is wanted
-    guarded.ahead.begin(snapshot, 1, first)
+    guarded.ahead.begin(snapshot, 1, first, as_stored=False)
     for _ in range(2):
         assert gate.begun.acquire(timeout=JOIN_S)
     ending = threading.Thread(target=guarded.end)
