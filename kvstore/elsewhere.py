@@ -10,7 +10,11 @@ from kvstore.blockread import Block, BlockPlace
 from kvstore.chain import ChainEnd
 from kvstore.encoding import Layout
 from kvstore.encoding_codec import scratch_bytes
-from kvstore.errors import SessionNotFoundError, SliceCorruptError
+from kvstore.errors import (
+    SessionNotFoundError,
+    SessionRecordCorruptError,
+    SliceCorruptError,
+)
 from kvstore.extents import Located, unpack
 from kvstore.floor import read_floor
 from kvstore.format import SegmentHeader
@@ -119,6 +123,8 @@ class Elsewhere:
             created_unix_s = load_session(self._root, self._session_id).created_unix_s
         except SessionNotFoundError:
             created_unix_s = None
+        except SessionRecordCorruptError:
+            return None  # whose it is cannot be told
         return self._location.segment(
             SegmentAddress(
                 session_id=self._session_id, created_unix_s=created_unix_s, number=number
