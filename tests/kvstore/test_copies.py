@@ -427,3 +427,16 @@ def test_an_archive_that_was_imported_under_the_sessions_name_is_a_copy(
     reader = open_reader(store, copy)
     assert all(kv_whole(reader, unit) for unit in range(UNIT_COUNT))
     reader.close()
+
+
+def test_a_session_whose_record_is_damaged_takes_no_segment_from_a_copy(
+    store: Path, copy: Path
+) -> None:
+    record = SessionRecord(session_id=SESSION, created_unix_s=1.0, unit_period_s=1.0)
+    create_session(store, record)
+    build(store)
+    snap(store, copy)
+    damage_at(folder_of(store) / "session.json", 40)
+    segment_path(folder_of(store), 0).unlink()
+    with pytest.raises(BlockCorruptError, match="missing"):
+        open_reader(store, copy)
