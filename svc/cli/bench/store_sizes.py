@@ -35,7 +35,7 @@ class Sizes:
     @property
     def append_rounds(self) -> int:
         """Rounds of what writes most."""
-        return min(self.rounds, 3)
+        return min(self.rounds, 5)
 
     @property
     def round_bytes(self) -> int:
