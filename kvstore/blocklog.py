@@ -1,4 +1,4 @@
-"""Appending blocks to a session's segment files: one write and one sync per block.
+"""Appending blocks to a session's segment files: written once, and one sync per block.
 
 A block is acknowledged after its `fdatasync`, never before. At most one block is in flight, so
 whatever a crash leaves behind the last acknowledged block is at most one torn block.
