@@ -39,6 +39,7 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
     alone_raw: list[float] = []
     together_raw: list[float] = []
     bare: list[float] = []
+    huge: list[float] = []
     for _ in range(sizes.append_rounds):
         for names, blocks, rates, yardstick in (
             (["one"], sizes.append_blocks, alone, alone_raw),
@@ -52,7 +53,12 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
                 )
                 raw.append(bare_rate)
             yardstick.append(max(raw))
-        bare.append(bare_append_bytes_per_s(root, BLOCK_BYTES, SLICE_BYTES, sizes.append_blocks))
+        blocks = sizes.append_blocks
+        bare.append(bare_append_bytes_per_s(root, BLOCK_BYTES, SLICE_BYTES, blocks))
+        huge_rate = raw_append_bytes_per_s(
+            root, BLOCK_BYTES, blocks, writers=1, direct=True, huge=True
+        )
+        huge.append(huge_rate)
     rows = []
     for mode in modes:
         how = {"buffered": "through the page cache", "direct": "past the page cache"}[mode]
@@ -73,14 +79,20 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
                 ">= 0.9",
             ),
         ]
-    rows.append(
+    rows += [
         rate_row(
             "what a bare loop of copy, XXH3, O_DIRECT write and fdatasync reaches; ratio as of one",
             bare,
             alone_raw,
             "",
-        )
-    )
+        ),
+        rate_row(
+            "O_DIRECT writes from huge pages, as the store's, without copy and XXH3; ratio as of one",
+            huge,
+            alone_raw,
+            "",
+        ),
+    ]
     return rows
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -170,11 +170,18 @@ class BareReads:
 
 
 def raw_append_bytes_per_s(
-    folder: Path, block_bytes: int, block_count: int, *, writers: int, direct: bool
+    folder: Path,
+    block_bytes: int,
+    block_count: int,
+    *,
+    writers: int,
+    direct: bool,
+    huge: bool = False,
 ) -> float:
     """Returns the rate of writers that each append blocks to a file, with a sync after each.
 
-    A block is what `block_bytes` says, up to the next page. The files are removed.
+    A block is what `block_bytes` says, up to the next page; `huge`: it lies in huge pages, where
+    the kernel has them. The files are removed.
     """
     span = -(-block_bytes // _PAGE_BYTES) * _PAGE_BYTES
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)
@@ -189,7 +196,7 @@ def raw_append_bytes_per_s(
         finally:
             os.close(fd)
 
-    with _aligned(span) as block, ThreadPoolExecutor(writers) as pool:
+    with _aligned(span, huge=huge) as block, ThreadPoolExecutor(writers) as pool:
         paths = [folder / f"raw-{index}" for index in range(writers)]
         try:
             taken_s = seconds(lambda: list(pool.map(write, paths)))
@@ -235,8 +242,11 @@ def bare_append_bytes_per_s(
 
 
 @contextmanager
-def _aligned(byte_count: int) -> Iterator[mmap.mmap]:
+def _aligned(byte_count: int, *, huge: bool = False) -> Iterator[mmap.mmap]:
     """Memory that starts on a page and holds no zeros, which a clever disk would not write."""
     with mmap.mmap(-1, byte_count) as block:
+        if huge:
+            with suppress(OSError):  # a kernel without them
+                block.madvise(mmap.MADV_HUGEPAGE)
         block[:] = np.random.default_rng(0).bytes(byte_count)
         yield block
