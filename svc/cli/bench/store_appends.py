@@ -87,7 +87,7 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
             "",
         ),
         rate_row(
-            "O_DIRECT writes from huge pages, as the store's, without copy and XXH3; ratio as of one",
+            "bare O_DIRECT writes from huge pages, as the store's are; ratio as of one",
             huge,
             alone_raw,
             "",
