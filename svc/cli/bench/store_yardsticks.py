@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from kvstore.aligned import aligned_empty
+from kvstore.hugemap import HUGE_PAGE_BYTES, HugeMap, put_huge_pages
 
 _PAGE_BYTES = 4096
 _RING_SLICES = 128
@@ -242,11 +243,16 @@ def bare_append_bytes_per_s(
 
 
 @contextmanager
-def _aligned(byte_count: int, *, huge: bool = False) -> Iterator[mmap.mmap]:
+def _aligned(byte_count: int, *, huge: bool = False) -> Iterator[memoryview]:
     """Memory that starts on a page and holds no zeros, which a clever disk would not write."""
-    with mmap.mmap(-1, byte_count) as block:
+    size = -(-byte_count // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    fd = os.memfd_create("block")
+    try:
+        os.posix_fallocate(fd, 0, size)
+        mapped = HugeMap(fd, size, writable=True).data[:byte_count]
+        mapped[:] = np.frombuffer(np.random.default_rng(0).bytes(byte_count), np.uint8)
         if huge:
-            with suppress(OSError):  # a kernel without them
-                block.madvise(mmap.MADV_HUGEPAGE)
-        block[:] = np.random.default_rng(0).bytes(byte_count)
-        yield block
+            put_huge_pages(fd, size)
+    finally:
+        os.close(fd)
+    yield mapped.data
