@@ -1,4 +1,4 @@
-"""Appending blocks to a session's segment files: one write and one sync per block.
+"""Appending blocks to a session's segment files: written once, and one sync per block.
 
 A block is acknowledged after its `fdatasync`, never before. At most one block is in flight, so
 whatever a crash leaves behind the last acknowledged block is at most one torn block.
@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from kvstore.directio import appends_direct, refuses_direct, write_direct
-from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.diskio import Buffer, DiskIO, write_early, write_fully
 from kvstore.dropping import SegmentQueue
 from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
@@ -155,7 +155,7 @@ class BlockLog:
                 self._write_buffered_from_now_on(error)
             else:
                 return
-        write_fully(self._io, self._fd, buffers, self._offset)
+        write_early(self._io, self._fd, buffers, self._offset)
 
     def _set_direct(self) -> None:
         if self._direct:

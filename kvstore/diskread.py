@@ -60,6 +60,8 @@ class DiskReads:
         self, layer: int, located: Sequence[Located]
     ) -> tuple[list[Located], list[DamagedSlice], list[SliceCorruptError]]:
         """Part what is to be read from what is known to be damaged in a file that is as it was."""
+        if not self._quarantine:  # most often nothing is known
+            return list(located), [], []
         wanted: list[Located] = []
         retried: list[DamagedSlice] = []
         damaged: list[SliceCorruptError] = []

@@ -162,18 +162,18 @@ def _stored_parts(run: Sequence[Located]) -> list[list[np.ndarray[Any, Any]]]:
 def _runs(located: Sequence[Located]) -> Iterator[list[Located]]:
     """Cut the list where the next unit does not lie directly behind the one before."""
     run: list[Located] = []
-    last: tuple[Block, int] | None = None
-    most = _UNITS_PER_READ
+    last: Block | None = None
+    behind = most = 0
     for item in located:
         extent, (block, position) = item
-        if last is not None and last == (block, position - 1) and len(run) < most:
+        if block is last and position == behind and len(run) < most:
             run.append(item)
         else:
             if run:
                 yield run
             run = [item]
             most = _units_per_read(block.place.layout, len(extent.keys))
-        last = (block, position)
+        last, behind = block, position + 1
     if run:
         yield run
 
@@ -195,7 +195,8 @@ def read_runs(
         SliceCorruptError: the bytes are not those that were written, or the disk failed.
         FileNotFoundError: the segment is gone.
     """
-    for number, runs in groupby(_runs(located), _segment_of):
+    for number, group in groupby(_runs(located), _segment_of):
+        runs = list(group)  # what is read drives the interpreter from the processor's cache
         with files.lend(number) as file:
             for run in runs:
                 _read_run(session_id, file, layer, run)
@@ -205,18 +206,19 @@ def _read_run(session_id: str, file: OpenFile, layer: int, run: Sequence[Located
     """Fill the extents of neighbours and verify each while it lies in the processor's cache."""
     first, (block, position) = run[0]
     layout = block.place.layout
+    quantised, checksum = layout.quantised, block.table.checksums.item
     stored = _stored_parts(run)
+    arrays = list(chain.from_iterable(stored))
     try:
-        read_bytes = file.read(list(chain(*stored)), block.extent_offset(layer, position))
+        read_bytes = file.read(arrays, block.extent_offset(layer, position))
     except OSError as error:
         raise SliceCorruptError(
             session_id, block.header.sequence, first.unit_index, layer, unreadable=True
         ) from error
-    checksums = block.table.checksums[position : position + len(run), layer].tolist()
-    for (extent, _), parts, checksum in zip(run, stored, checksums, strict=True):
+    for (extent, (_, position)), parts in zip(run, stored, strict=True):
         for part in parts:
             read_bytes -= part.nbytes
-        if read_bytes < 0 or kv_checksum(*parts) != checksum:
+        if read_bytes < 0 or kv_checksum(*parts) != checksum(position, layer):
             raise SliceCorruptError(session_id, block.header.sequence, extent.unit_index, layer)
-        if layout.quantised and extent.stored is None:
+        if quantised and extent.stored is None:
             decode_extent(layout, parts[0], extent.keys, extent.values)

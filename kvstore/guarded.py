@@ -96,6 +96,10 @@ class GuardedReader:
         if all(filled):
             return [Tier.RAM] * len(units)
         extents = split(snapshot, self._reader.layout, layer, units, outputs)
+        if self.ahead is None and not any(filled):  # as without a RAM tier
+            return self._reader.steps.fill(
+                snapshot, layer, extents, pool=self._pool, reading=self._reading
+            )
         missing = [extent for extent in extents if not filled[extent.place]]
         tiers = self.ahead.take(layer, missing) if self.ahead else {}
         rest = [extent for extent in missing if extent.place not in tiers]

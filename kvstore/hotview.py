@@ -58,7 +58,7 @@ def kv_checksum(*parts: np.ndarray[Any, Any]) -> int:
     """XXH3-64 of [keys | values] as they are stored: C-contiguous parts, one after the other."""
     digest = xxhash.xxh3_64()
     for part in parts:
-        digest.update(part.data)
+        digest.update(part)  # type: ignore[arg-type]  # typed as bytes; takes any buffer
     return digest.intdigest()
 
 

@@ -78,7 +78,7 @@ class OpenFile:
             OSError: the disk failed.
         """
         if self._takes_direct:
-            byte_count = sum(array.nbytes for array in arrays)
+            byte_count = sum([array.nbytes for array in arrays])
             try:
                 if self._is_for_direct(offset, byte_count):
                     return read_direct(self._direct_fd, arrays, offset)
@@ -87,15 +87,15 @@ class OpenFile:
                     raise
                 self._takes_direct = False
                 _log_refusal(error)
-        return os.preadv(self.fd, [array.data for array in arrays], offset)
+        return os.preadv(self.fd, arrays, offset)  # type: ignore[arg-type]  # typed as buffers
 
     def _is_for_direct(self, offset: int, byte_count: int) -> bool:
         once = self._once
-        if once is not None and byte_count < LEAST_BYTES:
+        if once is not None and (
+            byte_count < LEAST_BYTES or not once.is_first(self._number, offset)
+        ):
             return False
-        if in_page_cache(self.fd, byte_count, offset):
-            return False
-        return once is None or once.is_first(self._number, offset)
+        return not in_page_cache(self.fd, byte_count, offset)
 
     @property
     def descriptor_count(self) -> int:
