@@ -187,12 +187,15 @@ async def _push(
 ) -> int:
     from svc.cli.push_view import PushView
     from svc.client import PushFinished, PushLeft
+    from svc.client.waiting import unless
 
     interrupted = _Interrupts()
     ended: PushFinished | PushLeft | None = None
     async with where.client() as client:
-        if create:
-            await _create(client, session, fps, rules)
+        if create:  # which waits for a service that is still loading
+            await unless(interrupted.stop, _create(client, session, fps, rules))
+        if interrupted.stop.is_set():
+            return EXIT_INTERRUPTED
         events = client.push(
             session,
             source,
