@@ -58,7 +58,7 @@ class Readiness:
             raise error
         now = time.monotonic()
         until_s = min(begun_s + self.within_s, deadline_s)
-        if now >= until_s:
+        if now + _POLL_S >= until_s:
             raise LookbackError(
                 reason=NOT_READY,
                 message=f"{error.message}, and was not ready within {now - begun_s:.0f} s",
@@ -69,4 +69,4 @@ class Readiness:
         if not self._told:
             self._told = True
             self._on_waiting(f"{error.message}; waiting for it up to {until_s - now:.0f} s")
-        await asyncio.sleep(min(_POLL_S, until_s - now))
+        await asyncio.sleep(_POLL_S)
