@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svc.config import ConfigError, read_settings
+from svc.config import ConfigError, Settings, read_settings
 
 
 @pytest.mark.parametrize("size_bytes", [0, 2**20, 2**30])
@@ -16,3 +16,14 @@ def test_a_hot_tail_is_the_stores_choice_or_has_a_useful_size(size_bytes: int) -
 def test_a_hot_tail_that_is_a_trifle_is_refused(size_bytes: int) -> None:
     with pytest.raises(ConfigError, match="hot_tail_bytes"):
         read_settings(hot_tail_bytes=size_bytes)
+
+
+@pytest.mark.parametrize("name", [n for n in Settings.model_fields if "_bytes" in n])
+def test_every_size_is_read_as_people_write_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, size_bytes in (("4MiB", 2**22), ("4194304", 2**22), ("0", 0)):
+        monkeypatch.setenv(f"LOOKBACK_{name.upper()}", text)
+        assert getattr(read_settings(), name) == size_bytes
+    for text in ("4MB", "-1", ""):
+        monkeypatch.setenv(f"LOOKBACK_{name.upper()}", text)
+        with pytest.raises(ConfigError, match=name):
+            read_settings()

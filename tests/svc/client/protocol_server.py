@@ -141,7 +141,8 @@ class ProtocolServer(
 
     async def UnpinSpan(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
-        self._stored(request.session_id).pinned.remove((request.span.start_s, request.span.end_s))
+        stored, span = self._stored(request.session_id), (request.span.start_s, request.span.end_s)
+        stored.pinned = [each for each in stored.pinned if each != span]
         return session_pb2.UnpinSpanResponse(session=self._message(request.session_id))
 
     async def FinishSession(self, request: Any, context: Any) -> Any:  # noqa: N802
