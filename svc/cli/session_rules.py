@@ -106,7 +106,8 @@ def over_budget(session: Session) -> str:
     if rules.on_full is OnFull.DROP_OLDEST:
         return (
             f"{over}unless a push is open, its oldest segments go within a minute, up to what is "
-            "pinned; the last segment stays in any case"
+            "pinned. The last one stays, and what was pushed without a budget to drop for may be "
+            "one segment of up to 512 MiB"
         )
     if finished:
         return (

@@ -300,6 +300,36 @@ def test_a_conversation_is_sent_along_and_kept(
     assert outcome.err.startswith("error: HISTORY_INVALID: ")
 
 
+@pytest.mark.parametrize(
+    ("reason", "values", "told"),
+    [
+        (Reason.ASKED_AT_NOT_RECEIVED, {"received_pts_s": 359.0}, "come up to 5:59.0 so far"),
+        (Reason.ASKED_AT_BEFORE_START, {"first_pts_s": 6000.5}, "from 1:40:00.5 on"),
+    ],
+)
+def test_a_time_outside_the_video_is_told_beside_what_there_is(
+    lookback: type[Lookback],
+    service: Service,
+    reason: Reason,
+    values: dict[str, float],
+    told: str,
+) -> None:
+    service.server.refuse = RequestError(reason, "in seconds", asked_at_s=5940.0, **values)
+    outcome = lookback.run("ask", "hall", "What?", "--at", "99:00", *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"error: {reason.name}: --at 1:39:00.0 lies outside the video: ")
+    assert told in outcome.err
+
+
+def test_a_file_that_is_not_there_is_named_and_why_in_words(
+    lookback: type[Lookback], tmp_path: Path
+) -> None:
+    missing = tmp_path / "cam.tar"
+    outcome = lookback.run("store", "import", str(missing), str(tmp_path / "store"))
+    assert outcome.status == 1
+    assert outcome.err == f"error: FILE_NOT_FOUND: '{missing}': no such file or directory\n"
+
+
 def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service: Service) -> None:
     service.server.sessions = {name: StoredSession(durable=[0.0, 61.0]) for name in "abc"}
     listed = lookback.run("sessions", "list", *service.options)
