@@ -77,7 +77,7 @@ def folder_owner(settings: Settings) -> Iterator[FolderOwner]:
 
 
 def check_free(settings: Settings) -> None:
-    """Looks whether `folder_owner` would be refused; waits for nothing.
+    """Looks whether `folder_owner` would be refused; waits as it does.
 
     Raises:
         FolderInUseError: it would be.
@@ -87,11 +87,7 @@ def check_free(settings: Settings) -> None:
         return
     fd = _open(settings, os.O_RDONLY)
     try:
-        if _locked(fd, settings):
-            return
-        time.sleep(_POLL_S)  # perhaps it was another who only looks
-        if not _locked(fd, settings) and not _read(fd).get("leaving"):
-            raise _taken(settings, _read(fd))
+        _lock(fd, settings)
     finally:
         os.close(fd)
 

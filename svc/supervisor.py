@@ -61,9 +61,7 @@ class Supervisor:
             FolderInUseError, PortInUseError: another process has the folder, or one of the ports.
             ChildFailedError: one of them cannot; neither is left running.
         """
-        check_free(self._settings)  # said at once, and by one of three processes
-        check_port("ingest_port", self._settings.host, self._settings.ingest_port)
-        check_port("qa_port", self._settings.host, self._settings.qa_port)
+        await asyncio.to_thread(_check_free, self._settings)  # said at once, and by one process
         self._running = asyncio.create_task(self._run())
         both_ready = asyncio.create_task(self._wait_ready())
         try:
@@ -172,6 +170,12 @@ class Supervisor:
         if address is None:
             raise RuntimeError("addresses are known once the block is entered")
         return address
+
+
+def _check_free(settings: Settings) -> None:
+    check_free(settings)
+    check_port("ingest_port", settings.host, settings.ingest_port)
+    check_port("qa_port", settings.host, settings.qa_port)
 
 
 async def serve(

@@ -10,7 +10,7 @@ from svc.cli.failures import CommandError, failure_of
 
 _FIELD_REASONS = (
     *("INVALID_REQUEST", "QUESTION_INVALID", "SESSION_EXISTS"),
-    *("CONFIG", "FOLDER_IN_USE", "PORT_IN_USE"),
+    *("STORE_FULL", "CONFIG", "FOLDER_IN_USE", "PORT_IN_USE"),
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
+from typing import Any
 
 from svc.config import ConfigError
 
@@ -14,6 +16,9 @@ _WHY = {
 }
 _OF_ONE_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 """What says nothing of the other addresses that a name has."""
+_LEAVING_S = 1.0
+"""How long a service may keep a port after it was told to stop, or killed, where nobody uses it."""
+_POLL_S = 0.05
 
 
 class PortInUseError(ConfigError):
@@ -21,7 +26,7 @@ class PortInUseError(ConfigError):
 
 
 def check_port(setting: str, host: str, port: int) -> None:
-    """Listens for a moment where a server is to.
+    """Listens for a moment where a server is to; waits shortly for one that is leaving.
 
     Args:
         setting: the name of the setting that says the port.
@@ -37,19 +42,30 @@ def check_port(setting: str, host: str, port: int) -> None:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise PortInUseError(f"cannot listen on {host}: {error.strerror or error}") from error
-    failures = []
-    for family, kind, protocol, _, address in found:
-        with socket.socket(family, kind, protocol) as probe:
-            # As the server will: connections that have ended are not in its way.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(address)
-                probe.listen(1)
-            except OSError as error:
-                failures.append(error)
-    other = [error for error in failures if error.errno not in _OF_ONE_ADDRESS]
-    if other or len(failures) == len(found):
-        raise _refusal(setting, host, port, (other or failures)[0])
+    until_s = time.monotonic() + _LEAVING_S
+    while True:
+        failures = [error for each in found if (error := _failure(each)) is not None]
+        other = [error for error in failures if error.errno not in _OF_ONE_ADDRESS]
+        if not other and len(failures) < len(found):
+            return
+        error = (other or failures)[0]
+        if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
+            raise _refusal(setting, host, port, error)
+        time.sleep(_POLL_S)
+
+
+def _failure(found: tuple[Any, ...]) -> OSError | None:
+    """Returns why one of a host's addresses cannot be listened on; None where it can."""
+    family, kind, protocol, _, address = found
+    with socket.socket(family, kind, protocol) as probe:
+        # As the server will: connections that have ended are not in its way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            return error
+    return None
 
 
 def _refusal(setting: str, host: str, port: int, error: OSError) -> PortInUseError:

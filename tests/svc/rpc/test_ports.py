@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -51,3 +52,11 @@ def test_a_process_whose_port_is_taken_says_so_before_it_loads_anything(process:
         )
     assert done.returncode == 2
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_a_listener_that_leaves_is_waited_for() -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    leaving = threading.Timer(0.2, taken.close)
+    leaving.start()
+    check_port("qa_port", "127.0.0.1", taken.getsockname()[1])
+    leaving.join()
