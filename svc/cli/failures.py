@@ -86,7 +86,8 @@ def _came_as_bytes(error: UnicodeEncodeError) -> bool:
 
 def _message(error: LookbackError) -> str:
     if error.reason == "UNREACHABLE":
-        return f"{error.message}; start one with: lookback serve --data DIR, and wait until it says that it serves"
+        start = "start one with: lookback serve --data DIR, and wait until it says that it serves"
+        return f"{error.message}; {start}"
     if error.reason == "SOURCE_MISMATCH":
         return error.message.replace("join_source adds", "--join adds")
     if error.retry_after_s is not None:

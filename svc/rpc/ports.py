@@ -44,13 +44,13 @@ def check_port(setting: str, host: str, port: int) -> None:
         raise PortInUseError(f"cannot listen on {host}: {error.strerror or error}") from error
     until_s = time.monotonic() + _LEAVING_S
     while True:
-        failures = [error for each in found if (error := _failure(each)) is not None]
-        other = [error for error in failures if error.errno not in _OF_ONE_ADDRESS]
+        failures = [failure for each in found if (failure := _failure(each)) is not None]
+        other = [failure for failure in failures if failure.errno not in _OF_ONE_ADDRESS]
         if not other and len(failures) < len(found):
             return
-        error = (other or failures)[0]
-        if error.errno != errno.EADDRINUSE or time.monotonic() > until_s:
-            raise _refusal(setting, host, port, error)
+        first = (other or failures)[0]
+        if first.errno != errno.EADDRINUSE or time.monotonic() > until_s:
+            raise _refusal(setting, host, port, first)
         time.sleep(_POLL_S)
 
 
