@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -35,7 +36,9 @@ def test_an_address_that_is_not_of_this_machine_is_named(host: str) -> None:
 
 
 @pytest.mark.parametrize("process", ["ingest", "qa"])
-def test_a_process_whose_port_is_taken_says_so_before_it_loads_anything(process: str) -> None:
+def test_a_process_whose_port_is_taken_says_so_before_it_loads_anything(
+    process: str, tmp_path: Path
+) -> None:
     """The import of torch takes seconds, so it must not have begun."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -46,7 +49,11 @@ def test_a_process_whose_port_is_taken_says_so_before_it_loads_anything(process:
         )
         done = subprocess.run(
             [sys.executable, "-c", script],
-            env={f"LOOKBACK_{process.upper()}_PORT": str(port), "PATH": "/usr/bin"},
+            env={
+                "PATH": "/usr/bin",
+                "LOOKBACK_DATA_DIR": str(tmp_path),
+                f"LOOKBACK_{process.upper()}_PORT": str(port),
+            },
             capture_output=True,
             text=True,
         )
