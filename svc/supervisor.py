@@ -61,7 +61,8 @@ class Supervisor:
             FolderInUseError, PortInUseError: another process has the folder, or one of the ports.
             ChildFailedError: one of them cannot; neither is left running.
         """
-        await asyncio.to_thread(_check_free, self._settings)  # said at once, and by one process
+        # Said at once, and by one process. On this thread, as the children are tied to threads of ours.
+        _check_free(self._settings)
         self._running = asyncio.create_task(self._run())
         both_ready = asyncio.create_task(self._wait_ready())
         try:
