@@ -61,7 +61,7 @@ class Supervisor:
             FolderInUseError, PortInUseError: another process has the folder, or one of the ports.
             ChildFailedError: one of them cannot; neither is left running.
         """
-        # Said at once, and by one process. On this thread, as the children are tied to threads of ours.
+        # Said at once, by one process, and on the thread to which the children are tied.
         _check_free(self._settings)
         self._running = asyncio.create_task(self._run())
         both_ready = asyncio.create_task(self._wait_ready())
