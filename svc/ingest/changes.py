@@ -93,7 +93,7 @@ class Changes:
             RequestError: SPAN_DROPPED; SESSION_IN_USE.
             KVStoreError: there is none, it is damaged, or the span cannot be pinned.
         """
-        work = partial(pin_span, self._settings.data_dir, self._sessions, session_id, span)
+        work = partial(pin_span, self._settings, self._sessions, session_id, span)
         return await self._between_writes(session_id, work)
 
     async def unpin(self, session_id: str, span: Span) -> Session:

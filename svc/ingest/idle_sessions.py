@@ -114,6 +114,24 @@ class IdleSessions:
         may_go = aged(segments, keep_tokens=idle.keep_tokens, is_pinned=is_pinned, **age)
         return Due(before_segment=segments[len(may_go)].number) if may_go else None
 
+    def due_for_budget(self, idle: IdleSession) -> Due | None:
+        """Returns what of a session whose rule is drop_oldest is beyond its own budget.
+
+        A push keeps to the budget that it was opened with; this is for one that was made smaller.
+
+        Raises:
+            KVStoreError, OSError: it cannot be looked at.
+        """
+        budget = idle.rules.budget
+        used = used_bytes(session_folder(self._root, idle.session_id))
+        if budget.on_full != "drop_oldest" or not 0 < budget.session_bytes < used:
+            return None
+        excess_bytes = used - int(budget.session_bytes * budget.low_fraction)
+        (count,) = counts_to_free(
+            [self._droppable(idle)], excess_bytes, lambda segment: segment.disk_bytes
+        )
+        return Due(before_segment=self._segments(idle)[count].number) if count else None
+
     def due_for_room(self, found: Sequence[IdleSession]) -> list[tuple[IdleSession, Due]]:
         """Returns what sessions whose rule is drop_oldest are to let go of for the store's budget.
 

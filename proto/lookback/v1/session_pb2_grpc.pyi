@@ -69,7 +69,8 @@ class SessionServiceStub:
     """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
     dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
     that touch become one; pinning again what is pinned changes nothing.
-    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+    nothing. NOT_FOUND (SESSION_NOT_FOUND).
     OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
     when on the session remembers, and nothing is pinned.
     RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
@@ -132,7 +133,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
     dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
     that touch become one; pinning again what is pinned changes nothing.
-    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+    nothing. NOT_FOUND (SESSION_NOT_FOUND).
     OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
     when on the session remembers, and nothing is pinned.
     RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
@@ -222,7 +224,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
         dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
         that touch become one; pinning again what is pinned changes nothing.
-        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+        nothing. NOT_FOUND (SESSION_NOT_FOUND).
         OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
         when on the session remembers, and nothing is pinned.
         RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
