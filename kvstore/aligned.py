@@ -41,10 +41,18 @@ class KVMemory:
         wanted = np.dtype(dtype)
         byte_count = math.prod(shape) * wanted.itemsize
         stride = -(-byte_count // ALIGN_BYTES) * ALIGN_BYTES
-        if len(self._memory) < 2 * stride:
-            self._memory = aligned_empty((2 * stride,), np.uint8)
+        self._grow(2 * stride)
         keys, values = (
             self._memory[start : start + byte_count].view(wanted).reshape(shape)
             for start in (0, stride)
         )
         return keys, values
+
+    def take_bytes(self, byte_count: int) -> Array:
+        """(byte_count,) uint8 for both as they are stored; valid until the next call."""
+        self._grow(byte_count)
+        return self._memory[:byte_count]
+
+    def _grow(self, byte_count: int) -> None:
+        if len(self._memory) < byte_count:
+            self._memory = aligned_empty((byte_count,), np.uint8)

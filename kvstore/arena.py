@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from kvstore.arenalayout import ArenaShape, SliceKey, largest_shape
+from kvstore.arenalayout import SliceKey
+from kvstore.arenaroom import ArenaRoom
 from kvstore.arenaslots import ArenaSlots
 from kvstore.diskio import DiskIO
 from kvstore.encoding import Layout
-from kvstore.errors import StoreFullError
 from kvstore.eviction import EvictionPolicy, NewestFirst, Place
 from kvstore.s3fifo import S3Fifo
 from kvstore.sharedfile import create_shared_file, shared_folder
@@ -37,9 +37,6 @@ GUARANTEED_FRACTION = 1 / 8
 """Share of the slots that newest units of live sessions have for themselves."""
 _COPY_GRACE_S = 0.02
 """Hundreds of times what a reader needs for one slice."""
-_MARGIN_SLOTS = 8
-_LARGEST_MARGIN = 32
-"""Eight readers may be in the middle of a copy, but the margin is no more than a 32nd."""
 
 
 class Arena:
@@ -53,29 +50,25 @@ class Arena:
         self,
         fd: int,
         path: Path,
-        shape: ArenaShape,
+        room: ArenaRoom,
         *,
-        budget_bytes: int,
-        room_bytes: int,
         unit_tokens: int,
         rest: EvictionPolicy,
     ) -> None:
         """Internal: use `create`."""
         self.path = path
-        self.shape = shape
-        self.budget_bytes = budget_bytes
+        self.shape = room.shape
+        self.budget_bytes = room.budget_bytes
         """Of the arena's file, all hot tails and the key indexes in use together."""
         self.damaged_count = 0
         """Slices that memory did not keep as they were."""
-        self._room_bytes = room_bytes
+        self._room = room
         self._unit_tokens = unit_tokens
-        self._slots = ArenaSlots(fd, path, shape)
+        self._slots = ArenaSlots(fd, path, self.shape)
         self._lock = threading.Lock()
-        self._claimed_bytes = 0
-        self._lent_bytes = 0
         self._pushed: set[int] = set()
         self._policy = NewestFirst(rest, guaranteed_fraction=GUARANTEED_FRACTION)
-        self._policy.resize(shape.slot_count)
+        self._policy.resize(self.shape.slot_count)
         self._closed = False
 
     @classmethod
@@ -106,31 +99,11 @@ class Arena:
         """
         io = io or DiskIO()
         folder = shared_folder(shm_dir)
-        free_bytes = min(io.free_bytes(folder), io.free_memory_bytes())
-        room_bytes = min(budget_bytes, free_bytes * 7 // 8)
-        if room_bytes < budget_bytes:
-            logger.warning(
-                "memory has less room than the budget of the RAM tier, taking what fits",
-                extra={
-                    "shm_dir": str(folder),
-                    "ram_budget_bytes": budget_bytes,
-                    "free_bytes": free_bytes,
-                    "taken_bytes": room_bytes,
-                },
-            )
-        room_bytes -= min(_MARGIN_SLOTS * slot_bytes, room_bytes // _LARGEST_MARGIN)
-        shape = largest_shape(room_bytes, slot_bytes)
-        size = shape.used_bytes(shape.slot_count)
+        room = ArenaRoom(folder, budget_bytes=budget_bytes, slot_bytes=slot_bytes, io=io)
+        size = room.shape.used_bytes(room.shape.slot_count)
         fd, path = create_shared_file(root, "ram", size=size, shm_dir=shm_dir, io=io)
-        return cls(
-            fd,
-            path,
-            shape,
-            budget_bytes=budget_bytes,
-            room_bytes=room_bytes,
-            unit_tokens=unit_tokens,
-            rest=S3Fifo() if rest is None else rest,
-        )
+        policy = S3Fifo() if rest is None else rest
+        return cls(fd, path, room, unit_tokens=unit_tokens, rest=policy)
 
     @property
     def file_bytes(self) -> int:
@@ -224,19 +197,14 @@ class Arena:
             StoreFullError: the budget does not allow it, even without a single slice here.
         """
         with self._lock:
-            free_bytes = self.budget_bytes - self._claimed_bytes - self._lent_bytes
-            if free_bytes - byte_count < self.shape.data_start:
-                raise StoreFullError(
-                    self.path.parent, byte_count, free_bytes, self.shape.data_start
-                )
-            self._claimed_bytes += byte_count
+            self._room.claim(byte_count)
             shrunk = self._shrink()
         self._give_back(shrunk)
 
     def release(self, byte_count: int) -> None:
         """Take back the memory of what is gone."""
         with self._lock:
-            self._claimed_bytes -= byte_count
+            self._room.release(byte_count)
             self._grow()
 
     def lend(self, byte_count: int) -> bool:
@@ -245,10 +213,9 @@ class Arena:
         Returns False when the budget is too small for it, even without a single slice here.
         """
         with self._lock:
-            self._lent_bytes = byte_count
+            fits = self._room.lend(byte_count)
             shrunk = self._shrink()
             self._grow()
-            fits = self._claimed_bytes + byte_count + self.shape.data_start <= self.budget_bytes
         self._give_back(shrunk)
         return fits
 
@@ -318,7 +285,7 @@ class Arena:
 
     def _shrink(self) -> bool:
         """Retire slots until what is active fits; whether memory is to be given back."""
-        active_count = self._fitting()
+        active_count = self._room.slot_count()
         if self._closed or active_count >= self._slots.active_count:
             return False
         self._policy.resize(active_count)
@@ -334,7 +301,7 @@ class Arena:
             self.settle()
 
     def _grow(self) -> None:
-        active_count = self._fitting()
+        active_count = self._room.slot_count()
         if self._closed or active_count <= self._slots.active_count:
             return
         try:
@@ -351,6 +318,3 @@ class Arena:
             )
             return
         self._policy.resize(active_count)
-
-    def _fitting(self) -> int:
-        return self.shape.fitting(self._room_bytes - self._claimed_bytes - self._lent_bytes)

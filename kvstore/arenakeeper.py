@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from kvstore.arena import Arena
 from kvstore.arenalayout import SliceKey
 from kvstore.errors import KVStoreError, UnitDroppedError
 from kvstore.eviction import Place
+from kvstore.filepool import FilePool
 from kvstore.geometry import Tier
 from kvstore.paths import INDEX_NAME, session_folder, session_hash, stored_session_names
 from kvstore.reader import SessionReader
@@ -30,8 +30,10 @@ from kvstore.readtrace import (
     layers_of,
     read_from,
 )
+from kvstore.segmentfiles import OpenFile
 from kvstore.sharedfile import clean_stale_files
 from kvstore.snapshot import Snapshot
+from kvstore.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ _LEAST_COST_BYTES = 4096
 """What a slice counts for in a turn at least, whatever comes of it."""
 _OPENING_COST_BYTES = 1 << 20
 """What opening a session counts for: its headers and unit tables are read."""
+_OPEN_SEGMENT_DESCRIPTORS = 2
+"""Of the one thread that reads here, beside those of the process's other readers."""
 _ASKED_FOR_S = 60.0
 """How long after a question a session's key index counts as memory in use."""
 
@@ -61,8 +65,10 @@ class ArenaKeeper:
         self._shm_dir = shm_dir
         self._clock = clock
         self._traces = TraceReader(root, shm_dir=shm_dir)
-        self._wanted: OrderedDict[Place, None] = OrderedDict()
-        self._readers: dict[int, SessionReader] = {}
+        self._wanted = Wanted(_MOST_WANTED)
+        self._reader: SessionReader | None = None
+        self._reader_hash: int | None = None
+        self._open_files: FilePool[OpenFile] = FilePool(lambda: _OPEN_SEGMENT_DESCRIPTORS)
         self._names: dict[int, str] = {}
         self._asked_s: dict[int, float] = {}
         self._listed = False
@@ -78,10 +84,7 @@ class ArenaKeeper:
         clean_stale_files(self._root, "use", shm_dir=self._shm_dir)
         self._arena.touch(_places(records[read_from(records, Tier.RAM)]))
         for place in _places(records[read_from(records, Tier.DISK)]):
-            self._wanted[place] = None
-            self._wanted.move_to_end(place)
-        while len(self._wanted) > _MOST_WANTED:
-            self._wanted.popitem(last=False)
+            self._wanted.add(place)
         now_s = self._clock()
         self._asked_s |= dict.fromkeys(np.unique(records[:, SESSION]).tolist(), now_s)
         self._count_read(now_s)
@@ -90,22 +93,23 @@ class ArenaKeeper:
     def fill(self, byte_count: int) -> int:
         """Bring in slices that questions read from the disk, until so many bytes were read.
 
-        What brings nothing in counts too, so that a turn ends whatever there is to find.
+        What brings nothing in counts too, so that a turn ends whatever there is to find. One
+        session is open at a time; where several wait, the next turn is another's.
 
         Returns:
             The bytes read.
         """
         read_bytes = cost_bytes = 0
         while self._wanted and cost_bytes < byte_count:
-            place, _ = self._wanted.popitem(last=False)
-            if place.session_hash not in self._readers:
+            place = self._wanted.take()
+            if place.session_hash != self._reader_hash:
                 cost_bytes += _OPENING_COST_BYTES
             brought_bytes = self._try_to_bring_in(place)
             read_bytes += brought_bytes
             cost_bytes += max(brought_bytes, _LEAST_COST_BYTES)
-        # Open files would keep a deleted session's disk.
-        for hash_ in self._readers.keys() - {place.session_hash for place in self._wanted}:
-            self._close(hash_)
+        self._wanted.pass_on()
+        if self._wanted.session != self._reader_hash:
+            self.close()  # open files would keep a deleted session's disk
         return read_bytes
 
     def scrub(self, byte_count: int) -> None:
@@ -139,8 +143,9 @@ class ArenaKeeper:
 
     def close(self) -> None:
         """Close the files that are open."""
-        for hash_ in list(self._readers):
-            self._close(hash_)
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._reader_hash = None
 
     def _try_to_bring_in(self, place: Place) -> int:
         """Bring in a slice; pass over it, and others that must fail as it does, where that fails.
@@ -149,19 +154,19 @@ class ArenaKeeper:
             The bytes read.
         """
         try:
-            reader = self._reader(place.session_hash)
+            reader = self._open(place.session_hash)
             snapshot = reader.snapshot() if reader is not None else None
         except (KVStoreError, OSError) as error:
             logger.debug("session cannot be looked at", extra={"reason": str(error)})
             reader = snapshot = None
         if reader is None or snapshot is None:
-            self._close(place.session_hash)
-            self._forget(place.session_hash)
+            self.close()
+            self._wanted.forget(place.session_hash)
             return 0
         try:
             return self._bring_in(place, reader, snapshot)
         except UnitDroppedError as error:
-            self._forget(place.session_hash, before_unit=error.first_unit)
+            self._wanted.forget(place.session_hash, before_unit=error.first_unit)
         except (KVStoreError, OSError) as error:
             logger.debug("slice cannot be brought into memory", extra={"reason": str(error)})
         return 0
@@ -179,22 +184,16 @@ class ArenaKeeper:
         self._arena.take(SliceKey(*place, checksum), data)
         return len(data)
 
-    def _reader(self, hash_: int) -> SessionReader | None:
-        reader = self._readers.get(hash_)
-        if reader is None:
+    def _open(self, hash_: int) -> SessionReader | None:
+        """The reader of a session, in place of the last one's; None: there is no such session."""
+        if hash_ != self._reader_hash:
+            self.close()
             name = self._name(hash_)
             if name is None:
                 return None
-            reader = self._readers[hash_] = SessionReader.open(self._root, name)
-        return reader
-
-    def _forget(self, hash_: int, *, before_unit: int | None = None) -> None:
-        """Want nothing more of a session, or of its units before one."""
-        for place in list(self._wanted):
-            if place.session_hash == hash_ and (
-                before_unit is None or place.unit_index < before_unit
-            ):
-                del self._wanted[place]
+            self._reader = SessionReader.open(self._root, name, open_files=self._open_files)
+            self._reader_hash = hash_
+        return self._reader
 
     def _count_read(self, now_s: float) -> None:
         """Count the rings, and the key indexes that questions read; a push claims its own."""
@@ -226,11 +225,6 @@ class ArenaKeeper:
             names = stored_session_names(self._root)
             self._names = {session_hash(name): name for name in names}
         return self._names.get(hash_)
-
-    def _close(self, hash_: int) -> None:
-        reader = self._readers.pop(hash_, None)
-        if reader is not None:
-            reader.close()
 
 
 def _places(records: np.ndarray[Any, Any]) -> list[Place]:

@@ -1,4 +1,4 @@
-"""Appending blocks to a session's segment files: one write and one sync per block.
+"""Appending blocks to a session's segment files: written once, and one sync per block.
 
 A block is acknowledged after its `fdatasync`, never before. At most one block is in flight, so
 whatever a crash leaves behind the last acknowledged block is at most one torn block.
@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from kvstore.directio import appends_direct, refuses_direct, write_direct
-from kvstore.diskio import Buffer, DiskIO, write_fully
+from kvstore.diskio import Buffer, DiskIO, write_early, write_fully
 from kvstore.dropping import SegmentQueue
 from kvstore.encoding import Layout
 from kvstore.errors import StoreFullError
@@ -28,7 +28,7 @@ from kvstore.freeing import Freeing
 from kvstore.hottail import HotRecord
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
-from kvstore.pinned import Pinned
+from kvstore.pins import PinsNow
 from kvstore.scan import LogScan
 from kvstore.space import Space
 from kvstore.table import join_table
@@ -57,7 +57,7 @@ class BlockLog:
         space: Space,
         announce_floor: Callable[[int], None],
         announce_rewrite: Callable[[], None],
-        pinned: Pinned,
+        pinned: PinsNow,
         check_owned: Callable[[], None],
         io: DiskIO,
         kept: bool = False,
@@ -155,7 +155,7 @@ class BlockLog:
                 self._write_buffered_from_now_on(error)
             else:
                 return
-        write_fully(self._io, self._fd, buffers, self._offset)
+        write_early(self._io, self._fd, buffers, self._offset)
 
     def _set_direct(self) -> None:
         if self._direct:

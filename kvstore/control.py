@@ -4,8 +4,9 @@ One 4 KiB page, mapped shared. Counts only grow within an epoch. A reader takes 
 together by reading the epoch before and after the rest. The page is a hint that recovery rebuilds:
 deleting it while nobody has the session open loses nothing that is durable.
 
-Every word is there three times (`triplewords.py`) and every text twice, with a checksum: a flipped
-bit changes nothing. More damage is told, until the next writer renews the page.
+Every word is there three times (`triplewords.py`) and every text twice, with a checksum
+(`controltext.py`): a flipped bit changes nothing. More damage is told, until the next writer
+renews the page.
 """
 
 from __future__ import annotations
@@ -14,27 +15,21 @@ import math
 import mmap
 import os
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
 
+from kvstore.controltext import ControlText, read_text, write_text
 from kvstore.diskio import DiskIO, write_fully
-from kvstore.encoding import Layout, encoding_named
 from kvstore.errors import ControlCorruptError, FormatVersionError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES
-from kvstore.geometry import Geometry
 from kvstore.paths import CONTROL_NAME
 from kvstore.triplewords import TripleWords
 
 _MAGIC = int.from_bytes(b"LBKVCTL\0", "little")
 _BOOT_ID_PATH = Path("/proc/sys/kernel/random/boot_id")
-# Two texts, used in turn by odd and even epochs: a reader finds its epoch's whole while the next
-# writer is still writing.
-_TEXT_OFFSET, _TEXT_SLOT_BYTES, _TEXT_COPY_BYTES = 1024, 1536, 768
-_TEXT_HEAD = struct.Struct("<QQ")
 
 # Places of the 8-byte words.
 _MAGIC_WORD, _VERSION_WORD, _SESSION_WORD = 0, 1, 2
@@ -81,14 +76,6 @@ class Watermarks(NamedTuple):
 
     As a reader tells it: to this reader.
     """
-
-
-@dataclass(frozen=True, slots=True)
-class ControlText:
-    """What the writer of an epoch wrote once."""
-
-    layout: Layout
-    hot_tail_path: Path
 
 
 def boot_hash() -> int:
@@ -187,31 +174,7 @@ class ControlPage:
 
     def text(self, epoch: int) -> ControlText | None:
         """What the writer of `epoch`, which must be current, wrote once; None when damaged."""
-        slot = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
-        for start in range(slot, slot + _TEXT_SLOT_BYTES, _TEXT_COPY_BYTES):
-            length, check = _TEXT_HEAD.unpack_from(self._map, start)
-            data = self._map[start + _TEXT_HEAD.size : start + _TEXT_COPY_BYTES][:length]
-            if xxhash.xxh3_64_intdigest(data, seed=epoch) == check:
-                break
-        else:
-            return None
-        layers, heads, dim, element, encoding, path = data.decode().split("\n", 5)
-        geometry = Geometry(
-            layer_count=int(layers), kv_head_count=int(heads), head_dim=int(dim), element=element
-        )
-        return ControlText(Layout(geometry, encoding_named(encoding)), Path(path))
-
-    def _write_text(self, epoch: int, text: ControlText) -> None:
-        shape = text.layout.geometry
-        numbers = [shape.layer_count, shape.kv_head_count, shape.head_dim]
-        names = [shape.element, text.layout.encoding, str(text.hot_tail_path)]
-        data = "\n".join([*map(str, numbers), *names]).encode()
-        if len(data) > _TEXT_COPY_BYTES - _TEXT_HEAD.size:
-            raise ValueError(f"the hot tail's path is too long: {text.hot_tail_path}")
-        check = xxhash.xxh3_64_intdigest(data, seed=epoch)
-        copy = (_TEXT_HEAD.pack(len(data), check) + data).ljust(_TEXT_COPY_BYTES, b"\0")
-        start = _TEXT_OFFSET + epoch % 2 * _TEXT_SLOT_BYTES
-        self._map[start : start + _TEXT_SLOT_BYTES] = 2 * copy
+        return read_text(self._map, epoch)
 
     def proven_block_count(self) -> int:
         """Blocks that were acknowledged for certain; 0 when the word and its check disagree."""
@@ -282,7 +245,7 @@ class ControlPage:
 
         No word stays as it was, so that damage does not gather.
         """
-        self._write_text(epoch, text)
+        write_text(self._map, epoch, text)
         self._words[_MAGIC_WORD] = _MAGIC
         self._words[_VERSION_WORD] = FORMAT_VERSION
         self._words[_SESSION_WORD] = self._session_hash

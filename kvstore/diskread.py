@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvstore.errors import SliceCorruptError
+from kvstore.errors import SliceCorruptError, UnitDroppedError
 from kvstore.extents import Located, read_runs
 from kvstore.floor import why_gone
 from kvstore.format import SegmentHeader
-from kvstore.paths import segment_path
-from kvstore.quarantine import DamagedSlice, Quarantine, damaged_now
+from kvstore.paths import segment_path, still_there
+from kvstore.quarantine import DamagedSlice, FileState, Quarantine, damaged_now
 from kvstore.scan import read_page
 from kvstore.segmentfiles import SegmentFiles
 
@@ -42,20 +41,16 @@ class DiskReads:
             SegmentRewrittenError: what is known of a segment is out of date.
             OSError: of this process, such as too many open files: no fault of the data.
         """
+        wanted, retried, damaged = self._set_aside(layer, located)
         try:
-            wanted, retried, damaged = self._set_aside(layer, located)
-            try:
-                read_runs(self._session_id, self._files, layer, wanted)
-            except SliceCorruptError:
-                self._check_generation(wanted)
-                return damaged + self._examine(layer, wanted)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                return damaged + self._examine(layer, wanted)
-        except FileNotFoundError as error:
-            unit_index = min(extent.unit_index for extent, _ in located)
-            raise why_gone(self._folder, self._session_id, unit_index) from error
+            read_runs(self._session_id, self._files, layer, wanted)
+        except SliceCorruptError:
+            self._check_generation(wanted)
+            return damaged + self._examine(layer, wanted)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.ENOENT):
+                raise
+            return damaged + self._examine(layer, wanted)
         if self._quarantine is not None:
             for each in retried:
                 self._quarantine.lift(each)
@@ -65,6 +60,8 @@ class DiskReads:
         self, layer: int, located: Sequence[Located]
     ) -> tuple[list[Located], list[DamagedSlice], list[SliceCorruptError]]:
         """Part what is to be read from what is known to be damaged in a file that is as it was."""
+        if not self._quarantine:  # most often nothing is known
+            return list(located), [], []
         wanted: list[Located] = []
         retried: list[DamagedSlice] = []
         damaged: list[SliceCorruptError] = []
@@ -74,8 +71,8 @@ class DiskReads:
             if known is None:
                 wanted.append(one)
                 continue
-            file = self._stat(one)
-            if (file.st_ino, file.st_ctime_ns) == (known.inode, known.changed_ns):
+            if self._state(one) == (known.inode, known.changed_ns):
+                self._check_not_dropped(one)
                 damaged.append(self._error(one, layer, unreadable=known.unreadable))
                 continue
             # It may be another file under the name: the one that is open is the damaged one.
@@ -90,7 +87,7 @@ class DiskReads:
         found: list[DamagedSlice] = []
         for one in located:
             extent, (block, _) = one
-            file = self._stat(one)  # first: a repair while it is read must not go unseen
+            file = self._state(one)  # first: a repair while it is read must not go unseen
             known = self._known(block.header.hash, extent.unit_index, layer)
             try:
                 read_runs(self._session_id, self._files, layer, [one])
@@ -98,8 +95,9 @@ class DiskReads:
                 self._check_generation([one])
                 errors.append(error)
             except OSError as error:
-                if error.errno != errno.EIO:
+                if error.errno not in (errno.EIO, errno.ENOENT):
                     raise
+                self._check_not_dropped(one)
                 errors.append(self._error(one, layer, unreadable=True))
             else:
                 if known is not None and self._quarantine is not None:
@@ -118,19 +116,24 @@ class DiskReads:
             try:
                 with self._files.use(number) as fd:
                     header = SegmentHeader.unpack(read_page(fd, 0), path)
-            except FileNotFoundError:
-                raise
             except OSError:
-                continue  # the disk refuses: that is damage
+                continue  # the disk refuses, or it is missing: that is damage
             if header is not None and header.generation != known.generation:
                 raise SegmentRewrittenError(path.name)
 
     def _known(self, block_hash: int, unit: int, layer: int) -> DamagedSlice | None:
         return self._quarantine.find(block_hash, unit, layer) if self._quarantine else None
 
-    def _stat(self, one: Located) -> os.stat_result:
+    def _state(self, one: Located) -> FileState:
         _, (block, _) = one
-        return segment_path(self._folder, block.place.segment_number).stat()
+        return FileState.of(segment_path(self._folder, block.place.segment_number))
+
+    def _check_not_dropped(self, one: Located) -> None:
+        """Raise where a unit was dropped on purpose, or its session was; else it is damaged."""
+        extent, _ = one
+        gone = why_gone(self._folder, self._session_id, extent.unit_index)
+        if isinstance(gone, UnitDroppedError) or not still_there(self._folder):
+            raise gone
 
     def _error(self, one: Located, layer: int, *, unreadable: bool) -> SliceCorruptError:
         extent, (block, _) = one

@@ -1,4 +1,4 @@
-"""Dropping the oldest of a session: whole segments, from the front, and never the last one.
+"""Dropping the oldest of a session: whole segments, from the front. `kvstore.retention` says which.
 
 The order makes a crash harmless at every step: the floor record is made durable, readers are told,
 then the files go. Whatever still lies below the floor goes at the next recovery.
@@ -11,12 +11,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
 from pathlib import Path
 
 from kvstore.blockread import BlockPlace, TornBlockError, read_block
 from kvstore.diskio import DiskIO
-from kvstore.diskuse import path_bytes
 from kvstore.errors import BlockCorruptError
 from kvstore.floor import Floor, clean_floor, write_floor
 from kvstore.paths import segment_numbers, segment_path
@@ -58,7 +56,6 @@ class SegmentQueue:
     def __init__(self, blocks: Sequence[BlockPlace]) -> None:
         """Take the good blocks above the floor."""
         self._segments: deque[LogSegment] = deque()
-        self._token_count = 0
         for place in blocks:
             header = place.header
             if not self._segments or self._segments[-1].number != place.segment_number:
@@ -112,7 +109,6 @@ class SegmentQueue:
         segment.written_unix_s = written_unix_s
         segment.token_count += token_count
         segment.block_count += 1
-        self._token_count += token_count
 
     def is_long(self, pts_s: float, retain_s: float) -> bool:
         """Whether the last segment spans so much of what is kept that it should not go on."""
@@ -120,37 +116,12 @@ class SegmentQueue:
             return False
         return pts_s - self._segments[-1].first_pts_s > retain_s / _SEGMENTS_PER_RETENTION
 
-    def expired(
-        self, *, keep_tokens: int, retain_s: float, newest_pts_s: float, now_unix_s: float
-    ) -> list[LogSegment]:
-        """The segments that may go for their age, oldest first.
-
-        Age is told by two clocks, and the younger counts: the stream's, from the segment's last
-        unit to the newest one, and the wall's, from when the segment was last written to now. A
-        jump of either alone, which makes everything look old, drops nothing that is young.
-        """
-        old_pts_s, old_unix_s = newest_pts_s - retain_s, now_unix_s - retain_s
-        return list(
-            takewhile(
-                lambda old: old.last_pts_s < old_pts_s and old.written_unix_s < old_unix_s,
-                self.droppable(keep_tokens),
-            )
-        )
-
-    def droppable(self, keep_tokens: int) -> list[LogSegment]:
-        """The segments that may go, oldest first: what is left holds `keep_tokens`."""
-        found: list[LogSegment] = []
-        left = self._token_count
-        for segment in islice(self._segments, max(0, len(self._segments) - 1)):
-            left -= segment.token_count
-            if left < keep_tokens:
-                break
-            found.append(segment)
-        return found
+    def all(self) -> list[LogSegment]:
+        """The segments, oldest first."""
+        return list(self._segments)
 
     def thinned(self, segment: LogSegment, token_count: int) -> None:
         """A segment was written anew with so many tokens."""
-        self._token_count += token_count - segment.token_count
         segment.token_count = token_count
         segment.generation += 1
 
@@ -161,17 +132,7 @@ class SegmentQueue:
     def drop(self, count: int) -> None:
         """Forget the first `count` segments."""
         for _ in range(count):
-            self._token_count -= self._segments.popleft().token_count
-
-
-def enough_to_free(folder: Path, segments: Sequence[LogSegment], wanted_bytes: int) -> int:
-    """How many of the segments, oldest first, must go to free so much; all when they do not."""
-    freed = 0
-    for count, segment in enumerate(segments, start=1):
-        freed += path_bytes(segment_path(folder, segment.number))
-        if freed >= wanted_bytes:
-            return count
-    return len(segments)
+            self._segments.popleft()
 
 
 def drop_below(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_block
 from kvstore.chain import ChainEnd
+from kvstore.elsewhere import Elsewhere
 from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError
 from kvstore.format import PAGE_BYTES, BlockHeader, SegmentHeader
@@ -18,7 +20,11 @@ from kvstore.units import UnitCatalog
 class LogFollower:
     """Reads the blocks behind those a catalog holds. Not thread-safe."""
 
-    def __init__(self, folder: Path, session_id: str, files: SegmentFiles) -> None:
+    def __init__(
+        self, folder: Path, session_id: str, files: SegmentFiles, elsewhere: Elsewhere
+    ) -> None:
+        """`elsewhere` has what is damaged or missing here."""
+        self._elsewhere = elsewhere
         self._folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
@@ -35,25 +41,56 @@ class LogFollower:
             catalog.add_block(self._next_block(catalog, layout))
 
     def _next_block(self, catalog: UnitCatalog, layout: Layout) -> Block:
-        end = ChainEnd.at(catalog.floor)
-        number = catalog.floor.first_segment
         last = catalog.places.last
-        if last is not None:
-            end = ChainEnd.behind(last.header)
-            number = last.segment_number
+        if last is None:
+            return self._first_block(
+                catalog.floor.first_segment, ChainEnd.at(catalog.floor), layout
+            )
+        end, number = ChainEnd.behind(last.header), last.segment_number
+        try:
             block = self._read(number, last.stop, self._bounded(end, number), layout)
             if block is not None:
                 return block
-            end = end.past(self._segment(number, end))
-            number += 1
-        segment = self._segment(number, end)
-        if segment.layout != layout or not end.admits_segment(segment, self._session_hash):
-            reason = f"{segment_path(self._folder, number).name} does not follow the one before it"
-            raise self._damaged(end.next_block, reason)
-        block = self._read(number, PAGE_BYTES, end, layout)
-        if block is None:
-            raise self._damaged(end.next_block, "its header is damaged")
-        return block
+            return self._first_block(
+                number + 1, end.past(self._segment_before(number, end)), layout
+            )
+        except (BlockCorruptError, OSError) as error:
+            found = self._elsewhere.next_block(number, end, layout) if _is_damage(error) else None
+            if found is None and isinstance(error, FileNotFoundError):
+                # The segment is missing, and ended here: the log goes on in the next one.
+                segment = self._segment_before(number, end)
+                return self._first_block(number + 1, end.past(segment), layout)
+            if found is None:
+                raise
+            return found
+
+    def _first_block(self, number: int, end: ChainEnd, layout: Layout) -> Block:
+        """The block at the start of a segment."""
+        try:
+            segment = self._segment(number, end)
+            if segment.layout != layout or not end.admits_segment(segment, self._session_hash):
+                path = segment_path(self._folder, number)
+                reason = f"{path.name} does not follow the one before it"
+                raise self._damaged(end.next_block, reason)
+            block = self._read(number, PAGE_BYTES, end, layout)
+            if block is None:
+                raise self._damaged(end.next_block, "its header is damaged")
+            return block
+        except (BlockCorruptError, OSError) as error:
+            found = self._elsewhere.next_block(number, end, layout) if _is_damage(error) else None
+            if found is None:
+                raise
+            return found
+
+    def _segment_before(self, number: int, end: ChainEnd) -> SegmentHeader:
+        """The header of the segment that holds the last block."""
+        try:
+            return self._segment(number, end)
+        except (BlockCorruptError, OSError) as error:
+            found = self._elsewhere.segment_header(number) if _is_damage(error) else None
+            if found is None:
+                raise
+            return found
 
     def _bounded(self, end: ChainEnd, number: int) -> ChainEnd:
         """The chain's end in segment `number`, where a late writer's block may lie behind it.
@@ -90,3 +127,8 @@ class LogFollower:
 
     def _damaged(self, block_index: int, reason: str) -> BlockCorruptError:
         return BlockCorruptError(self._session_id, block_index, reason)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether it says that what was stored is not there, and not that this process cannot read."""
+    return not isinstance(error, OSError) or error.errno in (errno.EIO, errno.ENOENT)

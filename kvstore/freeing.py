@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from itertools import takewhile
+from collections.abc import Callable
 from pathlib import Path
 
 from kvstore.blockread import TornBlockError
 from kvstore.diskio import DiskIO
 from kvstore.diskuse import path_bytes
-from kvstore.dropping import LogSegment, SegmentQueue, drop_below, enough_to_free
+from kvstore.dropping import LogSegment, SegmentQueue, drop_below
 from kvstore.errors import BlockCorruptError, KVStoreError, StoreFullError
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
-from kvstore.pinned import Pinned, touches
+from kvstore.pins import PinsNow
+from kvstore.retention import (
+    Segment,
+    aged,
+    counts_to_free,
+    droppable,
+    pin_check,
+    thinnable,
+    thinned_least,
+    unseen,
+)
 from kvstore.rewriting import NoRoomAsideError, choose_tokens, file_bytes, rewrite
 from kvstore.space import Shortage, Space
 from kvstore.thinblock import DamagedSegmentError
@@ -43,7 +52,7 @@ class Freeing:
         limits: BlockLimits,
         epoch: int,
         space: Space,
-        pinned: Pinned,
+        pinned: PinsNow,
         check_owned: Callable[[], None],
         announce_floor: Callable[[int], None],
         announce_rewrite: Callable[[], None],
@@ -87,16 +96,15 @@ class Freeing:
             WriterFencedError: the session is not this writer's any more.
             OSError: the disk failed; recovery finishes it, or finds nothing begun.
         """
-        expired = self._segments.expired(
-            keep_tokens=self._limits.keep_tokens,
-            retain_s=self._limits.retain_s,
-            newest_pts_s=newest_pts_s,
-            now_unix_s=time.time(),
-        )
-        if not expired:
-            return
         try:
-            expired = self._before_pins(expired)
+            expired = aged(
+                self._segments.all(),
+                keep_tokens=self._limits.keep_tokens,
+                is_pinned=self._pin_check(),
+                retain_s=self._limits.retain_s,
+                newest_pts_s=newest_pts_s,
+                now_unix_s=time.time(),
+            )
         except KVStoreError as error:
             self._warn("what is pinned cannot be told, nothing is dropped for its age", error)
             return
@@ -105,19 +113,22 @@ class Freeing:
 
     def _drop_oldest(self, shortage: Shortage) -> bool:
         """Drop segments until there is room again; False when none may go."""
-        candidates = self._segments.droppable(self._limits.keep_tokens)
+        segments, keep_tokens = self._segments.all(), self._limits.keep_tokens
+        loose = droppable(segments, keep_tokens=keep_tokens, is_pinned=self._pin_check())
+        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
         try:
-            loose = self._before_pins(candidates)
+            (count,) = counts_to_free([loose], wanted_bytes, self._disk_bytes)
         except KVStoreError as error:
             shortage.error.explain(f"what is pinned cannot be told ({error})")
             return False
-        if not loose:
-            if candidates:
-                shortage.error.explain("the oldest video of the session is pinned")
-            return False
-        wanted_bytes = shortage.excess_bytes + shortage.spare_bytes
-        self._drop(enough_to_free(self._folder, loose, wanted_bytes))
-        return True
+        if count:
+            self._drop(count)
+        elif unseen(segments, keep_tokens):
+            shortage.error.explain("the oldest video of the session is pinned")
+        return count > 0
+
+    def _disk_bytes(self, segment: LogSegment) -> int:
+        return path_bytes(segment_path(self._folder, segment.number))
 
     def _drop(self, segment_count: int) -> None:
         self._check_owned()
@@ -131,27 +142,15 @@ class Freeing:
         hash_ = session_hash(self._folder.name)
         drop_below(self._folder, hash_, floor, self._io, announce)
 
-    def _before_pins(self, candidates: Sequence[LogSegment]) -> list[LogSegment]:
-        """The first of them up to one that is pinned: only the front of a log can go."""
-        spans = self._spans() if candidates else ()
-        return list(takewhile(lambda segment: not self._is_pinned(segment, spans), candidates))
-
     def _spans(self) -> Spans:
         return tuple((float(start), float(stop)) for start, stop in self._pinned())
 
-    def _is_pinned(self, segment: LogSegment, spans: Spans) -> bool:
-        if not spans:
-            return False
-        path = segment_path(self._folder, segment.number)
-        try:
-            with open(path, "rb") as file:
-                blocks = self._read(file.fileno(), path, segment).blocks
-        except (DamagedSegmentError, BlockCorruptError) as error:
-            text = "a damaged segment is not dropped: what is pinned may be in it"
-            self._warn(text, error, segment=path.name)
-            return True
-        tables = (block.table.rows for block in blocks)
-        return any(touches(spans, t["first_pts_s"], t["last_pts_s"]).any() for t in tables)
+    def _pin_check(self) -> Callable[[LogSegment], bool]:
+        return pin_check(self._folder, self._spans, on_damage=self._tell_undroppable)
+
+    def _tell_undroppable(self, segment: Segment, error: Exception) -> None:
+        text = "a damaged segment is not dropped: what is pinned may be in it"
+        self._warn(text, error, segment=segment_path(self._folder, segment.number).name)
 
     def _read(self, fd: int, path: Path, segment: LogSegment) -> WholeSegment:
         """The headers and unit tables of a segment.
@@ -182,17 +181,13 @@ class Freeing:
         except KVStoreError as error:
             shortage.error.explain(f"what is pinned cannot be told ({error})")
             return False
-        left = [
-            segment
-            for segment in self._segments.droppable(self._limits.keep_tokens)
-            if segment.least_for != spans
-        ]
-        left.sort(key=lambda segment: (segment.generation, segment.number))
+        segments = thinnable(self._segments.all(), self._limits.keep_tokens)
+        left = [segment for segment in segments if segment.least_for != spans]
         wanted_bytes = shortage.excess_bytes + min(shortage.spare_bytes, _SPARE_BYTES)
         freed_bytes, no_room = 0, False
         while freed_bytes < wanted_bytes and left:
             segment = left.pop(0)
-            before_bytes = path_bytes(segment_path(self._folder, segment.number))
+            before_bytes = self._disk_bytes(segment)
             try:
                 # About what it takes, before anything is read; it is claimed once it is known.
                 with self._space.claim(before_bytes // 2, aside=True):
@@ -204,9 +199,9 @@ class Freeing:
             if not changed:
                 segment.least_for = spans
                 continue
-            freed_bytes += before_bytes - path_bytes(segment_path(self._folder, segment.number))
+            freed_bytes += before_bytes - self._disk_bytes(segment)
             left.append(segment)
-            left.sort(key=lambda segment: (segment.generation, segment.number))
+            left.sort(key=thinned_least)
         if not freed_bytes:
             shortage.error.explain(
                 "there is no room to write a thinner copy of a segment beside the old one"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kvstore.extents import check_outputs
+from kvstore.encoding import Layout
+from kvstore.extents import Outputs, split
 from kvstore.geometry import Tier
 from kvstore.readahead import ReadAhead
 from kvstore.reader import SessionReader
@@ -56,33 +57,63 @@ class GuardedReader:
         Raises:
             ReadGivenUpError: the task is given up, or its deadline passed.
         """
+        return self._read(snapshot, layer, unit_indices, (keys_out, values_out))
+
+    def read_stored(
+        self,
+        snapshot: Snapshot,
+        layer: int,
+        unit_indices: Iterable[int],
+        out: np.ndarray[Any, Any],
+    ) -> list[Tier]:
+        """Read as `SessionReader.read_stored` does, and go on with the next layer as `read` does.
+
+        Raises:
+            ReadGivenUpError: the task is given up, or its deadline passed.
+        """
+        return self._read(snapshot, layer, unit_indices, (out,))
+
+    @property
+    def layout(self) -> Layout | None:
+        """Shape and encoding of what is stored; None until a writer was there."""
+        return self._reader.layout
+
+    def _read(
+        self, snapshot: Snapshot, layer: int, unit_indices: Iterable[int], outputs: Outputs
+    ) -> list[Tier]:
         units = [int(unit) for unit in unit_indices]
-        tiers = self._read(snapshot, layer, units, keys_out, values_out)
+        tiers = self._read_tiers(snapshot, layer, units, outputs)
         if self._trace is not None:
             self._trace.note(layer, units, tiers)
         return tiers
 
-    def _read(
-        self,
-        snapshot: Snapshot,
-        layer: int,
-        units: list[int],
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
+    def _read_tiers(
+        self, snapshot: Snapshot, layer: int, units: list[int], outputs: Outputs
     ) -> list[Tier]:
-        filled = self._reader.recall(
-            snapshot, layer, units, keys_out, values_out, pool=self._pool, reading=self._reading
+        filled = self._reader.steps.recall(
+            snapshot, layer, units, outputs, pool=self._pool, reading=self._reading
         )
         if all(filled):
             return [Tier.RAM] * len(units)
-        extents = check_outputs(snapshot, self._reader.geometry, layer, units, keys_out, values_out)
+        extents = split(snapshot, self._reader.layout, layer, units, outputs)
+        if self.ahead is None and not any(filled):  # as without a RAM tier
+            return self._reader.steps.fill(
+                snapshot, layer, extents, pool=self._pool, reading=self._reading
+            )
         missing = [extent for extent in extents if not filled[extent.place]]
         tiers = self.ahead.take(layer, missing) if self.ahead else {}
         rest = [extent for extent in missing if extent.place not in tiers]
-        found = self._reader.fill(snapshot, layer, rest, pool=self._pool, reading=self._reading)
+        found = self._reader.steps.fill(
+            snapshot, layer, rest, pool=self._pool, reading=self._reading
+        )
         tiers.update(zip((extent.place for extent in rest), found, strict=True))
         if self.ahead:
-            self.ahead.begin(snapshot, layer + 1, [extent.unit_index for extent in missing])
+            self.ahead.begin(
+                snapshot,
+                layer + 1,
+                [extent.unit_index for extent in missing],
+                as_stored=len(outputs) == 1,
+            )
         return [tiers.get(place, Tier.RAM) for place in range(len(units))]
 
     def end(self) -> None:

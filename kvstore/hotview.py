@@ -36,6 +36,8 @@ from kvstore.hottail import (
 from kvstore.table import UnitTable, table_bytes
 
 _CACHED_ENTRIES = 4096
+_ENTRIES_BETWEEN_LOOKS = 256
+"""Kept more before those of units that left the ring are let go of: each takes about 1 KiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +58,7 @@ def kv_checksum(*parts: np.ndarray[Any, Any]) -> int:
     """XXH3-64 of [keys | values] as they are stored: C-contiguous parts, one after the other."""
     digest = xxhash.xxh3_64()
     for part in parts:
-        digest.update(part.data)
+        digest.update(part)  # type: ignore[arg-type]  # typed as bytes; takes any buffer
     return digest.intdigest()
 
 
@@ -71,6 +73,7 @@ class HotTailView:
         self._words = memoryview(mapping)[:start].cast("Q")
         self._ring = np.frombuffer(mapping, dtype=np.uint8, offset=start)
         self._entries: dict[int, HotEntry] = {}
+        self._next_look_count = _ENTRIES_BETWEEN_LOOKS
 
     @classmethod
     def open(
@@ -135,11 +138,20 @@ class HotTailView:
         table = UnitTable.parse(data, unit_count=1, layer_count=layer_count)
         if int(table.rows["index"][0]) != unit_index:
             return None
-        if len(self._entries) >= _CACHED_ENTRIES:
-            self._entries = {}
+        if len(self._entries) >= self._next_look_count:
+            self._let_go()
         entry = HotEntry(table, start, table_stop)
         self._entries[unit_index] = entry
         return entry
+
+    def _let_go(self) -> None:
+        """Keep no tables of units that left, nor more than so many; other threads may add some."""
+        floor = self.floor
+        kept = {unit: entry for unit, entry in list(self._entries.items()) if unit >= floor}
+        if len(kept) > _CACHED_ENTRIES - _ENTRIES_BETWEEN_LOOKS:
+            kept = {}
+        self._entries = kept
+        self._next_look_count = len(kept) + _ENTRIES_BETWEEN_LOOKS
 
     def copy_extent(
         self,
@@ -149,11 +161,15 @@ class HotTailView:
         values_out: np.ndarray[Any, Any],
     ) -> bool:
         """Copy a unit's keys and values of one layer; False when it left or does not match."""
+        if self._layout.quantised:
+            data = scratch_bytes(self._layout.extent_bytes(len(keys_out)))
+            if not self.copy_stored(unit_index, layer, data):
+                return False
+            decode_extent(self._layout, data, keys_out, values_out)
+            return True
         entry = self.entry(unit_index)
         if entry is None:
             return False
-        if self._layout.quantised:
-            return self._decode(entry, unit_index, layer, keys_out, values_out)
         half = keys_out.nbytes
         start = entry.start + layer * 2 * half
         keys_out.view(np.uint8).reshape(-1)[:] = self._ring[start : start + half]
@@ -162,23 +178,19 @@ class HotTailView:
             return False
         return entry.checksum_matches(layer, keys_out, values_out)
 
-    def _decode(
-        self,
-        entry: HotEntry,
-        unit_index: int,
-        layer: int,
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
-    ) -> bool:
-        extent_bytes = self._layout.extent_bytes(len(keys_out))
-        start = entry.start + layer * extent_bytes
-        # Copied before it is checked: the ring may be written at any time.
-        data = scratch_bytes(extent_bytes)
-        data[:] = self._ring[start : start + extent_bytes]
-        if not (self.still_holds(unit_index) and entry.checksum_matches(layer, data)):
+    def copy_stored(self, unit_index: int, layer: int, out: np.ndarray[Any, Any]) -> bool:
+        """Copy a unit of one layer as it is stored; False when it left or does not match.
+
+        Args:
+            out: (bytes,) uint8 of its size; void where False is returned.
+        """
+        entry = self.entry(unit_index)
+        if entry is None:
             return False
-        decode_extent(self._layout, data, keys_out, values_out)
-        return True
+        start = entry.start + layer * len(out)
+        # Copied before it is checked: the ring may be written at any time.
+        out[:] = self._ring[start : start + len(out)]
+        return self.still_holds(unit_index) and entry.checksum_matches(layer, out)
 
     def thumbnail(self, unit_index: int) -> bytes | None:
         """Copy a unit's JPEG; None when it left or does not match."""

@@ -10,6 +10,7 @@ import ctypes
 import mmap
 import os
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ class HugeMap:
             OSError: the kernel has none, now or ever.
         """
         self.advise(start, stop, _MADV_COLLAPSE)
+
+
+def put_huge_pages(fd: int, byte_count: int) -> None:
+    """Put huge pages behind a file of shared memory, all of which has memory, where they fit.
+
+    Where the kernel has none, small ones stay.
+    """
+    whole = byte_count // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    if whole:
+        with suppress(OSError):
+            HugeMap(fd, whole, writable=True).collapse(0, whole)
 
 
 def _mmap(address: int, byte_count: int, protection: int, flags: int, fd: int) -> int:

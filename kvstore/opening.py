@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kvstore.arena import Arena
 from kvstore.blocklog import BlockLog
-from kvstore.control import ControlPage, ControlText
+from kvstore.control import ControlPage
+from kvstore.controltext import ControlText
 from kvstore.diskio import DiskIO, make_folders
 from kvstore.encoding import Layout
 from kvstore.errors import GeometryMismatchError, SessionNotFoundError, WriterFencedError
@@ -20,7 +21,7 @@ from kvstore.hottail import HotTail
 from kvstore.limits import BlockLimits
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, session_folder, session_hash
-from kvstore.pinned import Pinned
+from kvstore.pins import PinsNow
 from kvstore.recovery import Recovery, describe_log, repair_log
 from kvstore.scan import scan_log
 from kvstore.space import Space
@@ -90,7 +91,7 @@ def open_parts(
     io: DiskIO,
     min_epoch: int,
     arena: Arena | None,
-    pinned: Pinned,
+    pinned: PinsNow,
     may_commit: Callable[[], bool],
 ) -> WriterParts:
     """Lock and recover a session; see `SessionWriter.open`."""

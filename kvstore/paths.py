@@ -49,6 +49,11 @@ def session_folder(root: Path, session_id: str) -> Path:
     return sessions_folder(root) / session_id
 
 
+def still_there(folder: Path) -> bool:
+    """Whether a session's folder is there and not being deleted."""
+    return folder.is_dir() and not (folder / TOMBSTONE_NAME).exists()
+
+
 def segment_path(folder: Path, number: int) -> Path:
     """The path of a session's segment file."""
     return folder / f"seg-{number:06d}.kvs"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from kvstore.errors import InvalidSpanError, TooManySpansError
 
 Span: TypeAlias = tuple[float, float]
 """[start_s, end_s) of stream time."""
+PinsNow: TypeAlias = Callable[[], Sequence[Span]]
+"""Tells what is pinned; asked anew whenever something is to go."""
 
 MAX_PINNED_SPANS = 1000
 """Every drop looks all of them through."""
@@ -33,7 +37,7 @@ def check_span(span: Span) -> None:
         raise InvalidSpanError(start_s, end_s, "its start must come before its end")
 
 
-def pinned(spans: Sequence[Span], added: Span) -> tuple[Span, ...]:
+def pin(spans: Sequence[Span], added: Span) -> tuple[Span, ...]:
     """Return the spans with one more; those that touch become one.
 
     Args:
@@ -55,7 +59,7 @@ def pinned(spans: Sequence[Span], added: Span) -> tuple[Span, ...]:
     return _limited(sorted([*apart, joined]))
 
 
-def unpinned(spans: Sequence[Span], removed: Span) -> tuple[Span, ...]:
+def unpin(spans: Sequence[Span], removed: Span) -> tuple[Span, ...]:
     """Return what is left of the spans when one is unpinned; both ends of one it cuts stay.
 
     Raises:
@@ -70,6 +74,24 @@ def unpinned(spans: Sequence[Span], removed: Span) -> tuple[Span, ...]:
         if part[0] < part[1]
     ]
     return _limited(left)
+
+
+def touches(spans: Sequence[Span], first_pts_s: Any, last_pts_s: Any) -> np.ndarray[Any, Any]:
+    """Which units, or runs of units, lie in a span, if only in part.
+
+    Args:
+        spans: half-open, in seconds.
+        first_pts_s: (n,) or one; presentation time of the first frame of each.
+        last_pts_s: as `first_pts_s`, of the last frame.
+
+    Returns:
+        (n,) bool.
+    """
+    first, last = np.atleast_1d(first_pts_s), np.atleast_1d(last_pts_s)
+    touched = np.zeros(first.shape, np.bool_)
+    for start, stop in spans:
+        touched |= (first < stop) & (last >= start)
+    return touched
 
 
 def _limited(spans: Sequence[Span]) -> tuple[Span, ...]:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import xxhash
 
@@ -42,7 +43,7 @@ class DamagedSlice:
     unreadable: bool
     """Whether the disk refused; otherwise the bytes were not those that were written."""
     inode: int
-    """Of the segment file, before the read that failed."""
+    """Of the segment file, before the read that failed; 0: it was missing."""
     changed_ns: int
     """When that file was changed last, by its own clock (ctime)."""
     found_unix_s: float
@@ -109,7 +110,7 @@ class Quarantine:
             for each in events:
                 if each.key not in self._slices:
                     logger.error(
-                        "stored keys and values are damaged: answers go on without this unit",
+                        "stored keys and values are damaged on this disk",
                         extra={
                             "session": self._session_id,
                             "block": each.block_index,
@@ -158,7 +159,23 @@ class Quarantine:
             )
 
 
-def damaged_now(error: SliceCorruptError, *, block_hash: int, file: os.stat_result) -> DamagedSlice:
+class FileState(NamedTuple):
+    """How a segment file is: changed, put back or gone, it has another."""
+
+    inode: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """How it is now; zeros: it is not there."""
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return cls(0, 0)
+        return cls(found.st_ino, found.st_ctime_ns)
+
+
+def damaged_now(error: SliceCorruptError, *, block_hash: int, file: FileState) -> DamagedSlice:
     """A slice on disk that was found damaged; `file` is how its file was before it was read."""
     if error.block_index is None:
         raise ValueError(f"not on disk: {error}")
@@ -168,8 +185,8 @@ def damaged_now(error: SliceCorruptError, *, block_hash: int, file: os.stat_resu
         unit_index=error.unit_index,
         layer_index=error.layer_index,
         unreadable=error.unreadable,
-        inode=file.st_ino,
-        changed_ns=file.st_ctime_ns,
+        inode=file.inode,
+        changed_ns=file.changed_ns,
         found_unix_s=time.time(),
     )
 

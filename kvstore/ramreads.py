@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from kvstore.geometry import Geometry
+from kvstore.encoding import Layout
+from kvstore.extents import Outputs
 from kvstore.paths import session_hash
 from kvstore.ramtier import RamTier, Wanted
 from kvstore.readpool import Reading, ReadPool
@@ -29,15 +29,14 @@ class RamReads:
         snapshot: Snapshot,
         layer: int,
         units: Sequence[int],
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
+        outputs: Outputs,
         *,
         pool: ReadPool | None = None,
         reading: Reading | None = None,
     ) -> list[bool]:
         """Fill what the RAM tier has; say of each unit whether it did.
 
-        What `kvstore.extents.check_outputs` would refuse is left to it: nothing is filled then. Of
+        What `kvstore.extents.split` would refuse is left to it: nothing is filled then. Of
         a unit that was thinned after the snapshot nothing is found: the slice that is there now is
         shorter than the snapshot says.
 
@@ -45,8 +44,7 @@ class RamReads:
             snapshot: of the session.
             layer: that is read.
             units: of the snapshot, in the order of the arrays.
-            keys_out: as `SessionReader.read` takes it.
-            values_out: as `keys_out`.
+            outputs: keys and values as `SessionReader.read` takes them, or what `read_stored` does.
             pool: threads to share the work; None: the calling one does it.
             reading: says whether it is still wanted; None: to the end.
 
@@ -62,8 +60,10 @@ class RamReads:
         if indices.min() < first_unit or indices.max() >= snapshot.unit_count:
             return nothing
         counts = snapshot.token_counts[indices]
-        stops = np.cumsum(counts)
-        if not _fits(layout.geometry, layer, int(stops[-1]), keys_out, values_out):
+        # Of one array a unit takes its bytes, of two its tokens.
+        sizes = counts if len(outputs) == 2 else layout.unit_bytes + counts * layout.token_bytes
+        stops = np.cumsum(sizes)
+        if not _fits(layout, layer, int(stops[-1]), outputs):
             return nothing
         # What was durable then is of the same bytes in every later epoch.
         known = indices < min(snapshot.durable_unit_count, catalog.durable_unit_count)
@@ -76,29 +76,28 @@ class RamReads:
             layout=layout,
             units=indices.astype(np.uint64),
             checksums=catalog.checksums(indices, layer),
-            starts=stops - counts,
+            starts=stops - sizes,
             token_counts=counts,
-            keys=keys_out,
-            values=values_out,
+            outputs=outputs,
         )
         filled = self._ram.fill(self._hash, wanted, pool=pool, reading=reading)
         here: list[bool] = (filled & known).tolist()
         return here
 
 
-def _fits(
-    geometry: Geometry,
-    layer: int,
-    token_count: int,
-    keys: np.ndarray[Any, Any],
-    values: np.ndarray[Any, Any],
-) -> bool:
-    """Whether the caller's arrays are what `kvstore.extents.check_outputs` accepts."""
-    shape = (token_count, geometry.kv_head_count, geometry.head_dim)
+def _fits(layout: Layout, layer: int, size: int, outputs: Outputs) -> bool:
+    """Whether the caller's arrays are what `kvstore.extents.split` accepts; `size`: their rows."""
+    geometry = layout.geometry
+    shape: tuple[int, ...] = (size, geometry.kv_head_count, geometry.head_dim)
+    dtype = geometry.storage_dtype
+    if len(outputs) == 1:
+        if not layout.quantised:
+            return False
+        shape, dtype = (size,), np.dtype(np.uint8)
     return 0 <= layer < geometry.layer_count and all(
         array.shape == shape
-        and array.dtype == geometry.storage_dtype
+        and array.dtype == dtype
         and array.flags.c_contiguous
         and array.flags.writeable
-        for array in (keys, values)
+        for array in outputs
     )

@@ -19,6 +19,7 @@ import numpy as np
 from kvstore.arenaview import ArenaView, Found
 from kvstore.encoding import Layout
 from kvstore.encoding_codec import decode_extent, scratch_bytes
+from kvstore.extents import Outputs
 from kvstore.readpool import Reading, ReadPool
 from kvstore.sharedfile import shared_files
 
@@ -42,12 +43,12 @@ class Wanted:
     checksums: np.ndarray[Any, Any]
     """uint64, of the slices as they are stored."""
     starts: np.ndarray[Any, Any]
-    """int64: a unit's first token in the two arrays."""
+    """int64: a unit's first token in two arrays, its first byte in one."""
     token_counts: np.ndarray[Any, Any]
     """int64"""
-    keys: np.ndarray[Any, Any]
-    values: np.ndarray[Any, Any]
-    """(tokens, kv_head_count, head_dim) of the geometry's storage dtype, C-contiguous."""
+    outputs: Outputs
+    """Keys and values, (tokens, kv_head_count, head_dim) of the geometry's storage dtype; or one
+    (bytes,) uint8 for quantised units as they are stored. C-contiguous."""
 
 
 class RamTier:
@@ -122,7 +123,7 @@ class RamTier:
 
 def _parts(wanted: Wanted, *, shared: bool) -> Iterator[slice]:
     """Cut the units into runs for as many threads as are worth it."""
-    byte_count = wanted.keys.nbytes + wanted.values.nbytes
+    byte_count = sum(array.nbytes for array in wanted.outputs)
     count = min(_MOST_PARTS, byte_count // _PART_BYTES + 1) if shared else 1
     step = -(-len(wanted.units) // count)
     stop = len(wanted.units)
@@ -164,8 +165,7 @@ def _copy_halves(
 ) -> np.ndarray[Any, Any]:
     half_bytes = view.shape.stride_bytes // 2
     keys, values = (
-        array.reshape(-1).view(np.uint8).reshape(-1, half_bytes)[batch]
-        for array in (wanted.keys, wanted.values)
+        array.reshape(-1).view(np.uint8).reshape(-1, half_bytes)[batch] for array in wanted.outputs
     )
     return view.copy_halves(found, keys, values)
 
@@ -177,10 +177,14 @@ def _copy_each(view: ArenaView, found: Found, wanted: Wanted, batch: slice) -> n
     for index, (slot, generation) in enumerate(zip(*found, strict=True)):
         if slot < 0:
             continue
-        tokens = slice(starts[index], starts[index] + counts[index])
-        keys, values = wanted.keys[tokens], wanted.values[tokens]
+        start, extent_bytes = starts[index], layout.extent_bytes(counts[index])
+        if len(wanted.outputs) == 1:
+            stored = wanted.outputs[0][start : start + extent_bytes]
+            copied[index] = view.copy(slot, generation, stored)
+            continue
+        keys, values = (array[start : start + counts[index]] for array in wanted.outputs)
         if layout.quantised:
-            data = scratch_bytes(layout.extent_bytes(counts[index]))
+            data = scratch_bytes(extent_bytes)
             if view.copy(slot, generation, data):
                 decode_extent(layout, data, keys, values)
                 copied[index] = True

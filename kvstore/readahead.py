@@ -16,8 +16,9 @@ from functools import partial
 import numpy as np
 
 from kvstore.aligned import aligned_empty
+from kvstore.encoding import Layout
 from kvstore.errors import KVStoreError
-from kvstore.extents import Extent, check_outputs
+from kvstore.extents import Extent, Outputs, split
 from kvstore.geometry import Tier
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading, ReadPool
@@ -40,16 +41,22 @@ class ReadAhead:
         self.used_count = 0
         """Of those, the ones that were wanted and there."""
 
-    def begin(self, snapshot: Snapshot, layer: int, units: Iterable[int]) -> None:
-        """Read units of a layer that lie on disk, and forget what was read before."""
+    def begin(
+        self, snapshot: Snapshot, layer: int, units: Iterable[int], *, as_stored: bool
+    ) -> None:
+        """Read units of a layer that lie on disk, and forget what was read before.
+
+        Args:
+            as_stored: whether they will be wanted so, or decoded.
+        """
         self._drop()
-        geometry, hot = self._reader.geometry, snapshot.hot_tail
-        if geometry is None or layer >= geometry.layer_count:
+        layout, hot = self._reader.layout, snapshot.hot_tail
+        if layout is None or layer >= layout.geometry.layer_count:
             return
         self._layer = layer
         for unit in units:
             if hot is None or not hot.still_holds(unit):
-                task = partial(self._read, snapshot, layer, unit)
+                task = partial(self._read, snapshot, layer, unit, layout, as_stored)
                 self._slices[unit] = self._pool.submit_ahead(task)
         self.begun_count += len(self._slices)
 
@@ -69,8 +76,11 @@ class ReadAhead:
                 continue  # met again, and judged, by the read of those who want it
             if len(found.keys) != len(extent.keys):
                 continue  # thinned meanwhile
-            np.copyto(extent.keys, found.keys)
-            np.copyto(extent.values, found.values)
+            if extent.stored is not None and found.stored is not None:
+                np.copyto(extent.stored, found.stored)
+            else:
+                np.copyto(extent.keys, found.keys)
+                np.copyto(extent.values, found.values)
             filled[extent.place] = tier
         self.used_count += len(filled)
         self._drop()
@@ -88,12 +98,17 @@ class ReadAhead:
         self._slices = {}
         self._layer = -1
 
-    def _read(self, snapshot: Snapshot, layer: int, unit: int) -> tuple[Extent, Tier]:
-        geometry = self._reader.geometry
-        if geometry is None:
-            raise RuntimeError("a unit of a session without a writer")
-        shape = (int(snapshot.token_counts[unit]), geometry.kv_head_count, geometry.head_dim)
-        keys, values = aligned_empty((2, *shape), geometry.storage_dtype)
-        (extent,) = check_outputs(snapshot, geometry, layer, [unit], keys, values)
-        (tier,) = self._reader.fill(snapshot, layer, [extent], reading=self._reading)
+    def _read(
+        self, snapshot: Snapshot, layer: int, unit: int, layout: Layout, as_stored: bool
+    ) -> tuple[Extent, Tier]:
+        geometry, token_count = layout.geometry, int(snapshot.token_counts[unit])
+        outputs: Outputs
+        if as_stored:
+            outputs = (aligned_empty((layout.extent_bytes(token_count),), np.uint8),)
+        else:
+            shape = (token_count, geometry.kv_head_count, geometry.head_dim)
+            keys, values = aligned_empty((2, *shape), geometry.storage_dtype)
+            outputs = (keys, values)
+        (extent,) = split(snapshot, layout, layer, [unit], outputs)
+        (tier,) = self._reader.steps.fill(snapshot, layer, [extent], reading=self._reading)
         return extent, tier

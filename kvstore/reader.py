@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,28 @@ import numpy as np
 from kvstore.blockread import BlockPlace, read_slice, read_thumbnail
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
-from kvstore.diskread import DiskReads, SegmentRewrittenError
-from kvstore.encoding import Encoding
-from kvstore.errors import SessionNotFoundError, SliceCorruptError, joined
-from kvstore.extents import Extent, check_outputs
+from kvstore.diskread import DiskReads
+from kvstore.elsewhere import Elsewhere
+from kvstore.encoding import Encoding, Layout
+from kvstore.errors import SessionNotFoundError
+from kvstore.filepool import FilePool
 from kvstore.geometry import Geometry, Tier
+from kvstore.location import NOWHERE, OtherLocation
 from kvstore.paths import TOMBSTONE_NAME, session_folder
 from kvstore.quarantine import Quarantine
 from kvstore.ramreads import RamReads
 from kvstore.ramtier import RamTier
-from kvstore.readpool import Reading, ReadPool
-from kvstore.segmentfiles import SegmentFiles
+from kvstore.readsteps import ReadSteps
+from kvstore.segmentfiles import PROCESS_FILES, OpenFile, SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tablecache import PROCESS_TABLES, TableCache
 from kvstore.thinblock import read_mean_keys
 from kvstore.tracking import SessionTracker
 from kvstore.unitplaces import UnitPlaces
 
-logger = logging.getLogger(__name__)
-
-_UNITS_PER_BATCH = 16
-"""Read between two looks at whether the read is still wanted."""
-
 
 class SessionReader:
-    """Reads one session. Safe to use from many threads; holds a bounded number of descriptors."""
+    """Reads one session. Safe to use from many threads."""
 
     def __init__(
         self,
@@ -48,15 +43,16 @@ class SessionReader:
         disk: DiskReads,
         ram: RamReads | None,
         tables: TableCache,
+        elsewhere: Elsewhere,
     ) -> None:
         """Internal: use `open`."""
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
-        self._disk = disk
-        self._ram = ram
         self._lock = threading.Lock()
-        self._units = UnitPlaces(session_id, tracker, files, self._lock, tables)
+        self._units = UnitPlaces(session_id, tracker, files, self._lock, tables, elsewhere)
+        self.steps = ReadSteps(session_id, tracker, self._units, ram, disk, elsewhere)
+        """What `read` does, one after the other, for those who share the work out."""
 
     @classmethod
     def open(
@@ -68,6 +64,8 @@ class SessionReader:
         ram: RamTier | None = None,
         disk_io: DiskMode = "auto",
         tables: TableCache = PROCESS_TABLES,
+        open_files: FilePool[OpenFile] = PROCESS_FILES,
+        location: OtherLocation = NOWHERE,
     ) -> SessionReader:
         """Open a session that exists, whether or not a writer is at work.
 
@@ -78,6 +76,8 @@ class SessionReader:
             ram: what is asked before the disk. None: nothing.
             disk_io: whether slices that are not in the page cache are read past it.
             tables: where unit tables are kept between reads.
+            open_files: where segment files stay open between reads.
+            location: what is asked for what the disk cannot give.
 
         Raises:
             SessionNotFoundError: there is no such session, or it is being deleted.
@@ -86,17 +86,25 @@ class SessionReader:
         folder = session_folder(root, session_id)
         if not folder.is_dir() or (folder / TOMBSTONE_NAME).exists():
             raise SessionNotFoundError(session_id)
-        files = SegmentFiles(folder, disk_io)
+        files = SegmentFiles(folder, disk_io, open_files)
         disk = DiskReads(session_id, folder, files, quarantine)
-        tracker = SessionTracker(folder, session_id, files, keeps_checksums=ram is not None)
+        elsewhere = Elsewhere(root, session_id, location)
+        tracker = SessionTracker(
+            folder, session_id, files, elsewhere, keeps_checksums=ram is not None
+        )
         recalled = RamReads(session_id, tracker, ram) if ram is not None else None
-        reader = cls(session_id, tracker, files, disk, recalled, tables)
+        reader = cls(session_id, tracker, files, disk, recalled, tables, elsewhere)
         try:
             reader.snapshot()
         except BaseException:
             reader.close()
             raise
         return reader
+
+    @property
+    def layout(self) -> Layout | None:
+        """Shape and encoding of what is stored; None until a writer was there."""
+        return self._tracker.layout
 
     @property
     def geometry(self) -> Geometry | None:
@@ -202,90 +210,31 @@ class SessionReader:
                 for nothing. Go on with `snapshot.thinned`.
             SessionNotFoundError: the session was deleted and its files are not open here.
         """
-        units = [int(index) for index in unit_indices]
-        filled = self.recall(snapshot, layer, units, keys_out, values_out)
-        if all(filled):
-            return [Tier.RAM] * len(units)
-        extents = check_outputs(snapshot, self.geometry, layer, units, keys_out, values_out)
-        rest = [extent for extent in extents if not filled[extent.place]]
-        tiers = iter(self.fill(snapshot, layer, rest))
-        return [Tier.RAM if here else next(tiers) for here in filled]
+        return self.steps.read(snapshot, layer, unit_indices, (keys_out, values_out))
 
-    def recall(
+    def read_stored(
         self,
         snapshot: Snapshot,
         layer: int,
-        units: Sequence[int],
-        keys_out: np.ndarray[Any, Any],
-        values_out: np.ndarray[Any, Any],
-        *,
-        pool: ReadPool | None = None,
-        reading: Reading | None = None,
-    ) -> list[bool]:
-        """Fill what the RAM tier has; see `kvstore.ramreads`. The rest is for `fill`."""
-        if self._ram is None:
-            return [False] * len(units)
-        return self._ram.recall(
-            snapshot, layer, units, keys_out, values_out, pool=pool, reading=reading
-        )
-
-    def fill(
-        self,
-        snapshot: Snapshot,
-        layer: int,
-        extents: Sequence[Extent],
-        *,
-        pool: ReadPool | None = None,
-        reading: Reading | None = None,
+        unit_indices: Iterable[int],
+        out: np.ndarray[Any, Any],
     ) -> list[Tier]:
-        """Read units as `read` does, but not from the RAM tier, into extents of `check_outputs`.
+        """Fill `out` with quantised units of one layer as they are stored, one after the other.
+
+        They are checked as `read` checks them, and are for whoever decodes them elsewhere: see
+        `kvstore.encoding_codec` for what they mean.
 
         Args:
-            pool: threads to share the work; None: the calling one does it.
-            reading: says whether it is still wanted; None: to the end.
+            out: (layout.extent_bytes(sum of the units' token counts, units),) uint8, contiguous.
+
+        Returns:
+            Where each unit's bytes came from.
 
         Raises:
-            ReadGivenUpError: `reading` says so. Nothing touches the arrays any more.
-            KVStoreError: as for `read`.
+            ValueError: as `read`, and where units are not stored quantised.
+            KVStoreError: as `read`.
         """
-        if extents:
-            self._units.check_index(snapshot, min(extent.unit_index for extent in extents))
-        parts = [extents] if pool is None else pool.split(extents)
-        tasks = [partial(self._read_part, snapshot, layer, part, reading) for part in parts]
-        done = [task() for task in tasks] if pool is None else pool.run(tasks)
-        damaged = [error for _, errors in done for error in errors]
-        if damaged:
-            raise joined(damaged)
-        return [tier for tiers, _ in done for tier in tiers]
-
-    def _read_part(
-        self, snapshot: Snapshot, layer: int, extents: Sequence[Extent], reading: Reading | None
-    ) -> tuple[list[Tier], list[SliceCorruptError]]:
-        """Fill extents; return their tiers, and what is damaged."""
-        tiers: list[Tier] = []
-        damaged: list[SliceCorruptError] = []
-        for start in range(0, len(extents), _UNITS_PER_BATCH):
-            if reading is not None:
-                reading.check()
-            missing: list[Extent] = []
-            for extent in extents[start : start + _UNITS_PER_BATCH]:
-                hot = self._copy_hot(snapshot, layer, extent)
-                tiers.append(Tier.HOT if hot else Tier.DISK)
-                if not hot:
-                    missing.append(extent)
-            damaged += self._read_disk(snapshot, layer, missing)
-        return tiers, damaged
-
-    def _read_disk(
-        self, snapshot: Snapshot, layer: int, missing: list[Extent]
-    ) -> list[SliceCorruptError]:
-        """Fill extents from the disk; segments that were thinned meanwhile are met on the way."""
-        while True:
-            located, damaged = self._units.locate_extents(snapshot, missing, layer)
-            try:
-                return damaged + self._disk.read(layer, located)
-            except SegmentRewrittenError:
-                self._units.meet_rewrites()
+        return self.steps.read(snapshot, layer, unit_indices, (out,))
 
     def stored_slice(
         self, snapshot: Snapshot, unit_index: int, layer: int
@@ -379,19 +328,3 @@ class SessionReader:
         self._units.close()
         self._files.close()
         self._tracker.close()
-
-    def _copy_hot(self, snapshot: Snapshot, layer: int, extent: Extent) -> bool:
-        hot = snapshot.hot_tail
-        if hot is None or not hot.still_holds(extent.unit_index):
-            return False
-        entry = hot.entry(extent.unit_index)
-        if entry is not None and len(entry.table.cells) != len(extent.keys):
-            return False  # it was thinned since
-        if hot.copy_extent(extent.unit_index, layer, extent.keys, extent.values):
-            return True
-        if hot.still_holds(extent.unit_index):
-            logger.warning(
-                "unit in shared memory did not match its checksum",
-                extra={"session": self.session_id, "unit": extent.unit_index, "layer": layer},
-            )
-        return False

@@ -2,8 +2,9 @@
 
 A cold slice comes faster and with less work past the cache. But one that is wanted again is wanted
 from there, and the cache has better things to keep than what one question read and no other will:
-so the second read goes through it, and stays. The idea of letting nothing in at its first use is
-that of the ghost queue of S3-FIFO (Yang et al., SOSP 2023).
+so the second read goes through it, and stays. It does not ask whether the cache has the slice: that
+takes 2 us. The idea of letting nothing in at its first use is that of the ghost queue of S3-FIFO
+(Yang et al., SOSP 2023).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _REMEMBERED = 16_384
 
 
 class ReadOnce:
-    """Places that were read past the cache lately; about twice `_REMEMBERED` at most. Thread-safe.
+    """Places that were read lately; about twice `_REMEMBERED` at most. Thread-safe.
 
     Forgetting one, or taking it for another, costs time only.
     """
@@ -25,7 +26,7 @@ class ReadOnce:
         self._old: set[tuple[int, int]] = set()
 
     def is_first(self, segment_number: int, offset: int) -> bool:
-        """Whether a read that the page cache cannot answer is the first there; it counts."""
+        """Whether a read is the first there; it counts, also one that the page cache answers."""
         place = (segment_number, offset)
         if place in self._young or place in self._old:
             return False

@@ -74,7 +74,7 @@ class ReadPool:
 
     def split(self, extents: Sequence[Extent]) -> list[list[Extent]]:
         """Cut a list into parts of about the same size, in order, one a thread at most."""
-        sizes = [extent.keys.nbytes + extent.values.nbytes for extent in extents]
+        sizes = [_byte_count(extent) for extent in extents]
         part_bytes = max(sum(sizes) / self._thread_count, self._least_part_bytes)
         parts: list[list[Extent]] = []
         filled_bytes = 0.0
@@ -111,6 +111,12 @@ class ReadPool:
         """Let the threads go; reads that run come to their end."""
         self._ahead.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _byte_count(extent: Extent) -> int:
+    if extent.stored is not None:
+        return extent.stored.nbytes
+    return extent.keys.nbytes + extent.values.nbytes
 
 
 def _end(futures: Sequence[Future[Any]]) -> None:

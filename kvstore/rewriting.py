@@ -23,7 +23,7 @@ from kvstore.diskio import Buffer, DiskIO, write_fully
 from kvstore.format import PAGE_BYTES
 from kvstore.mean_keys import key_numbers
 from kvstore.paths import segment_path
-from kvstore.pinned import touches
+from kvstore.pins import Span, touches
 from kvstore.thinblock import DamagedSegmentError, ThinBlock, read_extents, stored_keys
 from kvstore.thinning import LOST_FRACTIONS, compared_layers, directions, lost_tokens
 from kvstore.wholesegment import WholeSegment
@@ -51,9 +51,7 @@ class Comparison:
     may_lose: Array
 
     @classmethod
-    def of(
-        cls, fd: int, segment: WholeSegment, pinned: Sequence[tuple[float, float]]
-    ) -> Comparison:
+    def of(cls, fd: int, segment: WholeSegment, pins: Sequence[Span]) -> Comparison:
         """Read what is compared.
 
         Raises:
@@ -69,7 +67,7 @@ class Comparison:
             keys=keys,
             units=np.repeat(np.arange(len(rows)), rows["token_count"]),
             cells=np.concatenate([block.table.cells for block in segment.blocks]),
-            may_lose=~touches(pinned, rows["first_pts_s"], rows["last_pts_s"]),
+            may_lose=~touches(pins, rows["first_pts_s"], rows["last_pts_s"]),
         )
 
     def without(self, fraction: float) -> list[ThinBlock]:
@@ -97,9 +95,7 @@ def _directions(fd: int, block: Block) -> Array:
     return directions(np.stack(by_layer))
 
 
-def choose_tokens(
-    fd: int, segment: WholeSegment, pinned: Sequence[tuple[float, float]]
-) -> list[ThinBlock] | None:
+def choose_tokens(fd: int, segment: WholeSegment, pins: Sequence[Span]) -> list[ThinBlock] | None:
     """Choose what stays of each block; None when the segment's file gets no smaller any more.
 
     About half of the tokens go, and more where that frees not a single page.
@@ -107,7 +103,7 @@ def choose_tokens(
     Raises:
         DamagedSegmentError: what is compared is not as it was written.
     """
-    comparison = Comparison.of(fd, segment, pinned)
+    comparison = Comparison.of(fd, segment, pins)
     for fraction in LOST_FRACTIONS:
         blocks = comparison.without(fraction)
         if file_bytes(blocks) < segment.stop:

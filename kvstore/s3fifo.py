@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from kvstore.eviction import Place
+from kvstore.ghosttable import GhostTable
 
 _SMALL_SHARE = 10
 """The small queue has one in so many; the paper's."""
@@ -18,12 +19,12 @@ _MOST_USES = 3
 
 
 class S3Fifo:
-    """An `EvictionPolicy`. The ghost has as many entries as slices fit."""
+    """An `EvictionPolicy`. The last slices that left, as many as fit, are its ghosts."""
 
     def __init__(self) -> None:
         self._small: OrderedDict[Place, int] = OrderedDict()  # with: uses since it came
         self._main: OrderedDict[Place, int] = OrderedDict()
-        self._ghost: OrderedDict[Place, None] = OrderedDict()
+        self._ghosts = GhostTable()
         self._capacity = 0
 
     def __len__(self) -> int:
@@ -31,18 +32,17 @@ class S3Fifo:
 
     @property
     def ghost_count(self) -> int:
-        """Slices that left and are remembered."""
-        return len(self._ghost)
+        """Slices that left and are remembered; looks at all."""
+        return len(self._ghosts)
 
     def resize(self, capacity: int) -> None:
         """So many slices fit, and are remembered."""
         self._capacity = capacity
-        self._trim_ghost()
+        self._ghosts.resize(capacity)
 
     def insert(self, place: Place) -> None:
         """On probation, unless it left only lately."""
-        if place in self._ghost:
-            del self._ghost[place]
+        if self._ghosts.take(place):
             self._main[place] = 0
         else:
             self._small[place] = 0
@@ -57,8 +57,7 @@ class S3Fifo:
         while self._small and (len(self._small) * _SMALL_SHARE >= self._capacity or not self._main):
             place, uses = self._small.popitem(last=False)
             if not uses:
-                self._ghost[place] = None
-                self._trim_ghost()
+                self._ghosts.add(place)
                 return place
             self._main[place] = 0
         while True:
@@ -70,7 +69,3 @@ class S3Fifo:
     def remove(self, place: Place) -> None:
         """Take it out; it leaves no ghost."""
         del (self._small if place in self._small else self._main)[place]
-
-    def _trim_ghost(self) -> None:
-        while len(self._ghost) > self._capacity:
-            self._ghost.popitem(last=False)

@@ -1,12 +1,11 @@
-"""A reader's open segment files: a bounded set, least recently used closed first."""
+"""A reader's open segment files: those of a pool that all readers of the process share."""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,11 @@ from kvstore.directio import (
     reads_direct,
     refuses_direct,
 )
+from kvstore.filepool import FilePool
 from kvstore.paths import segment_path
 from kvstore.readonce import LEAST_BYTES, ReadOnce
 
 logger = logging.getLogger(__name__)
-
-_MAX_OPEN = 32
 
 
 def _log_refusal(error: OSError) -> None:
@@ -38,7 +36,7 @@ def _log_refusal(error: OSError) -> None:
 class OpenFile:
     """One segment file, open for reading."""
 
-    __slots__ = ("_direct_fd", "_number", "_once", "_takes_direct", "fd", "kept", "users")
+    __slots__ = ("_direct_fd", "_number", "_once", "_takes_direct", "fd", "kept", "user_count")
 
     def __init__(
         self, path: Path, *, direct: bool, number: int = 0, once: ReadOnce | None = None
@@ -60,9 +58,8 @@ class OpenFile:
         self._takes_direct = direct
         self._number = number
         self._once = once
-        self.users = 0
+        self.user_count = 0
         self.kept = True
-        """False once it was forgotten: the last user closes it."""
         # Slices are read whole and lie apart: what lies behind one is not wanted.
         os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
         if direct:
@@ -81,7 +78,7 @@ class OpenFile:
             OSError: the disk failed.
         """
         if self._takes_direct:
-            byte_count = sum(array.nbytes for array in arrays)
+            byte_count = sum([array.nbytes for array in arrays])
             try:
                 if self._is_for_direct(offset, byte_count):
                     return read_direct(self._direct_fd, arrays, offset)
@@ -90,15 +87,20 @@ class OpenFile:
                     raise
                 self._takes_direct = False
                 _log_refusal(error)
-        return os.preadv(self.fd, [array.data for array in arrays], offset)
+        return os.preadv(self.fd, arrays, offset)  # type: ignore[arg-type]  # typed as buffers
 
     def _is_for_direct(self, offset: int, byte_count: int) -> bool:
         once = self._once
-        if once is not None and byte_count < LEAST_BYTES:
+        if once is not None and (
+            byte_count < LEAST_BYTES or not once.is_first(self._number, offset)
+        ):
             return False
-        if in_page_cache(self.fd, byte_count, offset):
-            return False
-        return once is None or once.is_first(self._number, offset)
+        return not in_page_cache(self.fd, byte_count, offset)
+
+    @property
+    def descriptor_count(self) -> int:
+        """One, and one more for direct reads."""
+        return 1 if self._direct_fd < 0 else 2
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -107,16 +109,27 @@ class OpenFile:
             os.close(self._direct_fd)
 
 
+PROCESS_FILES: FilePool[OpenFile] = FilePool()
+"""The pool of readers that are given no other."""
+
+
 class SegmentFiles:
     """Descriptors of one session's segments, shared by threads."""
 
-    def __init__(self, folder: Path, disk_io: DiskMode = "auto") -> None:
-        """`disk_io`: how slices are read."""
+    def __init__(
+        self,
+        folder: Path,
+        disk_io: DiskMode = "auto",
+        pool: FilePool[OpenFile] = PROCESS_FILES,
+    ) -> None:
+        """`disk_io`: how slices are read; `pool`: where files stay open between reads."""
         self._folder = folder
         self._direct = reads_direct(disk_io, folder)
         self._once = ReadOnce() if disk_io == "auto" else None
-        self._lock = threading.Lock()
-        self._files: OrderedDict[int, OpenFile] = OrderedDict()
+        self._pool = pool
+        self._number = pool.number()
+        self._opening = threading.Lock()
+        """Held while a file is opened or forgotten: none is kept that was opened before."""
 
     @contextmanager
     def use(self, number: int) -> Iterator[int]:
@@ -135,21 +148,20 @@ class SegmentFiles:
         Raises:
             FileNotFoundError: the segment is not there and was not open.
         """
-        with self._lock:
-            file = self._files.get(number)
-            if file is None:
-                file = self._open(number)
-                self._files[number] = file
-            self._files.move_to_end(number)
-            file.users += 1
-            self._close_surplus()
+        file = self._pool.borrow((self._number, number)) or self._borrow_anew(number)
         try:
             yield file
         finally:
-            with self._lock:
-                file.users -= 1
-                if file.users == 0 and not file.kept:
-                    file.close()
+            self._pool.give_back(file)
+
+    def _borrow_anew(self, number: int) -> OpenFile:
+        key = (self._number, number)
+        with self._opening:
+            file = self._pool.borrow(key)  # another thread may have been faster
+            if file is None:
+                file = self._open(number)
+                self._pool.add(key, file)
+            return file
 
     def _open(self, number: int) -> OpenFile:
         path = segment_path(self._folder, number)
@@ -163,36 +175,22 @@ class SegmentFiles:
                 _log_refusal(error)
         return OpenFile(path, direct=False)
 
-    def _close_surplus(self) -> None:
-        surplus = len(self._files) - _MAX_OPEN
-        if surplus <= 0:
-            return
-        idle = [number for number, file in self._files.items() if file.users == 0]
-        self._drop(idle[:surplus])
-
     def forget(self, first_number: int) -> None:
         """Let go of segments from `first_number` on: a new writer may have replaced them."""
-        with self._lock:
-            self._drop([number for number in self._files if number >= first_number])
+        self._forget(lambda number: number >= first_number)
 
     def forget_one(self, number: int) -> None:
         """Let go of a segment that was written anew, so that the old one's space is free."""
-        with self._lock:
-            self._drop([number] if number in self._files else [])
+        self._forget(lambda other: other == number)
 
     def forget_before(self, stop_number: int) -> None:
         """Let go of segments that were dropped, so that their space is free."""
-        with self._lock:
-            self._drop([number for number in self._files if number < stop_number])
+        self._forget(lambda number: number < stop_number)
 
     def close(self) -> None:
         """Let go of all; a read that is running finishes."""
-        with self._lock:
-            self._drop(list(self._files))
+        self._forget(lambda _: True)
 
-    def _drop(self, numbers: list[int]) -> None:
-        for number in numbers:
-            file = self._files.pop(number)
-            file.kept = False
-            if file.users == 0:
-                file.close()
+    def _forget(self, wanted: Callable[[int], bool]) -> None:
+        with self._opening:
+            self._pool.forget(self._number, wanted)

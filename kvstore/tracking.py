@@ -6,7 +6,9 @@ import logging
 from pathlib import Path
 
 from kvstore.blockread import Block, TornBlockError, read_block
-from kvstore.control import ControlPage, ControlState, ControlText, Watermarks, WriterState
+from kvstore.control import ControlPage, ControlState, Watermarks, WriterState
+from kvstore.controltext import ControlText
+from kvstore.elsewhere import Elsewhere
 from kvstore.encoding import Layout
 from kvstore.errors import BlockCorruptError, HotTailCorruptError, SessionNotFoundError
 from kvstore.floor import read_floor
@@ -29,14 +31,20 @@ class SessionTracker:
     """What a reader knows of its session. `refresh` needs the reader's lock; the rest does not."""
 
     def __init__(
-        self, folder: Path, session_id: str, files: SegmentFiles, *, keeps_checksums: bool
+        self,
+        folder: Path,
+        session_id: str,
+        files: SegmentFiles,
+        elsewhere: Elsewhere,
+        *,
+        keeps_checksums: bool,
     ) -> None:
         """`keeps_checksums`: whether the catalogs have what a RAM tier is asked by."""
         self.folder = folder
         self._session_id = session_id
         self._session_hash = session_hash(session_id)
         self._files = files
-        self._follower = LogFollower(folder, session_id, files)
+        self._follower = LogFollower(folder, session_id, files, elsewhere)
         self._control: ControlPage | None = None
         self._epoch = 0
         self._hot: HotTailView | None = None

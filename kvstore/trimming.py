@@ -9,7 +9,8 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 from kvstore.blockread import BlockPlace, TornBlockError, read_block
@@ -21,7 +22,8 @@ from kvstore.errors import BlockCorruptError, SessionNotFoundError, WriterFenced
 from kvstore.floor import Floor
 from kvstore.locking import lock_session, release_session
 from kvstore.paths import TOMBSTONE_NAME, segment_path, session_folder, session_hash
-from kvstore.pinned import touches
+from kvstore.pins import PinsNow
+from kvstore.retention import Segment, droppable, pin_check
 from kvstore.scan import LogScan, scan_log
 from kvstore.session import record_held
 
@@ -35,6 +37,7 @@ class StoredSegment:
     floor: Floor
     """What the floor is once this segment is the first."""
     token_count: int
+    block_count: int
     disk_bytes: int
     first_pts_s: float
     """Of the first frame of its first unit."""
@@ -47,10 +50,6 @@ class StoredSegment:
     def number(self) -> int:
         """The number in its file's name."""
         return self.floor.first_segment
-
-    def is_pinned(self, spans: Sequence[tuple[float, float]]) -> bool:
-        """Whether one of its units lies in a span."""
-        return bool(touches(spans, self.first_pts_s, self.last_pts_s)[0])
 
 
 def stored_segments(root: Path, session_id: str) -> list[StoredSegment]:
@@ -71,36 +70,13 @@ def stored_segments(root: Path, session_id: str) -> list[StoredSegment]:
             control.close()
 
 
-def droppable(
-    segments: Sequence[StoredSegment],
-    *,
-    keep_tokens: int,
-    pinned: Sequence[tuple[float, float]],
-) -> list[StoredSegment]:
-    """Which segments may go, oldest first: those before the first pinned one, never the last.
-
-    Args:
-        segments: of the session, oldest first.
-        keep_tokens: what is left holds as many.
-        pinned: spans of the stream of which nothing goes.
-    """
-    found: list[StoredSegment] = []
-    left = sum(segment.token_count for segment in segments)
-    for segment in segments[:-1]:
-        left -= segment.token_count
-        if left < keep_tokens or segment.is_pinned(pinned):
-            break
-        found.append(segment)
-    return found
-
-
 def drop_front(
     root: Path,
     session_id: str,
     *,
     before_segment: int,
     keep_tokens: int = 0,
-    pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: (),
+    pinned: PinsNow = lambda: (),
     may_commit: Callable[[], bool] = lambda: True,
     io: DiskIO | None = None,
 ) -> int:
@@ -139,8 +115,10 @@ def drop_front(
         segments = _segments(folder, session_id, _scan(folder, session_id, control))
         # Nothing is pinned between the question for pins and the drop.
         held.enter_context(record_held(root, session_id))
-        may_go = droppable(segments, keep_tokens=keep_tokens, pinned=pinned())
-        count = sum(1 for segment in may_go if segment.number < before_segment)
+        is_pinned = pin_check(folder, pinned, on_damage=partial(_tell_undroppable, session_id))
+        may_go = droppable(segments, keep_tokens=keep_tokens, is_pinned=is_pinned)
+        wanted_count = sum(1 for segment in segments if segment.number < before_segment)
+        count = sum(1 for _ in islice(may_go, wanted_count))
         if not count:
             return 0
         if not may_commit():
@@ -159,6 +137,13 @@ def _check_exists(folder: Path, session_id: str) -> None:
 
 def _nobody(first_unit: int) -> None:
     """No page to tell readers by: one that meets a missing file reads the floor."""
+
+
+def _tell_undroppable(session_id: str, segment: Segment, error: Exception) -> None:
+    logger.warning(
+        "a damaged segment is not dropped: what is pinned may be in it",
+        extra={"session": session_id, "segment": segment.number, "reason": str(error)},
+    )
 
 
 def _scan(folder: Path, session_id: str, control: ControlPage | None) -> LogScan:
@@ -188,6 +173,7 @@ def _segments(folder: Path, session_id: str, scan: LogScan) -> list[StoredSegmen
                     previous_hash=first.previous_hash,
                 ),
                 token_count=sum(place.header.token_count for place in places),
+                block_count=len(places),
                 disk_bytes=path_bytes(path),
                 first_pts_s=first_pts_s,
                 last_pts_s=last_pts_s,

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from kvstore.blockread import Block, BlockPlace, TornBlockError, read_block
+from kvstore.elsewhere import Elsewhere
 from kvstore.errors import (
     BlockCorruptError,
     SliceCorruptError,
@@ -20,6 +21,7 @@ from kvstore.errors import (
 from kvstore.extents import Extent, Located
 from kvstore.floor import why_gone
 from kvstore.format import BlockHeader
+from kvstore.paths import still_there
 from kvstore.segmentfiles import SegmentFiles
 from kvstore.snapshot import Snapshot
 from kvstore.tablecache import TableCache
@@ -42,6 +44,7 @@ class UnitPlaces:
         files: SegmentFiles,
         lock: threading.Lock,
         tables: TableCache,
+        elsewhere: Elsewhere,
     ) -> None:
         """Share the tracker with its reader, and the tables with the process.
 
@@ -51,12 +54,14 @@ class UnitPlaces:
             files: of the reader.
             lock: held while the tracker catches up.
             tables: where unit tables are kept.
+            elsewhere: has those that are damaged here.
         """
         self.session_id = session_id
         self._tracker = tracker
         self._files = files
         self._lock = lock
         self._tables = tables
+        self._elsewhere = elsewhere
         self._number = tables.number()
 
     def check_index(self, snapshot: Snapshot, unit_index: int) -> None:
@@ -164,17 +169,29 @@ class UnitPlaces:
         try:
             with self._files.use(number) as fd:
                 return read_block(fd, place)
-        except FileNotFoundError as error:
-            raise why_gone(self._tracker.folder, self.session_id, header.first_unit) from error
         except (TornBlockError, OSError) as error:
-            if isinstance(error, OSError) and error.errno != errno.EIO:
+            if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.ENOENT):
                 raise
+            if isinstance(error, FileNotFoundError):
+                self._check_not_dropped(header, error)
             # What bears the name may be another file by now, or be put there to heal this one.
             self._files.forget_one(number)
             self.meet_rewrites()
-            if self._is_known(header):
-                raise BlockCorruptError(self.session_id, header.sequence, str(error)) from error
-            return None
+            if not self._is_known(header):
+                return None
+            block = self._elsewhere.same_block(place)
+            if block is None:
+                reason = (
+                    "its segment is missing" if isinstance(error, FileNotFoundError) else str(error)
+                )
+                raise BlockCorruptError(self.session_id, header.sequence, reason) from error
+            return block
+
+    def _check_not_dropped(self, header: BlockHeader, error: FileNotFoundError) -> None:
+        """Raise where a block was dropped on purpose, or its session was; else it is missing."""
+        gone = why_gone(self._tracker.folder, self.session_id, header.first_unit)
+        if isinstance(gone, UnitDroppedError) or not still_there(self._tracker.folder):
+            raise gone from error
 
     def _is_known(self, header: BlockHeader) -> bool:
         """Whether the block of these units is still the one with this header."""

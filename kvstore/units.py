@@ -21,7 +21,7 @@ _FIRST_CAPACITY = 256
 
 
 class _Column:
-    """An array that doubles; what was handed out stays valid and is never written again."""
+    """An array that grows by quarters; what was handed out stays valid and is not written again."""
 
     def __init__(self, dtype: str, row_shape: tuple[int, ...] = ()) -> None:
         self._data = np.zeros((_FIRST_CAPACITY, *row_shape), dtype=dtype)
@@ -36,7 +36,8 @@ class _Column:
         stop = start + len(values)
         if stop > len(self._data):
             row_shape = self._data.shape[1:]
-            grown = np.zeros((max(stop, 2 * len(self._data)), *row_shape), dtype=self._data.dtype)
+            capacity = max(stop, len(self._data) + len(self._data) // 4)
+            grown = np.zeros((capacity, *row_shape), dtype=self._data.dtype)
             written = self._data[:start]  # rows of what was dropped may never have been
             grown[: len(written)] = written
             self._data = grown

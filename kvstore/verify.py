@@ -5,7 +5,7 @@ Safe beside writers and readers: it changes nothing; see `checking` for what cou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +34,20 @@ class StoreCheck:
         self,
         root: Path,
         *,
+        session_ids: Collection[str] | None = None,
         progress: Progress | None = None,
         on_damage: Callable[[Damage], None] | None = None,
     ) -> None:
         """Prepare to read.
 
         Args:
+            session_ids: which to read; None: all. One that is not there is passed over.
             progress: called slice by slice, and may wait there; bytes in all may grow a little
                 under a live writer.
             on_damage: called with each damage when it is found.
         """
         self._root = root
+        self._session_ids = session_ids
         self._progress = progress
         self._on_damage = on_damage
         self._damage: list[Damage] = []
@@ -61,8 +64,13 @@ class StoreCheck:
         return f"session {self._session_id}, block {self._session.block_index}"
 
     def run(self) -> StoreReport:
-        """Read every byte of every session."""
-        folders = _session_folders(self._root)
+        """Read every byte of every session that is to be read."""
+        wanted = self._session_ids
+        folders = [
+            folder
+            for folder in _session_folders(self._root)
+            if wanted is None or folder.name in wanted
+        ]
         self._total_bytes = sum(
             path.stat().st_size for folder in folders for path in folder.glob("seg-*.kvs")
         )
@@ -100,13 +108,16 @@ class StoreCheck:
             self._on_damage(damage)
 
 
-def verify_store(root: Path, progress: Progress | None = None) -> StoreReport:
+def verify_store(
+    root: Path, progress: Progress | None = None, session_ids: Collection[str] | None = None
+) -> StoreReport:
     """Read every byte of every session and report what does not match its checksum.
 
     Args:
+        session_ids: as `StoreCheck` takes them.
         progress: called now and then; bytes in all may grow a little under a live writer.
     """
-    return StoreCheck(root, progress=progress).run()
+    return StoreCheck(root, session_ids=session_ids, progress=progress).run()
 
 
 def _session_folders(root: Path) -> list[Path]:

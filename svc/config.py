@@ -1,17 +1,20 @@
 """Every setting of the service, in one place; the only reader of the environment.
 
 Each field can be set as `LOOKBACK_<NAME>`; a name that does not exist or a value that does not fit
-stops the start with the reason. The defaults serve the built-in model on a CPU with nothing set.
+stops the start with the reason. Sizes are bytes, or as 500MiB or 2GiB. The defaults serve the
+built-in model on a CPU with nothing set.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from svc.amounts import parse_bytes
 
 ENV_PREFIX = "LOOKBACK_"
 BUILTIN_MODEL = "builtin"
@@ -21,6 +24,14 @@ class ConfigError(Exception):
     """A setting is unknown or does not fit; the message names it."""
 
 
+ByteCount = Annotated[
+    int,
+    Field(ge=0),
+    BeforeValidator(lambda given: parse_bytes(given) if isinstance(given, str) else given),
+]
+"""A size in bytes; in the environment also as people write one: 500MiB, 2GiB."""
+
+
 class Settings(BaseSettings):
     """Settings of both processes; frozen once read."""
 
@@ -28,6 +39,10 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("lookback-data")
     """Folder of the store. Both processes of one service share it."""
+    store_copies: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders, with `:` between them, that are copies of `data_dir` (a backup, a snapshot, a
+    replica made by rsync). What the disk cannot give is read from the first that has it; they may
+    lag, and nothing is written to them."""
     shm_dir: Path | None = None
     """Folder for memory shared between the processes; absent: /dev/shm where it has room."""
 
@@ -84,10 +99,10 @@ class Settings(BaseSettings):
     """Kept tokens at which a block is closed."""
     block_span_s: float = Field(default=16.0, gt=0)
     """Stream time at which a block is closed: how far the durable mark trails the visible one."""
-    hot_tail_bytes: int = Field(default=0, ge=0)
+    hot_tail_bytes: ByteCount = 0
     """Shared memory per live session for its newest units, at least 1 MiB; 0: three full blocks, at
     most 1 GiB. With less than a block, blocks close early."""
-    ram_budget_bytes: int = Field(default=0, ge=0)
+    ram_budget_bytes: ByteCount = 0
     """Memory of the RAM tier, at least 1 MiB, which units enter as they leave a hot tail, and
     slices that questions read from the disk. Hot tails and key indexes of pushes, and key indexes
     of sessions that are asked about, are counted in it, and a push whose own do not fit is refused;
@@ -97,12 +112,12 @@ class Settings(BaseSettings):
     what was pushed lately; direct: past it, on ext4, xfs and btrfs, for disks that many sessions
     are pushed to; auto: what was measured to be better, which is writing through it unless there is
     a RAM tier, and reading past it what is not in it, the first time."""
-    min_free_bytes: int = Field(default=256 * 2**20, ge=0)
+    min_free_bytes: ByteCount = 256 * 2**20
     """Space left free on the store's disk; a session is refused rather than fill it."""
-    session_budget_bytes: int = Field(default=0, ge=0)
+    session_budget_bytes: ByteCount = 0
     """Disk that one session may take, its index included, where it has no budget of its own; 0: no
     limit."""
-    disk_budget_bytes: int = Field(default=0, ge=0)
+    disk_budget_bytes: ByteCount = 0
     """Disk that everything in `data_dir` may take; 0: no limit."""
     on_full: Literal["refuse", "drop_oldest", "thin"] = "refuse"
     """What happens when a budget, or the disk, is full. refuse: the push ends with STORE_FULL;
@@ -118,7 +133,7 @@ class Settings(BaseSettings):
     """Share of a budget that video may fill; the rest is a reserve for recovery and the index."""
     budget_low_fraction: float = Field(default=0.85, gt=0, le=1)
     """Share of a budget that stays filled when something is forgotten."""
-    scrub_bytes_per_s: int = Field(default=4 * 2**20, ge=0)
+    scrub_bytes_per_s: ByteCount = 4 * 2**20
     """How fast the ingest process reads the store through in the background for damage; 0: not."""
 
     max_live_pushes: int = Field(default=64, ge=1)
@@ -140,6 +155,19 @@ class Settings(BaseSettings):
     """Deadline of a question whose client gives none."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
+
+    @field_validator("store_copies", mode="before")
+    @classmethod
+    def _folders_of(cls, folders: object) -> object:
+        if isinstance(folders, str):
+            return tuple(Path(folder) for folder in folders.split(":") if folder)
+        return folders
+
+    @model_validator(mode="after")
+    def _no_copy_is_the_store(self) -> Self:
+        if self.data_dir in self.store_copies:
+            raise ValueError(f"store_copies: {self.data_dir} is the store itself")
+        return self
 
     @field_validator("redis_url")
     @classmethod

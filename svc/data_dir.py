@@ -19,5 +19,6 @@ def make_data_dir(root: Path) -> Path:
         with tempfile.TemporaryFile(dir=root):
             pass
     except OSError as error:
-        raise ConfigError(f"data_dir {root} cannot be used: {error}") from error
+        why = error.strerror or str(error)
+        raise ConfigError(f"data_dir {root} cannot be used: {why}") from error
     return root

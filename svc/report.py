@@ -42,6 +42,8 @@ class Row:
     """The same quantity of the baseline that ran beside it, in `unit`."""
     ratio: float | None = None
     """What `target` speaks of: value to baseline, or baseline to value, as `name` says."""
+    ratio_span: tuple[float, float] | None = None
+    """The least and the largest ratio of single turns, where `ratio` is their median."""
     target: str = ""
     """The aim, as a comparison with `ratio` if there is one, else with `value`: ">= 0.7"."""
 
@@ -120,10 +122,19 @@ def _cells(row: Row) -> tuple[str, str, str, str, str]:
     return (
         f"{_short(row.value)} {row.unit}",
         "" if row.baseline is None else f"{_short(row.baseline)} {row.unit}",
-        "" if row.ratio is None else f"{row.ratio:.3g}",
+        _ratio(row),
         row.target,
         met[row.met],
     )
+
+
+def _ratio(row: Row) -> str:
+    if row.ratio is None:
+        return ""
+    if row.ratio_span is None:
+        return f"{row.ratio:.3g}"
+    least, most = row.ratio_span
+    return f"{row.ratio:.3g} ({least:.2g} to {most:.2g})"
 
 
 def _short(value: float) -> str:

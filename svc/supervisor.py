@@ -12,6 +12,8 @@ import psutil
 
 from svc.child import Child, ChildFailedError, ProcessName
 from svc.config import ConfigError, Settings
+from svc.folder_owner import check_free
+from svc.rpc.ports import check_port
 from svc.rpc.server import stop_event_on_signals
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Supervisor:
         """
         if settings.ingest_port == settings.qa_port != 0:
             raise ConfigError(f"ingest_port and qa_port must differ, both are {settings.qa_port}")
+        self._settings = settings
         self._children = {name: Child(name, module, settings) for name, module in modules.items()}
         self._running: asyncio.Task[None] | None = None
         self._failure: ChildFailedError | None = None
@@ -55,8 +58,11 @@ class Supervisor:
         """Starts both processes; returns when both serve, or when `stop` came first.
 
         Raises:
+            FolderInUseError, PortInUseError: another process has the folder, or one of the ports.
             ChildFailedError: one of them cannot; neither is left running.
         """
+        # Said at once, by one process, and on the thread to which the children are tied.
+        _check_free(self._settings)
         self._running = asyncio.create_task(self._run())
         both_ready = asyncio.create_task(self._wait_ready())
         try:
@@ -167,6 +173,12 @@ class Supervisor:
         return address
 
 
+def _check_free(settings: Settings) -> None:
+    check_free(settings)
+    check_port("ingest_port", settings.host, settings.ingest_port)
+    check_port("qa_port", settings.host, settings.qa_port)
+
+
 async def serve(
     settings: Settings,
     *,
@@ -183,6 +195,7 @@ async def serve(
     Raises:
         StartError: it cannot start.
         ConfigError: both processes are to listen on one port.
+        FolderInUseError, PortInUseError: another process has the folder, or one of the ports.
     """
     stopping = stop_event_on_signals()
     supervisor = Supervisor(settings, modules=modules)

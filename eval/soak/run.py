@@ -130,7 +130,8 @@ class Run:
         self._settings = settings
         self._watch = watch
         self._progress = progress
-        self._bar = progress.add_task(folder.name, total=sum(s.length_s for s in streams), state="")
+        self._length_s = sum(stream.length_s for stream in streams)
+        self._bar = progress.add_task(folder.name, total=self._length_s, state="")
         self._heads = {stream.session_id: Head() for stream in streams}
         self._stop = asyncio.Event()
         self._records: list[Record] = []
@@ -166,7 +167,7 @@ class Run:
                     await asyncio.sleep(_WATCHED_AFTERWARDS_S)
         lines = log.read_text(errors="replace").splitlines()
         totals = Totals(
-            pushed_s=sum(head.visible_s + float(1 / FPS) for head in self._heads.values()),
+            pushed_s=self._pushed_s(),
             took_s=took_s,
             session_disk_bytes=tuple(each.disk_bytes for each in stats),
             token_count=sum(each.token_count for each in stats),
@@ -220,8 +221,11 @@ class Run:
                 await head.move(progress.visible_pts_s)
             case _:
                 pass
-        heads = self._heads.values()
-        self._progress.update(self._bar, completed=sum(h.visible_s + 1 for h in heads))
+        self._progress.update(self._bar, completed=self._pushed_s())
+
+    def _pushed_s(self) -> float:
+        """Stream time that is visible, over all sessions."""
+        return sum(head.visible_s + float(1 / FPS) for head in self._heads.values())
 
     async def _ask(
         self, client: LookbackClient, stream: Stream, asked: Scheduled, visible_s: float
@@ -250,7 +254,15 @@ class Run:
             while True:
                 heads = self._heads.values()
                 all_pushed = all(head.visible_s >= 0 and not head.ended for head in heads)
-                look = partial(take_sample, service, data, shared, began_s, all_pushed=all_pushed)
+                look = partial(
+                    take_sample,
+                    service,
+                    data,
+                    shared,
+                    began_s,
+                    all_pushed=all_pushed,
+                    pushed_fraction=self._pushed_s() / self._length_s,
+                )
                 sample = await asyncio.to_thread(look)
                 if any(head.visible_s >= 0 for head in heads):
                     self._samples.append(sample)

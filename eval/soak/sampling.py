@@ -40,11 +40,19 @@ class Sample:
     included."""
     all_pushed: bool
     """Whether every stream was being pushed."""
+    pushed_fraction: float
+    """Of all streams together, what was visible."""
     processes: dict[ProcessName, Process]
 
 
 def take_sample(
-    service: OwnService, data: Path, shared: Path, began_s: float, *, all_pushed: bool
+    service: OwnService,
+    data: Path,
+    shared: Path,
+    began_s: float,
+    *,
+    all_pushed: bool,
+    pushed_fraction: float,
 ) -> Sample:
     """Looks at a service.
 
@@ -54,6 +62,7 @@ def take_sample(
         shared: the service's folder of shared memory; nobody else's files lie there.
         began_s: when the run began, by time.monotonic.
         all_pushed: whether every stream is being pushed.
+        pushed_fraction: of all streams together, what is visible.
     """
     processes: dict[ProcessName, Process] = {}
     pids = service.process_ids()
@@ -73,6 +82,7 @@ def take_sample(
         disk_bytes=allocated_bytes(data),
         shared_bytes=allocated_bytes(shared) + removed_bytes(shared, pids.values()),
         all_pushed=all_pushed,
+        pushed_fraction=pushed_fraction,
         processes=processes,
     )
 

@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 import re
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])iB)?", re.IGNORECASE)
-_FACTORS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from svc.amounts import MIN_SESSION_BUDGET_BYTES, parse_bytes
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])?", re.IGNORECASE)
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DEFAULT = "default"
 FOREVER = "forever"
+BUDGET_RULE = (
+    f"at least {MIN_SESSION_BUDGET_BYTES >> 20}MiB, or `{DEFAULT}`: as the server says for all"
+)
 
 
-def parse_bytes(text: str) -> int:
-    """Returns bytes for "1048576", "1MiB", "2.5 GiB"; 0 for "default".
+def parse_budget_bytes(text: str) -> int:
+    """Returns bytes for a session's budget, as `parse_bytes` reads them; 0 for "default".
 
     Raises:
-        ValueError: the text is none of these.
+        ValueError: the text is no size, or less than a session needs.
     """
     if text == DEFAULT:
         return 0
-    match = _BYTES.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size: give bytes, or as 500MiB or 2GiB")
-    factor = _FACTORS[match[2].upper()] if match[2] else 1
-    return int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    size_bytes = parse_bytes(text)
+    if 0 < size_bytes < MIN_SESSION_BUDGET_BYTES:
+        raise ValueError(f"{text!r} is too small: {BUDGET_RULE}")
+    return size_bytes
 
 
 def parse_duration_s(text: str) -> float:

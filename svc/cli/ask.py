@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svc.cli.answer_view import answer_json, moments, warning
+from svc.cli.failures import CommandError
 from svc.cli.flags import naming
 from svc.cli.history import append_turn, read_history
 from svc.cli.remote import (
@@ -193,7 +195,7 @@ def ask(
         "timeout_s": timeout_s,
     }
     where = endpoints(context, server, ingest_address, qa_address)
-    with naming(_FLAGS):
+    with naming(_FLAGS), _times_as_written(session):
         answer, note = asyncio.run(_ask(where, session, question, options, stream=not as_json))
     if as_json:
         sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
@@ -205,6 +207,35 @@ def ask(
         sys.stderr.write(f"note: {note}\n")
     if history is not None:
         append_turn(history, question, answer.text)
+
+
+@contextlib.contextmanager
+def _times_as_written(session: str) -> Iterator[None]:
+    """Says of a time outside the video what was given and what there is, as people write times.
+
+    Raises:
+        CommandError: in place of the server's refusal.
+    """
+    from svc.client import LookbackError
+
+    try:
+        yield
+    except LookbackError as error:
+        asked_s = error.metadata.get("asked_at_s", "")
+        received_s, first_s = (
+            error.metadata.get(name, "") for name in ("received_pts_s", "first_pts_s")
+        )
+        if error.reason == "ASKED_AT_NOT_RECEIVED" and asked_s and received_s:
+            there = f"has come up to {format_time(float(received_s))} so far"
+        elif error.reason == "ASKED_AT_BEFORE_START" and asked_s and first_s:
+            there = f"can be asked about from {format_time(float(first_s))} on"
+            if error.message.endswith("forgotten"):
+                there += "; what came before was forgotten"
+        else:
+            raise
+        at = format_time(float(asked_s))
+        message = f"--at {at} lies outside the video: {session} {there}"
+        raise CommandError(error.reason, message) from error
 
 
 async def _ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -65,8 +66,17 @@ def failure_of(error: Exception) -> CommandError | None:
             "NOT_UTF8", f"{error.object!r} holds bytes that are not UTF-8", exit_status=EXIT_USAGE
         )
     if isinstance(error, OSError):
-        return CommandError(reason_of(error), str(error))
+        return CommandError(reason_of(error), os_error_text(error))
     return None
+
+
+def os_error_text(error: OSError) -> str:
+    """Returns which file it is about and why, in words: no number of the system's."""
+    if error.strerror is None:
+        return str(error)
+    why = error.strerror[:1].lower() + error.strerror[1:]
+    files = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' and '.join(map(repr, files))}: {why}" if files else why
 
 
 def _came_as_bytes(error: UnicodeEncodeError) -> bool:
@@ -76,7 +86,8 @@ def _came_as_bytes(error: UnicodeEncodeError) -> bool:
 
 def _message(error: LookbackError) -> str:
     if error.reason == "UNREACHABLE":
-        return f"{error.message}; start one with: lookback serve --data DIR"
+        start = "start one with: lookback serve --data DIR, and wait until it says that it serves"
+        return f"{error.message}; {start}"
     if error.reason == "SOURCE_MISMATCH":
         return error.message.replace("join_source adds", "--join adds")
     if error.retry_after_s is not None:

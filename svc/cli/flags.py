@@ -8,7 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from svc.cli.failures import CommandError, failure_of
 
-_FIELD_REASONS = ("INVALID_REQUEST", "QUESTION_INVALID", "SESSION_EXISTS", "CONFIG")
+_FIELD_REASONS = (
+    *("INVALID_REQUEST", "QUESTION_INVALID", "SESSION_EXISTS"),
+    *("STORE_FULL", "CONFIG", "FOLDER_IN_USE", "PORT_IN_USE"),
+)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from svc.cli.amounts import DEFAULT, parse_bytes, parse_duration_s
+from svc.cli.amounts import BUDGET_RULE, DEFAULT, parse_budget_bytes, parse_duration_s
 
 if TYPE_CHECKING:
     from svc.client import KeepingRules, OnFull
@@ -35,10 +35,10 @@ BudgetOption = Annotated[
     int | None,
     typer.Option(
         "--budget",
-        parser=parse_bytes,
+        parser=parse_budget_bytes,
         metavar="SIZE",
-        help="Disk that the session may take, its index included: bytes, or as 500MiB or 2GiB. "
-        "`default`: as the server says for all. ",
+        help="Disk that the session may take, its index included: bytes, or as 500MiB or 2GiB; "
+        f"{BUDGET_RULE}. ",
         show_default="the server's",
         rich_help_panel=_PANEL,
     ),

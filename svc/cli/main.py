@@ -69,7 +69,7 @@ def _status(arguments: Sequence[str] | None) -> int:
         status = app(arguments, prog_name="lookback", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
-        message = error.format_message()
+        message = error.format_message().replace(": Value error, ", ": ")
         if message:  # help was shown where a command is missing: enough said
             report("USAGE", message)
         return error.exit_code

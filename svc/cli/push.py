@@ -29,6 +29,7 @@ from svc.cli.remote import (
     ServerOption,
     endpoints,
 )
+from svc.cli.session_options import FpsOption
 from svc.cli.times import format_time
 
 if TYPE_CHECKING:
@@ -63,14 +64,7 @@ def push(
             help="Seconds of video per second; 1: as a camera would; 0: as fast as it is taken.",
         ),
     ] = 0.0,
-    fps: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            help="Frames that are kept per second of video; fixed when the session is created. ",
-            show_default="the server's",
-        ),
-    ] = None,
+    fps: FpsOption = None,
     create: Annotated[
         bool,
         typer.Option("--create/--no-create", help="Create the session if it is not there yet."),
@@ -187,12 +181,15 @@ async def _push(
 ) -> int:
     from svc.cli.push_view import PushView
     from svc.client import PushFinished, PushLeft
+    from svc.client.waiting import unless
 
     interrupted = _Interrupts()
     ended: PushFinished | PushLeft | None = None
     async with where.client() as client:
-        if create:
-            await _create(client, session, fps, rules)
+        if create:  # which waits for a service that is still loading
+            await unless(interrupted.stop, _create(client, session, fps, rules))
+        if interrupted.stop.is_set():
+            return EXIT_INTERRUPTED
         events = client.push(
             session,
             source,

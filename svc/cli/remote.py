@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,14 @@ class Endpoints:
         return LookbackClient(
             self.ingest_address or f"{host}:{settings.ingest_port}",
             self.qa_address or f"{host}:{settings.qa_port}",
+            on_waiting=_say_on_terminal,
         )
+
+
+def _say_on_terminal(sentence: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.flush()
 
 
 def endpoints(

@@ -74,6 +74,9 @@ _LogLevelOption = Annotated[
     typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="LOOKBACK_LOG_LEVEL, or INFO"),
 ]
 
+_PORT_FLAGS = {"ingest_port": "--ingest-port", "qa_port": "--qa-port"}
+"""What is to be changed where a port is in use, whoever chose it."""
+
 
 def serve(
     data: _DataOption,
@@ -115,7 +118,8 @@ def serve(
             settings = read_settings(**given)
             check_model(settings.model)
             configure_logs("supervisor", settings.log_level)
-            status = asyncio.run(serve_both(settings, on_ready=announce))
+            with naming(_PORT_FLAGS):
+                status = asyncio.run(serve_both(settings, on_ready=announce))
     except StartError as error:
         message = named(str(error), _flags(given))
         raise CommandError("CANNOT_START", message, exit_status=error.exit_status) from error
@@ -195,6 +199,8 @@ def _become(module: str, **settings: object) -> None:
     from svc.cli.model_path import check_model
     from svc.config import ENV_PREFIX, read_settings
     from svc.data_dir import make_data_dir
+    from svc.folder_owner import check_free
+    from svc.rpc.ports import check_port
 
     ports = {"ingest_port": "--port", "qa_port": "--port"}
     with naming(_flags(settings, **ports)):  # a wrong one is said here, at once
@@ -202,6 +208,12 @@ def _become(module: str, **settings: object) -> None:
         check_model(read.model)
         if module == "svc.ingest":  # the other process reads what is there, and writes nothing
             make_data_dir(read.data_dir)
+            check_free(read)
+        with naming(ports):
+            if module == "svc.ingest":
+                check_port("ingest_port", read.host, read.ingest_port)
+            else:
+                check_port("qa_port", read.host, read.qa_port)
     given = {
         f"{ENV_PREFIX}{name.upper()}": str(value)
         for name, value in settings.items()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from svc.cli.failures import CommandError
-from svc.cli.store_folder import FolderArgument, disk_limits, require_store
+from svc.cli.store_folder import (
+    FolderArgument,
+    SessionsArgument,
+    chosen_sessions,
+    disk_limits,
+    session_progress,
+)
 from svc.cli.store_verify import damage_line
 from svc.cli.text import printable
 from svc.logs import only_errors_of
@@ -20,9 +24,7 @@ if TYPE_CHECKING:
 
 def repair(
     folder: FolderArgument,
-    session: Annotated[
-        str | None, typer.Argument(metavar="SESSION", help="Only this one; without it, all.")
-    ] = None,
+    sessions: SessionsArgument = None,
 ) -> None:
     """Mends what crashes left: interrupted deletions and imports, stale hot tails, torn tails, and
     key indexes that are missing or not whole.
@@ -31,18 +33,24 @@ def repair(
     that are damaged are named and stay as they are: nothing brings them back but `store import`.
     Exit status 1 if there are any.
     """
-    from kvstore.paths import stored_session_names
     from svc.config import read_settings
 
-    require_store(folder)
+    names = chosen_sessions(folder, sessions)
     settings = read_settings()
-    if session is None:
+    if not sessions:
         _clear_leftovers(folder, settings)
-    elif session not in stored_session_names(folder):
-        raise CommandError("SESSION_NOT_FOUND", f"session {session!r} does not exist")
-    names = stored_session_names(folder) if session is None else [session]
-    with only_errors_of("svc.engine"):  # what is done is said here
-        beyond = [name for name in names if not _repair(folder, name, settings)]
+        names = chosen_sessions(folder, None)
+    beyond, done = [], 0
+    with only_errors_of("svc.engine"), session_progress("repair", len(names)) as begin:
+        try:
+            for name in names:  # what is done is said here
+                begin(name)
+                if not _repair(folder, name, settings):
+                    beyond.append(name)
+                done += 1
+        except KeyboardInterrupt:
+            sys.stderr.write(f"stopped: {done} of {len(names)} sessions are done\n")
+            raise
     if beyond:
         raise CommandError(
             "STORE_DAMAGED", f"{len(beyond)} of {len(names)} sessions cannot be made whole"

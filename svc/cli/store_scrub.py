@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.store_folder import FolderArgument, byte_progress, mib, require_store
+from svc.amounts import parse_bytes
+from svc.cli.store_folder import (
+    FolderArgument,
+    SessionsArgument,
+    byte_progress,
+    chosen_sessions,
+    mib,
+    require_store,
+)
 from svc.cli.store_verify import damage_line, fail_if_damaged, summary_line
 
 if TYPE_CHECKING:
@@ -16,10 +24,26 @@ if TYPE_CHECKING:
 _RATE_BYTES_PER_S = 32 << 20
 
 
+def _rate(text: str | int) -> int:
+    """Returns bytes a second, at least 1."""
+    rate = text if isinstance(text, int) else parse_bytes(text)
+    if rate < 1:
+        raise ValueError(f"{text!r} would never end: give at least 1")
+    return rate
+
+
 def scrub(
     folder: FolderArgument,
+    sessions: SessionsArgument = None,
     rate_bytes_per_s: Annotated[
-        int, typer.Option("--rate-bytes-per-s", metavar="N", min=1, help="Read no faster.")
+        int,
+        typer.Option(
+            "--rate-bytes-per-s",
+            parser=_rate,
+            metavar="SIZE",
+            help="Read no faster: bytes a second, or as 32MiB. ",
+            show_default="32MiB",
+        ),
     ] = _RATE_BYTES_PER_S,
 ) -> None:
     """Reads every slice of every session at a limited rate; the service may be running.
@@ -30,6 +54,7 @@ def scrub(
     from kvstore.scrub import Pace
     from kvstore.verify import StoreCheck
 
+    chosen = chosen_sessions(folder, sessions) if sessions else None
     require_store(folder)
     pace = Pace(rate_bytes_per_s)
     damaged_count = 0
@@ -46,7 +71,7 @@ def scrub(
             progress(done_bytes, total_bytes)
             pace(done_bytes, total_bytes)
 
-        check = StoreCheck(folder, progress=read, on_damage=tell)
+        check = StoreCheck(folder, session_ids=chosen, progress=read, on_damage=tell)
         try:
             report = check.run()
         except KeyboardInterrupt:

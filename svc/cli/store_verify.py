@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svc.cli.failures import CommandError
-from svc.cli.store_folder import FolderArgument, JsonOption, byte_progress, mib, require_store
+from svc.cli.store_folder import (
+    FolderArgument,
+    JsonOption,
+    SessionsArgument,
+    byte_progress,
+    chosen_sessions,
+    mib,
+    require_store,
+)
 from svc.cli.text import printable
 
 if TYPE_CHECKING:
@@ -17,16 +25,19 @@ if TYPE_CHECKING:
     from kvstore.verify import StoreReport
 
 
-def verify(folder: FolderArgument, as_json: JsonOption = False) -> None:
+def verify(
+    folder: FolderArgument, sessions: SessionsArgument = None, as_json: JsonOption = False
+) -> None:
     """Reads everything that is kept and checks it; the service may be running.
 
     Exit status 1 if anything is damaged.
     """
     from kvstore.verify import verify_store
 
+    chosen = chosen_sessions(folder, sessions) if sessions else None
     require_store(folder)
     with byte_progress("verify") as progress:
-        report = verify_store(folder, progress)
+        report = verify_store(folder, progress, chosen)
     if as_json:
         sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 
-_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d{1,2}):(?P<s>\d{1,2}(?:\.\d+)?)")
+_CLOCK = re.compile(r"(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d{1,2}(?:\.\d+)?)")
+_FORMS = "give seconds, mm:ss or h:mm:ss, as 75.5, 1:15.5 or 0:01:15.5"
 
 
 def parse_time_s(text: str) -> float:
-    """Returns seconds for "75.5", "1:15.5" or "0:01:15.5".
+    """Returns seconds for "75.5", "1:15.5" or "0:01:15.5"; without hours, minutes are any number.
 
     Raises:
         ValueError: the text is none of these.
@@ -18,16 +19,16 @@ def parse_time_s(text: str) -> float:
     match = _CLOCK.fullmatch(digits)
     if match is not None:
         hours, minutes, seconds = int(match["h"] or 0), int(match["m"]), float(match["s"])
-        if minutes < 60 and seconds < 60:
-            return sign * (hours * 3600 + minutes * 60 + seconds)
-    else:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if math.isfinite(value):
-            return value
-    raise ValueError(f"{text!r} is not a time: give seconds, mm:ss or h:mm:ss, as 75.5 or 1:15.5")
+        if seconds >= 60 or (match["h"] and minutes >= 60):
+            raise ValueError(f"{text!r} is not a time: what follows a colon is below 60")
+        return sign * (hours * 3600 + minutes * 60 + seconds)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a time: {_FORMS}")
+    return value
 
 
 def format_time(time_s: float) -> str:

@@ -22,6 +22,7 @@ from svc.client.events import (
 from svc.client.places import MAX_HOPS, SESSION_ELSEWHERE, named_address
 from svc.client.push_call import PushCall
 from svc.client.push_plan import PushPlan
+from svc.client.readiness import NOT_READY
 from svc.client.waiting import unless
 
 _SESSION_FINISHED = "SESSION_FINISHED"
@@ -39,6 +40,7 @@ class Push:
         plan: PushPlan,
         *,
         give_up_after_s: float,
+        ready_within_s: float,
         final_progress: Callable[[], Awaitable[PushProgress]],
         stub_at: Callable[[str], Awaitable[ingest_pb2_grpc.IngestServiceAsyncStub]],
     ) -> None:
@@ -50,6 +52,7 @@ class Push:
         self._stub_at = stub_at
         self._hop_count = 0
         self._give_up_after_s = give_up_after_s
+        self._ready_within_s = ready_within_s
         self._final_progress = final_progress
 
         self._opened_count = 0
@@ -137,7 +140,8 @@ class Push:
             self._down_since = now
         # A server that sends us on is there: the one it names may be, or its lease may end.
         met = self._opened_count or was_sent_on
-        limit_s = self._give_up_after_s if met else _OPEN_WITHIN_S
+        open_within_s = self._ready_within_s if error.reason == NOT_READY else _OPEN_WITHIN_S
+        limit_s = self._give_up_after_s if met else open_within_s
         left_s = min(limit_s, self._give_up_after_s) - (now - self._down_since)
         if left_s <= 0:
             if not self._opened_count:

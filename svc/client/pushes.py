@@ -89,6 +89,7 @@ class PushCalls(SessionCalls):
             push = Push(
                 plan,
                 give_up_after_s=give_up_after_s,
+                ready_within_s=self._readiness.within_s,
                 final_progress=final_progress,
                 stub_at=stub_at,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TypedDict, Unpack
 
@@ -12,6 +13,7 @@ from lookback.v1 import question_pb2, question_pb2_grpc
 from svc.client.convert import answer_from, decoding_to, retrieval_to, turn_to
 from svc.client.errors import CONNECTION_LOST, LookbackError, error_from_call
 from svc.client.places import MAX_HOPS, Places, named_address
+from svc.client.readiness import Readiness
 from svc.client.types import Answer, DecodingOptions, RetrievalOptions, TextDelta, Turn
 
 _TIMEOUT_S = 120.0
@@ -42,6 +44,7 @@ class QuestionCalls:
     """The part of the client that asks."""
 
     _places: Places
+    _readiness: Readiness
     _qa_address: str
 
     async def ask(
@@ -58,19 +61,23 @@ class QuestionCalls:
             LookbackError: SESSION_NOT_FOUND, SESSION_EMPTY, ASKED_AT_NOT_RECEIVED, ...
         """
         request = _request(session_id, question, options)
-        timeout_s = options.get("timeout_s", _TIMEOUT_S)
+        begun_s = time.monotonic()
+        deadline_s = begun_s + options.get("timeout_s", _TIMEOUT_S)
         address, hop_count = self._qa_address, 0
         while True:
+            left_s = deadline_s - time.monotonic()
             try:
-                async with contextlib.aclosing(self._ask_at(address, request, timeout_s)) as parts:
+                async with contextlib.aclosing(self._ask_at(address, request, left_s)) as parts:
                     async for part in parts:
                         yield part
                 return
             except LookbackError as error:
-                # Only a call that was refused names another server: nothing was yielded.
+                # Only a call that was refused names another server, or says that it is not ready:
+                # nothing was yielded.
                 named = named_address(error, address)
                 if named is None or hop_count == MAX_HOPS:
-                    raise
+                    await self._readiness.after(error, begun_s, deadline_s=deadline_s)
+                    continue
                 address, hop_count = named, hop_count + 1
 
     async def _ask_at(

@@ -13,6 +13,7 @@ from lookback.v1 import session_pb2, session_pb2_grpc
 from svc.client.convert import keeping_to, session_from, settings_to
 from svc.client.errors import error_from_call
 from svc.client.places import Places, following
+from svc.client.readiness import Readiness
 from svc.client.types import KeepingRules, OnFull, Pinned, Session, SessionSettings
 
 _Response = TypeVar("_Response")
@@ -25,6 +26,7 @@ class SessionCalls:
     """The part of the client that manages sessions."""
 
     _places: Places
+    _readiness: Readiness
     _ingest_address: str
     _unary_timeout_s: float
 
@@ -191,4 +193,7 @@ class SessionCalls:
             except grpc.aio.AioRpcError as error:
                 raise error_from_call(error, address) from error
 
-        return await following(self._ingest_address, call_at)
+        return await following(
+            self._ingest_address,
+            lambda address: self._readiness.waited(lambda: call_at(address)),
+        )

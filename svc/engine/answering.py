@@ -220,7 +220,7 @@ class Answering:
         self.error = error
         self.finished = True
         self._segments = []
-        self._context.arenas.clear()  # the memory goes now, not when the owner lets go
+        self._context.layer_kv.clear()  # the memory goes now, not when the owner lets go
 
 
 def log_likelihood(

@@ -60,7 +60,7 @@ class Grounds:
         return float((self.decoder.head_count * self.decoder.head_dim) ** -0.5)
 
 
-class Arena:
+class LayerKV:
     """Rotated keys and values of one answer in one layer, in one allocation made up front."""
 
     def __init__(self, keys: Tensor, values: Tensor, *, question_position: int) -> None:
@@ -88,7 +88,7 @@ class Arena:
 
 
 class Context:
-    """The layers' arenas of one answer, filled as the question passes through the layers."""
+    """The keys and values of one answer, filled as the question passes through the layers."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class Context:
         self._losses = losses
         self._text_positions = torch.tensor(text_positions, device=grounds.decoder.device)
         self._tail_capacity = tail_capacity
-        self.arenas: list[Arena] = []
+        self.layer_kv: list[LayerKV] = []
         self.layer_units: list[NDArray[np.int64]] = []
         self._layer_token_counts: list[int] = []
         self.layer_scores: list[NDArray[np.float32]] = []
@@ -142,8 +142,8 @@ class Context:
         text_query = query[0][:, self._text_positions].to("cpu", torch.float64).numpy()
         vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
         scores = self._memory.scores(layer, vector)
-        units, arena = self._read_layer(layer, scores)
-        self.arenas.append(arena)
+        units, layer_kv = self._read_layer(layer, scores)
+        self.layer_kv.append(layer_kv)
         self.layer_units.append(units)
         self.layer_scores.append(scores)
         self.retrieval_s += time.perf_counter() - started
@@ -159,7 +159,7 @@ class Context:
 
     def _read_layer(
         self, layer: int, scores: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], Arena]:
+    ) -> tuple[NDArray[np.int64], LayerKV]:
         """Choose and load until everything that was chosen could be read."""
         losses = self._losses
         units = wanted = self._chooser.choose(scores, losses.dropped)
@@ -177,7 +177,7 @@ class Context:
                 losses.add(error.damaged)
                 missed.update(slice_error.unit_index for slice_error in error.damaged)
 
-    def _load(self, layer: int, units: NDArray[np.int64]) -> Arena:
+    def _load(self, layer: int, units: NDArray[np.int64]) -> LayerKV:
         grounds = self._grounds
         prefix_keys = grounds.prefix_keys[layer][None]
         spans = self._memory.position_spans[units]
@@ -187,17 +187,17 @@ class Context:
         capacity = grounds.prefix_count + len(positions) + self._tail_capacity
         _, kv_head_count, _, head_dim = prefix_keys.shape
         shape = (1, kv_head_count, capacity, head_dim)
-        arena = Arena(
+        layer_kv = LayerKV(
             prefix_keys.new_empty(shape),
             prefix_keys.new_empty(shape),
             question_position=grounds.prefix_count + int(spans.sum()),
         )
-        arena.extend(prefix_keys, grounds.prefix_values[layer][None])
+        layer_kv.extend(prefix_keys, grounds.prefix_values[layer][None])
         if len(units):
             keys, values = (
                 part.to(prefix_keys.device).transpose(0, 1)[None]
                 for part in self._memory.load(layer, units)
             )
-            arena.extend(grounds.rope.apply(keys, grounds.tables.of(positions)), values)
+            layer_kv.extend(grounds.rope.apply(keys, grounds.tables.of(positions)), values)
         self._layer_token_counts.append(len(positions))
-        return arena
+        return layer_kv

@@ -14,7 +14,7 @@ from pathlib import Path
 from kvstore.arena import Arena
 from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
-from kvstore.pinned import Pinned
+from kvstore.pins import PinsNow
 from kvstore.reader import SessionReader
 from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
@@ -97,7 +97,7 @@ def repair_index(
     arena: Arena | None = None,
     may_commit: Callable[[], bool] = lambda: True,
     min_epoch: int = 0,
-    pinned: Pinned = lambda: (),
+    pinned: PinsNow = lambda: (),
 ) -> int:
     """Recover a session as a writer does, make its index whole, and return its rows.
 

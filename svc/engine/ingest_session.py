@@ -20,6 +20,7 @@ from kvstore.arena import Arena
 from kvstore.encoding import Encoding
 from kvstore.geometry import Geometry
 from kvstore.limits import BlockLimits
+from kvstore.pins import PinsNow
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
@@ -82,7 +83,7 @@ class StoreOptions:
     min_epoch: int = 0
     arena: Arena | None = None
     """Takes the units that leave the hot tail; see SessionWriter.open."""
-    pinned: Callable[[], Sequence[tuple[float, float]]] = lambda: ()
+    pinned: PinsNow = lambda: ()
     """Spans of pts in seconds of which nothing goes; see SessionWriter.open."""
 
 

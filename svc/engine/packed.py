@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kvstore.errors import KVStoreError
 from retrieval.errors import RetrievalError
-from svc.engine.context import Arena, Context, Grounds
+from svc.engine.context import Context, Grounds, LayerKV
 from svc.engine.errors import EngineError
 from svc.engine.rope import RopeTables
 
@@ -58,16 +58,16 @@ class QuestionSegment:
     def positions(self, layer: int, query: Tensor) -> NDArray[np.int64]:
         """Retrieve for the layer; the question follows what was retrieved."""
         self._context.open_layer(layer, query)
-        start = self._context.arenas[layer].question_position
+        start = self._context.layer_kv[layer].question_position
         return np.arange(start, start + self.embeds.shape[0])
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
     ) -> Tensor:
         """Append the question to the layer's context and attend."""
-        arena = self._context.arenas[layer]
-        arena.extend(key, value)
-        return arena.attend(query, arena.length, scaling)
+        layer_kv = self._context.layer_kv[layer]
+        layer_kv.extend(key, value)
+        return layer_kv.attend(query, layer_kv.length, scaling)
 
 
 class TailSegment:
@@ -84,24 +84,24 @@ class TailSegment:
         """
         self.embeds = embeds
         self.error: Exception | None = None
-        self._arenas: list[Arena] = context.arenas
+        self._layer_kv: list[LayerKV] = context.layer_kv
         self._offset = offset
         self._keep = keep
 
     def positions(self, layer: int, query: Tensor) -> NDArray[np.int64]:
         """Continue where the layer's question ends."""
-        start = self._arenas[layer].question_position + self._offset
+        start = self._layer_kv[layer].question_position + self._offset
         return np.arange(start, start + self.embeds.shape[0])
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None
     ) -> Tensor:
         """Attend to the context and to this segment's own tokens, causally."""
-        arena = self._arenas[layer]
-        stop = arena.put(key, value, at=arena.length)
+        layer_kv = self._layer_kv[layer]
+        stop = layer_kv.put(key, value, at=layer_kv.length)
         if self._keep:
-            arena.length = stop
-        return arena.attend(query, stop, scaling)
+            layer_kv.length = stop
+        return layer_kv.attend(query, stop, scaling)
 
 
 class PackedSession:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.aligned import KVMemory
+from kvstore.encoding import Layout
 from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Geometry, Tier
 from kvstore.guarded import GuardedReader
@@ -15,6 +17,7 @@ from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
 from svc.engine.cell_positions import CellPositions
 from svc.engine.model import LoadedModel
+from svc.engine.stored_codec import decode_units, decodes_on
 from svc.engine.stored_kv import from_stored
 
 
@@ -46,6 +49,7 @@ class StoreMemory:
         self._index = index
         self._snapshot = snapshot
         self._kv = KVMemory()
+        self._device = model.decoder.device
         self._geometry = Geometry(
             layer_count=model.layer_count,
             kv_head_count=model.kv_head_count,
@@ -93,10 +97,6 @@ class StoreMemory:
         """Go on with the units as they are now: their counts and cells are fewer from here on."""
         self._snapshot = self._snapshot.thinned(thinned.unit_indices, thinned.token_counts)
 
-    def coarsened_units(self) -> NDArray[np.int64]:
-        """Return the units loaded so far that had lost tokens, ascending."""
-        return np.array(sorted(self.coarsened), np.int64)
-
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner product of `query` with each unit's mean key before RoPE.
 
@@ -108,21 +108,35 @@ class StoreMemory:
         return scores
 
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return keys before RoPE and values of the units, in the order given, on the CPU.
+        """Return keys before RoPE and values of the units, in the order given.
 
-        They are valid until the next call.
+        They are valid until the next call, and on the CPU; where units are stored quantised and the
+        model is on a device of its own, they are decoded there, and are on that.
 
         Raises:
             UnitsThinnedError: units lost tokens since; to be met by `meet`, and tried again.
             KVStoreError: they are damaged, or their writer was lost before they were durable.
         """
+        layout = self._reader.layout
+        if layout is not None and layout.quantised and decodes_on(self._device):
+            return self._load_encoded(layout, layer, units)
         geometry = self._geometry
         token_count = int(self._snapshot.token_counts[units].sum())
         shape = (token_count, geometry.kv_head_count, geometry.head_dim)
         keys, values = self._kv.take(shape, geometry.storage_dtype)
-        wanted: list[int] = units.tolist()
-        tiers = self._reader.read(self._snapshot, layer, wanted, keys, values)
-        for unit, tier in zip(wanted, tiers, strict=True):
+        self._note(units, self._reader.read(self._snapshot, layer, units.tolist(), keys, values))
+        return from_stored(keys, geometry.element), from_stored(values, geometry.element)
+
+    def _load_encoded(
+        self, layout: Layout, layer: int, units: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """Copy the bytes to the device as they are stored: a half or a quarter of the elements'."""
+        counts = self._snapshot.token_counts[units]
+        data = self._kv.take_bytes(layout.extent_bytes(int(counts.sum()), len(units)))
+        self._note(units, self._reader.read_stored(self._snapshot, layer, units.tolist(), data))
+        return decode_units(layout, torch.from_numpy(data).to(self._device), counts)
+
+    def _note(self, units: NDArray[np.int64], tiers: list[Tier]) -> None:
+        for unit, tier in zip(units.tolist(), tiers, strict=True):
             self.tiers[unit] = Tier.slowest([tier, self.tiers.get(unit, tier)])
         self.coarsened.update(units[self._snapshot.coarsened[units]].tolist())
-        return from_stored(keys, geometry.element), from_stored(values, geometry.element)

@@ -14,12 +14,10 @@ from transformers.utils import logging as transformers_logging
 
 from kvstore.arena import Arena
 from kvstore.deletion import sweep_tombstones
-from kvstore.errors import SessionNotFoundError
 from kvstore.hotfile import clean_stale_hot_tails
 from kvstore.incoming import sweep_incoming
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
-from kvstore.pins import Span
 from kvstore.sharedfile import clean_stale_files
 from kvstore.space import check_room
 from svc.config import Settings
@@ -29,12 +27,13 @@ from svc.engine.model import LoadedModel, load_model
 from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import model_config, serving_defaults
 from svc.ingest.budget import disk_budget
+from svc.ingest.changes import Changes
 from svc.ingest.convert import Opening
 from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.ownership import Owned, Ownership, SoleOwner
-from svc.ingest.pinning import Pinned, pin_span, spans_to_keep_of
+from svc.ingest.pinning import spans_to_keep_of
 from svc.ingest.push import Push
 from svc.ingest.pushes import Pushes
 from svc.ingest.ram import open_arena
@@ -79,6 +78,9 @@ class App:
         self.pushes = Pushes(max_pushes=settings.max_live_pushes)
         self.ownership: Ownership = SoleOwner()
         """Whose sessions are; set once, before calls are served."""
+        self.changes = Changes(
+            settings, sessions, self.pushes, lambda: self.ownership, self._forget
+        )
         self.index_repairs = IndexRepairs(
             settings.data_dir,
             limits=BlockLimits(
@@ -95,7 +97,7 @@ class App:
             sessions,
             pushes=self.pushes,
             take=lambda session_id: self.ownership.take(session_id),
-            delete=self._delete_owned,
+            delete=self.changes.delete_owned,
         )
         self._model = model
         self._encode_thread = encode_thread
@@ -147,7 +149,7 @@ class App:
         """
         session_id, source = opening.session_id, opening.source
         async with self.pushes.admission(session_id):
-            await self.get_session(session_id)  # a lease is of a session that is here
+            await self.changes.find(session_id)  # a lease is of a session that is here
             owned = await self.ownership.take(session_id)
             try:
                 session = await asyncio.to_thread(self.sessions.get_pushable, session_id)
@@ -161,82 +163,9 @@ class App:
                 raise
         return push, session, joins
 
-    async def get_session(self, session_id: str) -> Session:
-        """Returns a session of this store.
-
-        Raises:
-            RequestError: SESSION_ELSEWHERE: it is in another store.
-            KVStoreError: there is no such session, or its record is damaged.
-        """
-        try:
-            return await asyncio.to_thread(self.sessions.get, session_id)
-        except SessionNotFoundError:
-            elsewhere = await self.ownership.elsewhere(session_id)
-            if elsewhere is not None:
-                raise elsewhere from None
-            raise
-
-    async def finish_session(self, session_id: str) -> Session:
-        """Ends the video of a live session that nobody pushes to.
-
-        Raises:
-            RequestError: SESSION_BUSY: a push is open here; SESSION_ELSEWHERE: another process has
-                it; SESSION_FINISHED.
-            KVStoreError: there is none, or its record is damaged.
-        """
-        async with self.pushes.excluded(session_id):
-            await self.get_session(session_id)
-            owned = await self.ownership.take(session_id)
-            try:
-                return await asyncio.to_thread(self.sessions.finish, session_id)
-            finally:
-                await owned.release()
-
-    async def delete_session(self, session_id: str) -> None:
-        """Deletes a session with its memory.
-
-        Raises:
-            RequestError: SESSION_BUSY: a push is open here; SESSION_ELSEWHERE: another process has
-                it.
-            KVStoreError: there is none, or it cannot be deleted.
-        """
-        async with self.pushes.excluded(session_id):
-            await self.get_session(session_id)
-            owned = await self.ownership.take(session_id)
-            try:
-                await self._delete_owned(session_id, owned)
-            except BaseException:
-                await owned.release()
-                raise
-
-    async def _delete_owned(self, session_id: str, owned: Owned) -> None:
-        """Deletes a session that is ours and held; the registry hears of it instead of a release.
-
-        Raises:
-            KVStoreError: it cannot be deleted.
-        """
-        await asyncio.to_thread(self.sessions.delete, session_id)
+    def _forget(self, session_id: str) -> None:
         if self.arena is not None:
-            await asyncio.to_thread(self.arena.forget, session_hash(session_id))
-        await owned.deleted()
-
-    async def pin_span(self, session_id: str, span: Span) -> Pinned:
-        """Pins a span of a session: from when this returns, whoever drops knows of it.
-
-        Raises:
-            RequestError: SPAN_DROPPED; SESSION_ELSEWHERE: another process has it; SESSION_IN_USE.
-            KVStoreError: there is none, it is damaged, or the span cannot be pinned.
-        """
-        await self.get_session(session_id)
-        work = partial(pin_span, self.settings.data_dir, self.sessions, session_id, span)
-        async with self.pushes.beside(session_id) as push:
-            if push is not None:
-                return await push.between_units(work)
-            owned = await self.ownership.take(session_id)
-            try:
-                return await asyncio.to_thread(work)
-            finally:
-                await owned.release()
+            self.arena.forget(session_hash(session_id))
 
     def _make_push(self, session: Session, media: Media, owned: Owned, *, joins: bool) -> Push:
         spool = _spool(self.settings)

@@ -11,10 +11,11 @@ from functools import partial
 from kvstore.diskuse import used_bytes
 from kvstore.errors import KVStoreError, SessionNotFoundError
 from kvstore.glance import glance
+from kvstore.paths import session_folder
+from kvstore.retention import aged, counts_to_free, droppable, expired_count, pin_check
 from kvstore.session import session_ids
-from kvstore.trimming import StoredSegment, drop_front, droppable, stored_segments
+from kvstore.trimming import StoredSegment, drop_front, stored_segments
 from svc.config import Settings
-from svc.ingest.aging import expired_count
 from svc.ingest.keeping import RulesInForce
 from svc.ingest.pinning import spans_to_keep_of
 from svc.ingest.session_records import Session
@@ -97,21 +98,39 @@ class IdleSessions:
             KVStoreError, OSError: it cannot be looked at.
         """
         segments = self._segments(idle)
-        count = expired_count(
-            segments,
-            retain_s=idle.rules.retain_s,
-            newest_pts_s=segments[-1].last_pts_s,
-            idle_s=idle_s,
-            now_unix_s=time.time(),
-        )
+        age = {
+            "retain_s": idle.rules.retain_s,
+            "newest_pts_s": segments[-1].last_pts_s,
+            "now_unix_s": time.time(),
+            "idle_s": idle_s,
+        }
+        count = expired_count(segments, **age)
         if count == 0:
             return None
-        pinned = spans_to_keep_of(self._root, idle.session_id)
+        is_pinned = self._pin_check(idle)
         over = idle.session.state == "finished" and count == len(segments)
-        if over and not any(segment.is_pinned(pinned) for segment in segments):
+        if over and not any(is_pinned(segment) for segment in segments):
             return Due(before_segment=segments[-1].number + 1, whole=True)
-        may_go = droppable(segments, keep_tokens=idle.keep_tokens, pinned=pinned)[:count]
+        may_go = aged(segments, keep_tokens=idle.keep_tokens, is_pinned=is_pinned, **age)
         return Due(before_segment=segments[len(may_go)].number) if may_go else None
+
+    def due_for_budget(self, idle: IdleSession) -> Due | None:
+        """Returns what of a session whose rule is drop_oldest is beyond its own budget.
+
+        A push keeps to the budget that it was opened with; this is for one that was made smaller.
+
+        Raises:
+            KVStoreError, OSError: it cannot be looked at.
+        """
+        budget = idle.rules.budget
+        used = used_bytes(session_folder(self._root, idle.session_id))
+        if budget.on_full != "drop_oldest" or not 0 < budget.session_bytes < used:
+            return None
+        excess_bytes = used - int(budget.session_bytes * budget.low_fraction)
+        (count,) = counts_to_free(
+            [self._droppable(idle)], excess_bytes, lambda segment: segment.disk_bytes
+        )
+        return Due(before_segment=self._segments(idle)[count].number) if count else None
 
     def due_for_room(self, found: Sequence[IdleSession]) -> list[tuple[IdleSession, Due]]:
         """Returns what sessions whose rule is drop_oldest are to let go of for the store's budget.
@@ -125,19 +144,13 @@ class IdleSessions:
             return []
         excess_bytes = used - int(budget_bytes * low)
         givers = [idle for idle in found if idle.rules.budget.on_full == "drop_oldest"]
-        queue = sorted(
-            (written, place, giver)
-            for giver, idle in enumerate(givers)
-            for place, written in self._written(idle)
-        )
-        due: dict[int, Due] = {}
-        for _, place, giver in queue:
-            if excess_bytes <= 0:
-                break
-            segments = self._segments(givers[giver])
-            due[giver] = Due(before_segment=segments[place + 1].number)
-            excess_bytes -= segments[place].disk_bytes
-        return [(givers[giver], each) for giver, each in due.items()]
+        queues = [self._droppable(idle) for idle in givers]
+        counts = counts_to_free(queues, excess_bytes, lambda segment: segment.disk_bytes)
+        return [
+            (idle, Due(before_segment=self._segments(idle)[count].number))
+            for idle, count in zip(givers, counts, strict=True)
+            if count
+        ]
 
     def is_unpinned(self, idle: IdleSession) -> bool:
         """Whether nothing that a session holds is pinned now.
@@ -145,8 +158,8 @@ class IdleSessions:
         Raises:
             KVStoreError, OSError: it cannot be looked at.
         """
-        pinned = spans_to_keep_of(self._root, idle.session_id)
-        return not any(segment.is_pinned(pinned) for segment in self._segments(idle))
+        is_pinned = self._pin_check(idle)
+        return not any(is_pinned(segment) for segment in self._segments(idle))
 
     def drop(self, idle: IdleSession, due: Due, may_commit: Callable[[], bool]) -> None:
         """Lets go of the front of a session that is ours.
@@ -210,18 +223,23 @@ class IdleSessions:
             self._read[idle.session_id] = read
         return read[1]
 
-    def _written(self, idle: IdleSession) -> list[tuple[int, float]]:
-        """Returns the places of the segments that may go, and when each was written."""
+    def _droppable(self, idle: IdleSession) -> Iterator[StoredSegment]:
+        """Yields the segments that may go; none more of a session that cannot be looked at."""
         try:
-            pinned = spans_to_keep_of(self._root, idle.session_id)
-            may_go = droppable(self._segments(idle), keep_tokens=idle.keep_tokens, pinned=pinned)
+            yield from droppable(
+                self._segments(idle),
+                keep_tokens=idle.keep_tokens,
+                is_pinned=self._pin_check(idle),
+            )
         except SessionNotFoundError:
-            return []
+            pass  # deleted meanwhile
         except (KVStoreError, OSError) as error:
             self.tell_left_alone(idle.session_id, error)
-            return []
-        found, latest = [], 0.0
-        for place, segment in enumerate(may_go):
-            latest = max(latest, segment.written_unix_s)  # from the front, whatever a clock said
-            found.append((place, latest))
-        return found
+
+    def _pin_check(self, idle: IdleSession) -> Callable[[StoredSegment], bool]:
+        """Returns what tells whether something of a segment is pinned now, or may be."""
+        return pin_check(
+            session_folder(self._root, idle.session_id),
+            partial(spans_to_keep_of, self._root, idle.session_id),
+            on_damage=lambda _, error: self.tell_left_alone(idle.session_id, error),
+        )

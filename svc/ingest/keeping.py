@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvstore.budget import DiskBudget, OnFull
+from svc.amounts import MIN_SESSION_BUDGET_BYTES
 from svc.config import Settings
 from svc.ingest.budget import disk_budget
 from svc.rpc.errors import Reason, RequestError
 
 KEEPING_KEY = "keeping"
 """Where a session's record has the rules, among its settings; absent: none of its own."""
-MIN_BUDGET_BYTES = 2**20
-"""A smaller one would not hold a session's first blocks and their index."""
 MAX_BUDGET_BYTES = 2**62
 
 
@@ -53,9 +52,9 @@ class KeepingRules:
         Raises:
             RequestError: INVALID_REQUEST, with the field.
         """
-        low, high = MIN_BUDGET_BYTES, MAX_BUDGET_BYTES
+        low, high = MIN_SESSION_BUDGET_BYTES, MAX_BUDGET_BYTES
         if self.session_budget_bytes and not low <= self.session_budget_bytes <= high:
-            allowed = f"in [{low}, {high}], or 0 for the server's default"
+            allowed = f"in [{low}, {high}] bytes, or 0 for the server's default"
             raise _invalid("keeping.session_budget_bytes", self.session_budget_bytes, allowed)
         if not self.retain_s >= 0:  # NaN is not, either
             allowed = "positive, infinity to keep for ever, or 0 for the server's default"
@@ -95,6 +94,17 @@ class RulesInForce:
 
     budget: DiskBudget
     retain_s: float
+
+
+def why_dropped(rules: RulesInForce) -> str:
+    """Return, for people, why video of a session goes under the rules that hold now."""
+    reasons = []
+    if rules.retain_s:
+        reasons.append(f"video older than {rules.retain_s:g} s is forgotten")
+    if rules.budget.on_full == "drop_oldest":
+        of = "budget" if rules.budget.smallest_bytes else "disk"
+        reasons.append(f"the oldest goes when the {of} is full")
+    return "; ".join(reasons) or "it was dropped under rules that held before"
 
 
 def _invalid(field: str, given: object, allowed: str) -> RequestError:

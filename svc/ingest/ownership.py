@@ -1,4 +1,4 @@
-"""Whose sessions are: what a push, a deletion or a repair asks before it touches one.
+"""Whose sessions are: what a push, a change or a repair asks before it touches one.
 
 Without a registry a process owns every session of its store (`SoleOwner`), and the kernel's lock
 on a session is all there is. With one it is `svc.ingest.registered.RegisteredOwner`.
@@ -7,11 +7,13 @@ on a session is all there is. With one it is `svc.ingest.registered.RegisteredOw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
-from svc.rpc.errors import RequestError
+from svc.rpc.errors import Reason, RequestError
+
+T = TypeVar("T")
 
 
 class Naming:
@@ -64,6 +66,28 @@ class Owned(Protocol):
     async def deleted(self) -> None:
         """Lets others know that it is gone; whatever fails is logged. Instead of `release`."""
         ...
+
+
+def lost_error(session_id: str) -> RequestError:
+    """Returns the refusal to go on with a session that is no longer ours."""
+    return RequestError(
+        Reason.LEASE_LOST,
+        f"session {session_id!r} may belong to another process by now; what was "
+        "acknowledged is safe",
+        session_id=session_id,
+    )
+
+
+def while_held(owned: Owned, session_id: str, work: Callable[[], T]) -> T:
+    """Returns what `work` returns, which begins while the session is ours; from any thread.
+
+    Raises:
+        RequestError: LEASE_LOST: `work` did not begin.
+        Exception: of `work`.
+    """
+    if not owned.held():
+        raise lost_error(session_id)
+    return work()
 
 
 class Ownership(Protocol):

@@ -11,10 +11,13 @@ import sys
 from typing import NoReturn
 
 from svc.config import ConfigError, Settings, read_settings
+from svc.data_dir import make_data_dir
 from svc.engine.errors import EngineError
+from svc.folder_owner import FolderOwner, folder_owner
 from svc.logs import configure_logs
 from svc.refusal import tell_refusal
-from svc.rpc.server import Address, PortInUseError, stop_event_on_signals
+from svc.rpc.ports import check_port
+from svc.rpc.server import Address, stop_event_on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +29,18 @@ def main() -> int:
     try:
         settings = read_settings()
         configure_logs("ingest", settings.log_level)
-        return asyncio.run(serve(settings))
-    except (ConfigError, PortInUseError, EngineError) as error:
+        make_data_dir(settings.data_dir)
+        with folder_owner(settings) as owner:
+            check_port("ingest_port", settings.host, settings.ingest_port)
+            return asyncio.run(serve(settings, owner))
+    except (ConfigError, EngineError) as error:
         tell_refusal("ingest", error)
         return EXIT_CONFIG
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, owner: FolderOwner) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status, or ends the process if a thread
-    hangs.
+    hangs. `owner` holds the store's folder for it.
 
     Raises:
         PortInUseError: the address cannot be listened on.
@@ -47,6 +53,7 @@ async def serve(settings: Settings) -> int:
     server = IngestServer(settings)
     try:
         address = await server.start()
+        owner.serves_at(str(address))
         loading = asyncio.create_task(server.load())
         await asyncio.wait({stop_asked, loading}, return_when=asyncio.FIRST_COMPLETED)
         was_loaded = loading.done()
@@ -58,6 +65,7 @@ async def serve(settings: Settings) -> int:
             loading.cancel()
     finally:
         stop_asked.cancel()
+        owner.leaves()
         threads_ended = await server.stop()
     if not threads_ended:
         _leave(EXIT_CRASH if was_loaded else EXIT_CLEAN)

@@ -13,13 +13,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar
 
 from svc.engine.ingest_session import FrameUnit, StreamStatus
 from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
 from svc.ingest.events import Event
 from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
-from svc.ingest.ownership import Owned
+from svc.ingest.ownership import Owned, lost_error, while_held
 from svc.ingest.stream import MakeWorker, Stream
 from svc.ingest.telling import Telling
 from svc.rpc.errors import Reason, RequestError
@@ -64,6 +65,8 @@ class Push:
         self._opened = asyncio.Event()
         self._input_over = asyncio.Event()
         self._room = asyncio.Event()
+        self._changing = asyncio.Lock()
+        """Held by what `between_units` runs: the session is let go of only after it."""
         self._worker: MediaWorker | None = None
         self._stream: Stream | None = None
         self._lane: Lane[FrameUnit] | None = None
@@ -152,12 +155,16 @@ class Push:
         """Returns what `work` returns, which runs while nothing is written or dropped.
 
         Raises:
-            RequestError: LEASE_LOST: another process may have the session.
+            RequestError: LEASE_LOST: the session is not this push's any more; `work` did not begin.
             Exception: of `work`.
         """
-        if not self._owned.held():
-            raise self._lost()
-        return await asyncio.wrap_future(self._encode_thread.submit(work))
+        async with self._changing:
+            held = partial(while_held, self._owned, self.session_id, work)
+            return await asyncio.wrap_future(self._encode_thread.submit(held))
+
+    def owns(self) -> bool:
+        """Whether the session is still this push's."""
+        return self._owned.held()
 
     @property
     def input_over(self) -> asyncio.Event:
@@ -187,19 +194,12 @@ class Push:
             await self._run_owned()
         finally:
             watching.cancel()
-            await self._owned.release()
+            async with self._changing:
+                await self._owned.release()
 
     async def _end_when_lost(self) -> None:
         await self._owned.lost.wait()
-        self.abandon(self._lost())
-
-    def _lost(self) -> RequestError:
-        return RequestError(
-            Reason.LEASE_LOST,
-            f"session {self.session_id!r} may belong to another process by now; what was "
-            "acknowledged is safe",
-            session_id=self.session_id,
-        )
+        self.abandon(lost_error(self.session_id))
 
     async def _run_owned(self) -> None:
         try:
@@ -265,9 +265,8 @@ class Push:
         await self._flush(stream, lane)
         self._telling.note(lane.failure)
         if media_over and self._telling.error is None:
-            if not self._owned.held():
-                raise self._lost()
-            await asyncio.wrap_future(lane.submit(self._finish_session))
+            finishing = partial(while_held, self._owned, self.session_id, self._finish_session)
+            await asyncio.wrap_future(lane.submit(finishing))
             self._telling.finished = True
             status = self._telling.status
             self._owned.announce(status.durable_unit_count, status.durable_pts_s, state="finished")

@@ -76,13 +76,15 @@ class Pushes:
     async def beside(self, session_id: str) -> AsyncIterator[Push | None]:
         """Gives the push that has a session open, or None and keeps pushes away from it.
 
+        A push that has it no more, for it ends just now or lost it, is waited for.
+
         Raises:
             RequestError: SESSION_IN_USE: another call opens, finishes or deletes it.
         """
         while session_id in self._held:
             await self._wait_let_go(session_id, Reason.SESSION_IN_USE)
         entry = self._open.get(session_id)
-        if entry is not None:
+        if entry is not None and entry[0].owns():
             yield entry[0]
             return
         async with self._hold(session_id, Reason.SESSION_IN_USE):

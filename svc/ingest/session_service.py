@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import grpc
 
@@ -13,7 +13,6 @@ from kvstore.errors import InvalidSessionIdError, KVStoreError
 from kvstore.paths import check_session_id
 from lookback.v1 import session_pb2, session_pb2_grpc
 from svc.ingest.app import App
-from svc.ingest.pinning import unpin_span
 from svc.ingest.session_messages import (
     invalid,
     read_keeping,
@@ -29,6 +28,8 @@ SERVICE_NAME = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_na
 MAX_DISPLAY_NAME_CHARS = 200
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+
+T = TypeVar("T")
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -65,7 +66,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.GetSessionResponse:
         """Returns one session."""
         app = self._app()
-        session = await app.get_session(request.session_id)
+        session = await app.changes.find(request.session_id)
         return session_pb2.GetSessionResponse(session=await _message(app, session))
 
     async def ListSessions(  # noqa: N802
@@ -98,14 +99,13 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         app = self._app()
         given = request.session
         renamed, keeping_fields = read_mask(request.update_mask.paths)
-        await app.get_session(given.session_id)
-        session = await asyncio.to_thread(
-            app.sessions.update,
+        updating = app.changes.update(
             given.session_id,
             display_name=_display_name(given.display_name) if renamed else None,
             keeping=read_keeping(given.keeping),
             keeping_fields=keeping_fields,
         )
+        session = await _to_its_end(updating)
         return session_pb2.UpdateSessionResponse(session=await _message(app, session))
 
     async def PinSpan(  # noqa: N802
@@ -113,8 +113,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.PinSpanResponse:
         """Pins a span of stream time."""
         app = self._app()
-        pinning = asyncio.create_task(app.pin_span(request.session_id, read_span(request.span)))
-        pinned = await asyncio.shield(pinning)  # what drops is kept away as long as the work lasts
+        pinned = await _to_its_end(app.changes.pin(request.session_id, read_span(request.span)))
         return session_pb2.PinSpanResponse(
             session=await _message(app, pinned.session),
             thinned_unit_count=pinned.thinned_unit_count,
@@ -125,10 +124,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.UnpinSpanResponse:
         """Unpins a span of stream time."""
         app = self._app()
-        await app.get_session(request.session_id)
-        session = await asyncio.to_thread(
-            unpin_span, app.sessions, request.session_id, read_span(request.span)
-        )
+        session = await _to_its_end(app.changes.unpin(request.session_id, read_span(request.span)))
         return session_pb2.UnpinSpanResponse(session=await _message(app, session))
 
     async def FinishSession(  # noqa: N802
@@ -136,19 +132,20 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     ) -> session_pb2.FinishSessionResponse:
         """Ends the video of a session that nobody pushes to."""
         app = self._app()
-        # A client that goes away ends its call; what keeps pushes away lasts as long as the work.
-        finishing = asyncio.create_task(app.finish_session(request.session_id))
-        session = await asyncio.shield(finishing)
+        session = await _to_its_end(app.changes.finish(request.session_id))
         return session_pb2.FinishSessionResponse(session=await _message(app, session))
 
     async def DeleteSession(  # noqa: N802
         self, request: session_pb2.DeleteSessionRequest, context: _Context
     ) -> session_pb2.DeleteSessionResponse:
         """Deletes a session with its memory."""
-        # A client that goes away ends its call; the deletion goes on, and keeps pushes away.
-        deletion = asyncio.create_task(self._app().delete_session(request.session_id))
-        await asyncio.shield(deletion)
+        await _to_its_end(self._app().changes.delete(request.session_id))
         return session_pb2.DeleteSessionResponse()
+
+
+async def _to_its_end(change: Coroutine[Any, Any, T]) -> T:
+    """Returns what a change returns, which goes on, and keeps pushes away, when its client goes."""
+    return await asyncio.shield(asyncio.create_task(change))
 
 
 def _display_name(text: str) -> str:

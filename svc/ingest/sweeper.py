@@ -1,4 +1,5 @@
-"""Letting go of what is old in sessions that nobody pushes to, and of more when the store is short.
+"""Letting go of what is old in sessions that nobody pushes to, of what is beyond a budget that was
+made smaller, and of more when the store is short.
 
 One process of a store sweeps, on threads of the lowest priority. A session is looked at without a
 lock; only one that is to let go of something is held, and taken from other processes, as a repair
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from functools import partial
 from typing import TypeVar
 
 from kvstore.errors import KVStoreError, SessionNotFoundError
@@ -97,13 +99,19 @@ class Sweeper:
             await _run(threads, self._times.save)
         for idle in found:
             if idle.rules.retain_s:
-                await self._age(threads, idle, seen_s[idle.session_id])
+                idle_s = seen_s[idle.session_id]
+                await self._clear(threads, idle, partial(self._idle.due_for_age, idle, idle_s))
+        for idle in found:
+            if idle.rules.budget.session_bytes:
+                await self._clear(threads, idle, partial(self._idle.due_for_budget, idle))
         for idle, due in await _run(threads, lambda: self._idle.due_for_room(found)):
             await self._let_go(threads, idle, due)
 
-    async def _age(self, threads: Executor, idle: IdleSession, seen_s: float) -> None:
+    async def _clear(
+        self, threads: Executor, idle: IdleSession, look: Callable[[], Due | None]
+    ) -> None:
         try:
-            due = await _run(threads, lambda: self._idle.due_for_age(idle, seen_s))
+            due = await _run(threads, look)
         except SessionNotFoundError:
             return  # deleted meanwhile
         except (KVStoreError, OSError) as error:

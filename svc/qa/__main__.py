@@ -10,7 +10,7 @@ from svc.engine.errors import EngineError
 from svc.logs import configure_logs
 from svc.open_files import allow_open_files
 from svc.refusal import tell_refusal
-from svc.rpc.server import PortInUseError
+from svc.rpc.ports import check_port
 
 EXIT_CLEAN, EXIT_CRASH, EXIT_CONFIG = 0, 1, 2
 
@@ -21,11 +21,12 @@ def main() -> int:
         settings = read_settings()
         configure_logs("qa", settings.log_level)
         allow_open_files()
+        check_port("qa_port", settings.host, settings.qa_port)
         # Takes seconds to import: a wrong setting is told at once.
         from svc.qa.process import serve
 
         return EXIT_CLEAN if asyncio.run(serve(settings)) else EXIT_CRASH
-    except (ConfigError, PortInUseError, EngineError) as error:
+    except (ConfigError, EngineError) as error:
         tell_refusal("qa", error)
         return EXIT_CONFIG
 

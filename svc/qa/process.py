@@ -9,6 +9,7 @@ import logging
 import sys
 from typing import Any
 
+from kvstore.copies import StoreCopies
 from kvstore.ramtier import RamTier
 from kvstore.readpool import ReadPool
 from kvstore.readtrace import ReadTrace
@@ -64,13 +65,19 @@ async def serve(settings: Settings) -> bool:
     model_thread = ModelThread(settings, runner)
     pool = ReadPool(settings.reader_thread_count(), ahead_thread_count=settings.read_ahead_threads)
     ram = RamTier(settings.data_dir, shm_dir=settings.shm_dir)
+    copies = StoreCopies(settings.store_copies)
     sessions = SessionCache(
-        settings.data_dir, capacity=_OPEN_SESSIONS, ram=ram, disk_io=settings.disk_io
+        settings.data_dir,
+        capacity=_OPEN_SESSIONS,
+        ram=ram,
+        disk_io=settings.disk_io,
+        location=copies,
     )
     follower = directory.follower(sessions)
     trace = _open_trace(settings)
     stop_asked: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
     sweeping = asyncio.create_task(_sweep(sessions))
+    looking = asyncio.create_task(_look_at_copies(copies))
     try:
         model_thread.start()
         await _first_of(stop_asked, model_thread.loaded)
@@ -106,6 +113,7 @@ async def serve(settings: Settings) -> bool:
         return True
     finally:
         sweeping.cancel()
+        looking.cancel()
         stop_asked.cancel()
         if follower is not None:
             await follower.stop()
@@ -147,6 +155,16 @@ def _announce(address: Address) -> None:
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _look_at_copies(copies: StoreCopies) -> None:
+    """Says which copies of the store cannot be read; answers need none, so nothing waits for it."""
+    threads = DaemonThreads("copies")  # it may hang on a disk
+    for fault in await asyncio.get_running_loop().run_in_executor(threads, copies.faults):
+        logger.warning(
+            "a copy of the store cannot stand in for damage: it is tried again when it is needed",
+            extra={"reason": fault},
+        )
 
 
 async def _sweep(sessions: SessionCache) -> None:

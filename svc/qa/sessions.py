@@ -15,6 +15,7 @@ from typing import overload
 from kvstore.control import Watermarks
 from kvstore.directio import DiskMode
 from kvstore.errors import KVStoreError, SessionNotFoundError
+from kvstore.location import NOWHERE, OtherLocation
 from kvstore.quarantine import Quarantine, sweep_quarantine
 from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
@@ -42,7 +43,12 @@ class OpenSession:
     """One session's reader and index. What is open stays open while it is leased."""
 
     def __init__(
-        self, root: Path, record: SessionRecord, ram: RamTier | None, disk_io: DiskMode
+        self,
+        root: Path,
+        record: SessionRecord,
+        ram: RamTier | None,
+        disk_io: DiskMode,
+        location: OtherLocation,
     ) -> None:
         """Opens the session that the record describes.
 
@@ -57,6 +63,7 @@ class OpenSession:
             quarantine=Quarantine(root, record.session_id),
             ram=ram,
             disk_io=disk_io,
+            location=location,
         )
         self.lease_count = 0
         self.discarded = False
@@ -171,10 +178,12 @@ class SessionCache:
         capacity: int,
         ram: RamTier | None = None,
         disk_io: DiskMode = "auto",
+        location: OtherLocation = NOWHERE,
     ) -> None:
         """`root` is the store's folder; `ram` is what its readers ask before the disk, `disk_io`
-        how they read slices there.
+        how they read slices there, `location` what they ask when it fails.
         """
+        self._location = location
         self._root = root
         self._disk_io: DiskMode = disk_io
         self._ram = ram
@@ -191,7 +200,8 @@ class SessionCache:
         record = load_session(self._root, session_id)
         session = self._take(record)
         if session is None:
-            session = self._take(record, OpenSession(self._root, record, self._ram, self._disk_io))
+            opened = OpenSession(self._root, record, self._ram, self._disk_io, self._location)
+            session = self._take(record, opened)
         return Lease(session, self._release)
 
     def lease_again(self, session: OpenSession) -> Lease:

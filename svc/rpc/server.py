@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from svc.rpc.interceptor import ErrorInterceptor, Translate
+from svc.rpc.ports import PortInUseError
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,6 @@ _OPTIONS = [
     # Without this a client can be megabytes ahead of what the server has read.
     ("grpc.http2.bdp_probe", 0),
 ]
-
-
-class PortInUseError(Exception):
-    """The address cannot be listened on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -131,13 +132,17 @@ def test_serving_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 
 def test_serving_the_memory_of_another_model(shared_service: Service, tmp_path: Path) -> None:
-    """Its sessions are refused one by one; whose they are stays undisturbed beside it."""
+    """Not while it is served; of what a copy holds, sessions are refused one by one."""
     session, path = fresh_name("mine"), video(NASA)
     assert shared_service.lookback("push", path, "--session", session, "--no-finish").status == 0
     other = build_tiny_checkpoint(
         tmp_path / "other", rope={"rope_type": "default", "rope_theta": 5e5}
     )
-    (tmp_path / "data").symlink_to(shared_service.data)
+    beside = serve(shared_service.folder, model=other)
+    assert beside.status == 2
+    assert beside.last_line.startswith("error: FOLDER_IN_USE: --data ")
+    assert f"pid {shared_service.pid('ingest')} at {shared_service.ingest_address}" in beside.err
+    shutil.copytree(shared_service.data, tmp_path / "data")
     with Service(folder=tmp_path, model=other) as service:
         asked = service.lookback("ask", session, "What is there?")
         assert_one_line(asked, "IDENTITY_MISMATCH", "model", session)

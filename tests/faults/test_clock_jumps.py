@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvstore.dropping import SegmentQueue
+from kvstore import freeing
 from kvstore.reader import SessionReader
 from tests.faults.ledger import Ledger, Line
 from tests.kvstore.samples import (
@@ -124,12 +124,12 @@ def test_no_jump_of_one_clock_costs_a_unit_that_is_young_by_the_other(
 def test_a_store_that_believes_one_clock_is_caught(
     insane: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = SegmentQueue.expired
+    real = freeing.aged
     believed = "now_unix_s" if insane == "stream" else "newest_pts_s"
 
-    def careless(self: SegmentQueue, **ages: Any) -> Any:
-        return real(self, **(ages | {believed: 1e18}))
+    def careless(segments: Any, **ages: Any) -> Any:
+        return real(segments, **(ages | {believed: 1e18}))
 
-    monkeypatch.setattr(SegmentQueue, "expired", careless)
+    monkeypatch.setattr(freeing, "aged", careless)
     with pytest.raises(AssertionError, match="a young unit was forgotten"):
         _live(insane, 10, Line("mutant"), monkeypatch)

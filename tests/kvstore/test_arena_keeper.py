@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import xxhash
 import kvstore.arenakeeper
 from kvstore.arena import Arena
 from kvstore.arenakeeper import ArenaKeeper
+from kvstore.arenalayout import SliceKey
 from kvstore.encoding import Layout
 from kvstore.eviction import Place
 from kvstore.geometry import Tier
@@ -23,7 +26,9 @@ from kvstore.reader import SessionReader
 from kvstore.readpool import Reading
 from kvstore.readtrace import ReadTrace
 from kvstore.trimming import drop_front, stored_segments
+from kvstore.writer import SessionWriter
 from tests.kvstore.samples import (
+    LIMITS,
     SESSION,
     SMALL,
     append,
@@ -177,8 +182,8 @@ def test_questions_about_sessions_that_are_gone_cost_a_turn_next_to_nothing(
         question.note(0, list(range(300)), [Tier.DISK] * 300)
     listed = Calls(monkeypatch, kvstore.arenakeeper, "stored_session_names")
     world.keeper.look()
-    while world.keeper.fill(1 << 20):
-        pass
+    while world.keeper._wanted:
+        world.keeper.fill(1 << 20)
     assert listed.count == 1
     assert not world.keeper._wanted
     shutil.rmtree(session_folder(world.root, SESSION))
@@ -189,6 +194,50 @@ def test_questions_about_sessions_that_are_gone_cost_a_turn_next_to_nothing(
     world.keeper.fill(1)
     assert not world.keeper._wanted
     assert opened.count <= 1
+    world.close()
+
+
+def test_one_session_is_open_at_a_time_and_two_segments_at_most(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(root)
+    folders = [session_folder(root, SESSION), *(session_folder(root, f"cam-{n}") for n in (2, 3))]
+    for number in (2, 3):
+        writer = SessionWriter.open(
+            root,
+            f"cam-{number}",
+            geometry=SMALL,
+            limits=LIMITS,
+            shm_dir=world.shm,
+            hot_tail_bytes=64 * KIB,
+        )
+        append(writer, 60)
+        writer.flush()
+        writer.close()
+    for number in (2, 3, 2, 3):
+        question = world.trace.question(f"cam-{number}")
+        for unit in range(0, 60, 3):
+            question.note(0, [unit], [Tier.DISK])
+    world.ask([3, 5])
+    world.keeper.look()
+    brought_in: list[tuple[int, int]] = []
+    bring_in = world.arena.take
+
+    def watched(key: SliceKey, extent: Any) -> bool:
+        links = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        mine = [[link for link in links if link.startswith(f"{each}/seg-")] for each in folders]
+        # The world's own reader has segments of its session open.
+        brought_in.append((key.session_hash, len(mine[1]) + len(mine[2])))
+        return bring_in(key, extent)
+
+    monkeypatch.setattr(world.arena, "take", watched)
+    while world.keeper._wanted:
+        world.keeper.fill(4096 * KIB)
+    sessions = [session for session, _ in brought_in]
+    assert set(sessions) == {session_hash(name) for name in (SESSION, "cam-2", "cam-3")}
+    assert len([1 for _ in itertools.groupby(sessions)]) == 3
+    assert max(count for _, count in brought_in) <= 2
+    assert world.keeper._reader is None
     world.close()
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import control, triplewords
-from kvstore.control import ControlPage, ControlState, ControlText, Watermarks
+from kvstore.control import ControlPage, ControlState, Watermarks
+from kvstore.controltext import TEXTS_START, TEXTS_STOP, ControlText
 from kvstore.errors import ControlCorruptError
 from kvstore.glance import glance
 from kvstore.paths import session_hash
@@ -25,7 +26,7 @@ _WORDS = sorted(
     value for name, value in vars(control).items() if name.endswith("_WORD") and name[1:2].isupper()
 )
 _COPY_BYTES = 8 * control._WORD_COUNT
-_TEXT = (control._TEXT_OFFSET, control._TEXT_OFFSET + 2 * control._TEXT_SLOT_BYTES)
+_TEXT = (TEXTS_START, TEXTS_STOP)
 
 
 @pytest.fixture

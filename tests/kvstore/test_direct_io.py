@@ -191,6 +191,27 @@ def test_by_default_the_first_read_of_a_large_slice_passes_the_cache_and_the_sec
         files.close()
 
 
+def test_a_slice_that_was_read_from_the_page_cache_comes_back_to_it(direct_root: Path) -> None:
+    size = LEAST_BYTES
+    path = segment_path(direct_root, 0)
+    path.write_bytes(np.random.default_rng(5).bytes(size))
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+        if not in_page_cache(file.fileno(), size, 0):
+            pytest.skip("this kernel does not tell what is in the page cache")
+        files = SegmentFiles(direct_root)
+        array, content = aligned_empty((size,), np.uint8), path.read_bytes()
+        for _ in range(2):
+            array[:] = 0
+            with files.lend(0) as opened:
+                assert opened.read([array], 0) == size
+            assert array.tobytes() == content
+            assert in_page_cache(file.fileno(), size, 0)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            assert not in_page_cache(file.fileno(), size, 0)
+        files.close()
+
+
 def test_what_was_read_once_is_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvstore.readonce._REMEMBERED", 10)
     once = ReadOnce()

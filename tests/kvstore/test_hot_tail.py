@@ -371,3 +371,22 @@ def test_a_reader_without_access_to_the_ring_serves_what_is_durable(
     assert reader.snapshot().unit_count == 5
     aside.rename(writer._hot.path)
     writer.close()
+
+
+def test_a_view_keeps_no_more_tables_than_the_ring_has_units_and_some(root: Path) -> None:
+    writer = open_writer(root, hot_tail_bytes=512 * 1024)
+    reader = SessionReader.open(root, SESSION)
+    most_held = most_kept = 0
+    for _ in range(120):
+        append(writer, 10)
+        snapshot = reader.snapshot()
+        view = snapshot.hot_tail
+        assert view is not None
+        newest = range(snapshot.unit_count - 10, snapshot.unit_count)
+        assert all(view.entry(unit) is not None for unit in newest)
+        most_held = max(most_held, snapshot.unit_count - view.floor)
+        most_kept = max(most_kept, len(view._entries))
+    assert view.floor > 800
+    assert most_kept <= most_held + 257
+    reader.close()
+    writer.close()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.errors import InvalidSpanError, SessionNotFoundError, TooManySpansError
-from kvstore.pins import MAX_PINNED_SPANS, Span, pinned, unpinned
+from kvstore.pins import MAX_PINNED_SPANS, Span, pin, unpin
 from kvstore.session import SessionRecord, change_session, create_session, load_session
 from tests.kvstore.samples import SESSION
 
@@ -32,10 +32,10 @@ def test_what_is_pinned_is_what_was_pinned_and_not_unpinned_since(
 ) -> None:
     spans: tuple[Span, ...] = ()
     expected: set[int] = set()
-    for pins, span in steps:
+    for pinning, span in steps:
         times = set(range(int(span[0]), int(span[1])))
-        spans = pinned(spans, span) if pins else unpinned(spans, span)
-        expected = expected | times if pins else expected - times
+        spans = pin(spans, span) if pinning else unpin(spans, span)
+        expected = expected | times if pinning else expected - times
         held = {time for start, end in spans for time in range(int(start), int(end))}
         assert held == expected
         assert all(start < end for start, end in spans)
@@ -56,7 +56,7 @@ def test_what_is_pinned_is_what_was_pinned_and_not_unpinned_since(
     ],
 )
 def test_a_span_that_cannot_be_is_refused(span: Span) -> None:
-    for change in (pinned, unpinned):
+    for change in (pin, unpin):
         with pytest.raises(InvalidSpanError):
             change((), span)
 
@@ -64,13 +64,13 @@ def test_a_span_that_cannot_be_is_refused(span: Span) -> None:
 def test_there_are_so_many_spans_and_no_more() -> None:
     spans: tuple[Span, ...] = ()
     for number in range(MAX_PINNED_SPANS):
-        spans = pinned(spans, (2.0 * number, 2.0 * number + 1))
+        spans = pin(spans, (2.0 * number, 2.0 * number + 1))
     with pytest.raises(TooManySpansError):
-        pinned(spans, (-5.0, -4.0))
+        pin(spans, (-5.0, -4.0))
     with pytest.raises(TooManySpansError):
-        unpinned(spans, (0.25, 0.5))  # it cuts one into two
-    assert len(pinned(spans, (0.5, 2.5))) == MAX_PINNED_SPANS - 1
-    assert len(unpinned(spans, (0.0, 0.5))) == MAX_PINNED_SPANS
+        unpin(spans, (0.25, 0.5))  # it cuts one into two
+    assert len(pin(spans, (0.5, 2.5))) == MAX_PINNED_SPANS - 1
+    assert len(unpin(spans, (0.0, 0.5))) == MAX_PINNED_SPANS
 
 
 def test_pins_are_in_the_record_and_a_record_of_before_there_were_any_has_none(
@@ -90,18 +90,18 @@ def test_pins_are_in_the_record_and_a_record_of_before_there_were_any_has_none(
 def test_changes_of_one_record_at_the_same_time_are_all_kept(root: Path) -> None:
     create_session(root, RECORD)
 
-    def pin(number: int) -> None:
+    def pin_some(number: int) -> None:
         for step in range(10):
             span = (100.0 * number + 2 * step, 100.0 * number + 2 * step + 1)
             change_session(
                 root,
                 SESSION,
                 lambda record, span=span: dataclasses.replace(  # type: ignore[misc]
-                    record, pinned_spans=pinned(record.pinned_spans, span)
+                    record, pinned_spans=pin(record.pinned_spans, span)
                 ),
             )
 
-    threads = [threading.Thread(target=pin, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=pin_some, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

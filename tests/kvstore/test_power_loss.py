@@ -21,6 +21,43 @@ def test_nothing_acknowledged_is_lost_changed_or_resurrected() -> None:
     assert tally.full_disks > 10
 
 
+_PIECES = "kvstore.diskio._PIECE_BYTES"
+"""Of a page, so that the small blocks of these lives are written in pieces too."""
+
+
+def _longer_lives(disk: SimulatedDisk, rng: random.Random) -> SimulatedIO:
+    return SimulatedIO(disk, killed_at=rng.randrange(1, 120))
+
+
+def test_nothing_acknowledged_is_lost_where_the_disk_begins_before_a_block_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_PIECES, 4096)
+    tally = live_and_die(session_count=50, lives_each=6, make_io=_longer_lives)
+    assert tally.acknowledged > 1000
+    assert tally.torn_tails > 20
+
+
+class _TakesBegunForDurable(SimulatedIO):
+    def begin_write_out(self, fd: int, offset: int, length: int) -> None:
+        super().fdatasync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        self._call()
+
+
+def test_a_store_that_takes_a_begun_write_for_durable_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_PIECES, 4096)
+    with pytest.raises(PromiseBrokenError):
+        live_and_die(
+            session_count=200,
+            lives_each=6,
+            make_io=lambda disk, rng: _TakesBegunForDurable(disk, killed_at=rng.randrange(1, 120)),
+        )
+
+
 @pytest.mark.slow
 def test_nothing_acknowledged_is_lost_over_thousands_of_lives() -> None:
     assert live_and_die(session_count=1000, lives_each=5, first_seed=10_000).lives == 5000

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import kvstore.encoding_codec as codec
+from kvstore.arena import Arena
 from kvstore.encoding import Encoding, Layout
 from kvstore.errors import GeometryMismatchError, NotFiniteError, SliceCorruptError
 from kvstore.geometry import Geometry, Tier
 from kvstore.glance import glance
 from kvstore.limits import BlockLimits
 from kvstore.paths import session_hash
+from kvstore.ramtier import RamTier
 from kvstore.reader import SessionReader
 from kvstore.scan import scan_log
 from kvstore.verify import verify_store
@@ -218,3 +220,60 @@ def test_a_session_keeps_the_encoding_it_was_begun_with(root: Path) -> None:
     assert seen.encoding == "int8"
     (root / "sessions" / SESSION / "CTL").unlink()
     assert SessionReader.open(root, SESSION).encoding == "int8"
+
+
+@pytest.mark.parametrize("encoding", QUANTISED)
+def test_units_as_they_are_stored_are_what_was_appended_from_every_tier(
+    root: Path, encoding: Encoding
+) -> None:
+    count = 20
+    write(root, encoding, count).close()
+    writer = open_writer(root, geometry=SHAPE, encoding=encoding, limits=LIMITS)
+    for index in range(writer.visible_unit_count, count + 3):
+        writer.append(*finite(index), resume=b"")
+        writer.publish()
+    layout = Layout(SHAPE, encoding)
+    arena = Arena.create(
+        root,
+        budget_bytes=512 * 1024,
+        slot_bytes=layout.extent_bytes(12),
+        shm_dir=root / "shm",
+    )
+    reader = SessionReader.open(root, SESSION, ram=RamTier(root, shm_dir=root / "shm"))
+    snapshot = reader.snapshot()
+    units = [7, 0, count + 2, 3]
+    expected = b""
+    for unit in units:
+        kept, keys, values = finite(unit)
+        data = np.empty(layout.extent_bytes(kept.token_count), np.uint8)
+        codec.encode_extent(layout, keys[1], values[1], data)
+        expected += data.tobytes()
+    out = np.empty(len(expected), np.uint8)
+    assert reader.read_stored(snapshot, 1, units, out) == [
+        Tier.DISK,
+        Tier.DISK,
+        Tier.HOT,
+        Tier.DISK,
+    ]
+    assert out.tobytes() == expected
+    found = [reader.stored_slice(snapshot, 0, layer) for layer in range(SHAPE.layer_count)]
+    slices, checksums = zip(*(one for one in found if one is not None), strict=True)
+    arena.keep(session_hash(SESSION), 0, slices, checksums)
+    out[:] = 0
+    assert reader.read_stored(snapshot, 1, units, out)[1] == Tier.RAM
+    assert out.tobytes() == expected
+    for wrong in (out[:-1], out.view(np.int8)):
+        with pytest.raises(ValueError, match="out must be"):
+            reader.read_stored(snapshot, 1, units, wrong)
+    reader.close()
+    arena.close()
+    writer.close()
+
+
+def test_units_that_are_not_quantised_are_not_given_as_stored(root: Path) -> None:
+    writer = write(root, "model", 3)
+    reader = SessionReader.open(root, SESSION)
+    with pytest.raises(ValueError, match="quantised"):
+        reader.read_stored(reader.snapshot(), 0, [0], np.empty(8, np.uint8))
+    reader.close()
+    writer.close()

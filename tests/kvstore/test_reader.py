@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,11 @@ import pytest
 
 from kvstore.deletion import delete_session
 from kvstore.errors import SessionNotFoundError
+from kvstore.filepool import FilePool
 from kvstore.reader import SessionReader
-from kvstore.segmentfiles import SegmentFiles
+from kvstore.segmentfiles import OpenFile
 from kvstore.verify import verify_store
 from tests.kvstore.samples import SESSION, append, open_writer, read_units, unit_is
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 def built(root: Path, unit_count: int) -> None:
@@ -81,36 +76,6 @@ def test_an_old_snapshot_keeps_what_it_saw_while_the_session_grows(root: Path) -
     writer.close()
 
 
-def test_open_files_are_bounded_and_closed(root: Path) -> None:
-    built(root, 600)
-    gc.collect()  # what tests before this one left open
-    before = open_files()
-    reader = SessionReader.open(root, SESSION)
-    snapshot = reader.snapshot()
-    assert len(list((root / "sessions" / SESSION).glob("seg-*.kvs"))) > 40
-    order = np.random.default_rng(0).permutation(600)
-    for index in order:
-        assert unit_is(reader, snapshot, int(index))
-        assert open_files() - before <= 36
-    reader.close()
-    del reader, snapshot
-    assert open_files() == before
-
-
-def test_a_segment_in_use_is_not_closed_under_the_reader(root: Path) -> None:
-    built(root, 600)
-    files = SegmentFiles(root / "sessions" / SESSION)
-    with files.use(0) as fd:
-        for number in range(1, 40):
-            with files.use(number):
-                pass
-        files.forget(0)
-        assert len(os.pread(fd, 10, 0)) == 10
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.pread(fd, 10, 0)
-    files.close()
-
-
 def test_many_threads_read_what_was_written_while_the_session_grows(root: Path) -> None:
     writer = open_writer(root)
     append(writer, 20)
@@ -146,10 +111,11 @@ def test_reads_finish_from_open_files_after_a_delete_and_then_the_session_is_gon
     root: Path,
 ) -> None:
     built(root, 600)
-    reader = SessionReader.open(root, SESSION)
-    snapshot = reader.snapshot()
-    fresh = SessionReader.open(root, SESSION)
+    pool: FilePool[OpenFile] = FilePool(lambda: 16)
+    fresh = SessionReader.open(root, SESSION, open_files=pool)
     last = fresh.snapshot()
+    reader = SessionReader.open(root, SESSION, open_files=pool)
+    snapshot = reader.snapshot()
     delete_session(root, SESSION)
     # Following the log has opened the last segments; the first ones were closed again.
     assert unit_is(reader, snapshot, 599)

@@ -18,6 +18,7 @@ from kvstore.geometry import Tier
 from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.readpool import Reading, ReadPool
+from kvstore.readsteps import ReadSteps
 from kvstore.snapshot import Snapshot
 from tests.kvstore.damaging import flip_byte_of
 from tests.kvstore.samples import SESSION, append, open_writer
@@ -84,15 +85,15 @@ def test_work_is_shared_out_and_small_reads_are_not(
     snapshot, units = reader.snapshot(), list(range(UNIT_COUNT))
     names: set[str] = set()
     meeting = threading.Barrier(4)
-    read_part = SessionReader._read_part
+    read_part = ReadSteps._read_part
 
-    def noting(self: SessionReader, *arguments: Any) -> Any:
+    def noting(self: ReadSteps, *arguments: Any) -> Any:
         names.add(threading.current_thread().name)
         if many:
             meeting.wait(JOIN_S)
         return read_part(self, *arguments)
 
-    monkeypatch.setattr(SessionReader, "_read_part", noting)
+    monkeypatch.setattr(ReadSteps, "_read_part", noting)
     many = True
     GuardedReader(reader, pool, Reading()).read(
         snapshot, LAYER, units, *arrays(reader, snapshot, units)
@@ -155,7 +156,7 @@ def given_up_read(
     reader: SessionReader, pool: ReadPool, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Gate, int]:
     """Gives a read up while four disk reads are under way; returns how many had begun then."""
-    monkeypatch.setattr("kvstore.reader._UNITS_PER_BATCH", 1)
+    monkeypatch.setattr("kvstore.readsteps._UNITS_PER_BATCH", 1)
     snapshot = reader.snapshot()
     units = list(range(40))
     outputs = arrays(reader, snapshot, units)
@@ -212,9 +213,9 @@ def test_a_read_that_fails_returns_when_no_thread_fills_its_arrays(
     running = 0
     lock = threading.Lock()
     meeting = threading.Barrier(4)
-    read_part = SessionReader._read_part
+    read_part = ReadSteps._read_part
 
-    def counting(self: SessionReader, *arguments: Any) -> Any:
+    def counting(self: ReadSteps, *arguments: Any) -> Any:
         nonlocal running
         with lock:
             running += 1
@@ -227,7 +228,7 @@ def test_a_read_that_fails_returns_when_no_thread_fills_its_arrays(
             with lock:
                 running -= 1
 
-    monkeypatch.setattr(SessionReader, "_read_part", counting)
+    monkeypatch.setattr(ReadSteps, "_read_part", counting)
     with pytest.raises(RuntimeError, match="broken"):
         GuardedReader(reader, pool, Reading()).read(
             snapshot, LAYER, units, *arrays(reader, snapshot, units)
@@ -247,7 +248,7 @@ def test_what_was_read_ahead_in_vain_is_not_running_after_the_end(
     guarded.end()
     gate = Gate(monkeypatch)
     guarded.read(snapshot, 1, [], *arrays(reader, snapshot, []))  # none of them is wanted
-    guarded.ahead.begin(snapshot, 1, first)
+    guarded.ahead.begin(snapshot, 1, first, as_stored=False)
     for _ in range(2):
         assert gate.begun.acquire(timeout=JOIN_S)
     ending = threading.Thread(target=guarded.end)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from svc.config import ConfigError, read_settings
+from svc.config import ConfigError, Settings, read_settings
 
 
 @pytest.mark.parametrize("size_bytes", [0, 2**20, 2**30])
@@ -16,3 +18,27 @@ def test_a_hot_tail_is_the_stores_choice_or_has_a_useful_size(size_bytes: int) -
 def test_a_hot_tail_that_is_a_trifle_is_refused(size_bytes: int) -> None:
     with pytest.raises(ConfigError, match="hot_tail_bytes"):
         read_settings(hot_tail_bytes=size_bytes)
+
+
+def test_copies_of_the_store_are_folders_with_colons_between_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert read_settings().store_copies == ()
+    monkeypatch.setenv("LOOKBACK_STORE_COPIES", "/backup/lookback:replica")
+    assert read_settings().store_copies == (Path("/backup/lookback"), Path("replica"))
+
+
+def test_the_store_is_no_copy_of_itself() -> None:
+    with pytest.raises(ConfigError, match="store_copies"):
+        read_settings(data_dir="store", store_copies="backup:store")
+
+
+@pytest.mark.parametrize("name", [n for n in Settings.model_fields if "_bytes" in n])
+def test_every_size_is_read_as_people_write_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, size_bytes in (("4MiB", 2**22), ("4194304", 2**22), ("0", 0)):
+        monkeypatch.setenv(f"LOOKBACK_{name.upper()}", text)
+        assert getattr(read_settings(), name) == size_bytes
+    for text in ("4MB", "-1", ""):
+        monkeypatch.setenv(f"LOOKBACK_{name.upper()}", text)
+        with pytest.raises(ConfigError, match=name):
+            read_settings()

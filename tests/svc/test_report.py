@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from svc.cli.bench.rates import rate_row
 from svc.report import Row, fill, write_rows
 
 ROW = Row(name="ttft", value=30.0, unit="ms", baseline=3000.0, ratio=100.0, target=">= 10")
@@ -41,9 +42,23 @@ def test_a_results_file_names_machine_versions_and_commit(tmp_path: Path) -> Non
         "unit": "ms",
         "baseline": 3000.0,
         "ratio": 100.0,
+        "ratio_span": None,
         "target": ">= 10",
         "met": True,
     }
+
+
+def test_of_figures_that_took_turns_the_median_ratio_counts_and_its_span_is_told(
+    tmp_path: Path,
+) -> None:
+    # The disk was twice as slow in the last turn: its ratio is the one of the others.
+    row = rate_row("append", [8e9, 9e9, 4e9], [10e9, 10e9, 5e9], ">= 0.75")
+    assert (row.value, row.baseline, row.ratio) == (8.0, 10.0, 0.8)
+    assert row.ratio_span == (0.8, 0.9)
+    assert row.met is True
+    write_rows(tmp_path / "a.json", "store", [row])
+    filled = fill("<!-- figures: a.json -->\n<!-- /figures -->\n", tmp_path)
+    assert "| append | 8 GB/s | 10 GB/s | 0.8 (0.8 to 0.9) | >= 0.75 | yes |" in filled
 
 
 def test_a_marked_table_is_replaced_by_the_file_it_names_and_then_stays(tmp_path: Path) -> None:

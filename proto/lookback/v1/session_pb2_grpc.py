@@ -130,6 +130,9 @@ class SessionServiceServicer:
         is open goes on under the rules that it was opened with, until its next open; a session that
         nobody pushes to is under the new ones from its next sweep on.
         INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now. With several
+        processes, FAILED_PRECONDITION (SESSION_ELSEWHERE): the one at the detail's `address` has it;
+        UNAVAILABLE (REGISTRY_UNAVAILABLE): nobody can say who does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -139,11 +142,13 @@ class SessionServiceServicer:
         """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
         dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
         that touch become one; pinning again what is pinned changes nothing.
-        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+        nothing. NOT_FOUND (SESSION_NOT_FOUND).
         OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
         when on the session remembers, and nothing is pinned.
         RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
-        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+        ABORTED (SESSION_IN_USE), FAILED_PRECONDITION (SESSION_ELSEWHERE) and UNAVAILABLE
+        (REGISTRY_UNAVAILABLE) as in UpdateSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,16 +61,21 @@ class SessionServiceStub:
     is open goes on under the rules that it was opened with, until its next open; a session that
     nobody pushes to is under the new ones from its next sweep on.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now. With several
+    processes, FAILED_PRECONDITION (SESSION_ELSEWHERE): the one at the detail's `address` has it;
+    UNAVAILABLE (REGISTRY_UNAVAILABLE): nobody can say who does.
     """
     PinSpan: _grpc.UnaryUnaryMultiCallable[_session_pb2.PinSpanRequest, _session_pb2.PinSpanResponse]
     """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
     dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
     that touch become one; pinning again what is pinned changes nothing.
-    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+    nothing. NOT_FOUND (SESSION_NOT_FOUND).
     OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
     when on the session remembers, and nothing is pinned.
     RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
-    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+    ABORTED (SESSION_IN_USE), FAILED_PRECONDITION (SESSION_ELSEWHERE) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE) as in UpdateSession.
     """
     UnpinSpan: _grpc.UnaryUnaryMultiCallable[_session_pb2.UnpinSpanRequest, _session_pb2.UnpinSpanResponse]
     """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
@@ -120,16 +125,21 @@ class SessionServiceAsyncStub(SessionServiceStub):
     is open goes on under the rules that it was opened with, until its next open; a session that
     nobody pushes to is under the new ones from its next sweep on.
     INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now. With several
+    processes, FAILED_PRECONDITION (SESSION_ELSEWHERE): the one at the detail's `address` has it;
+    UNAVAILABLE (REGISTRY_UNAVAILABLE): nobody can say who does.
     """
     PinSpan: _aio.UnaryUnaryMultiCallable[_session_pb2.PinSpanRequest, _session_pb2.PinSpanResponse]  # type: ignore[assignment]
     """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
     dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
     that touch become one; pinning again what is pinned changes nothing.
-    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+    INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+    nothing. NOT_FOUND (SESSION_NOT_FOUND).
     OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
     when on the session remembers, and nothing is pinned.
     RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
-    ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+    ABORTED (SESSION_IN_USE), FAILED_PRECONDITION (SESSION_ELSEWHERE) and UNAVAILABLE
+    (REGISTRY_UNAVAILABLE) as in UpdateSession.
     """
     UnpinSpan: _aio.UnaryUnaryMultiCallable[_session_pb2.UnpinSpanRequest, _session_pb2.UnpinSpanResponse]  # type: ignore[assignment]
     """Unpins a span: what of it is pinned is no longer. The rest of a span that it cuts stays pinned;
@@ -200,6 +210,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         is open goes on under the rules that it was opened with, until its next open; a session that
         nobody pushes to is under the new ones from its next sweep on.
         INVALID_ARGUMENT (INVALID_REQUEST). NOT_FOUND (SESSION_NOT_FOUND).
+        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now. With several
+        processes, FAILED_PRECONDITION (SESSION_ELSEWHERE): the one at the detail's `address` has it;
+        UNAVAILABLE (REGISTRY_UNAVAILABLE): nobody can say who does.
         """
 
     @_abc_1.abstractmethod
@@ -211,11 +224,13 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Pins a span of stream time: from now on, whatever the rules and budgets, nothing of it is thinned,
         dropped or aged out, under an open push too. It may lie where no video has come yet. Pinned spans
         that touch become one; pinning again what is pinned changes nothing.
-        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be. NOT_FOUND (SESSION_NOT_FOUND).
+        INVALID_ARGUMENT (INVALID_REQUEST): a span that cannot be, or in which a finished session has
+        nothing. NOT_FOUND (SESSION_NOT_FOUND).
         OUT_OF_RANGE (SPAN_DROPPED): a part of it was dropped before; the detail's `first_pts_s` says from
         when on the session remembers, and nothing is pinned.
         RESOURCE_EXHAUSTED (TOO_MANY_SPANS): it would leave more than 1,000 spans pinned.
-        ABORTED (SESSION_IN_USE): another call opens, finishes or deletes it just now.
+        ABORTED (SESSION_IN_USE), FAILED_PRECONDITION (SESSION_ELSEWHERE) and UNAVAILABLE
+        (REGISTRY_UNAVAILABLE) as in UpdateSession.
         """
 
     @_abc_1.abstractmethod

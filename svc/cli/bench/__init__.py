@@ -48,7 +48,9 @@ def ingest(
 @app.command()
 def store(
     units: Annotated[int, typer.Option(min=16, help="7B units of the session read.")] = 128,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns; the best of each counts.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Turns; the median of their ratios counts.")
+    ] = 5,
     folder: Annotated[
         Path | None,
         typer.Option("--dir", exists=True, file_okay=False, help="Where to write; else as TMPDIR."),

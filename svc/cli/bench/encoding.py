@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
+from kvstore.aligned import aligned_empty
 from kvstore.encoding import Encoding, Layout
 from kvstore.encoding_codec import decode_extent, encode_extent
 from kvstore.geometry import Geometry
@@ -25,6 +28,7 @@ from svc.cli.bench.encoding_size import (
     size_rows,
     write_session,
 )
+from svc.engine.stored_codec import decode_units
 from svc.report import Row, print_rows, write_rows
 
 SHAPE = Geometry(layer_count=28, kv_head_count=4, head_dim=128, element="bfloat16")
@@ -116,25 +120,55 @@ def _read_rows(roots: dict[Encoding, Path], unit_count: int, rounds: int) -> lis
 
         return read
 
+    def reading_stored(encoding: Encoding) -> Callable[[], object]:
+        reader = readers[encoding]
+        snapshot = reader.snapshot()
+        out = aligned_empty((Layout(SHAPE, encoding).extent_bytes(token_count, unit_count),), "u1")
+
+        def read() -> None:
+            for layer in range(0, SHAPE.layer_count, 7):
+                reader.read_stored(snapshot, layer, range(unit_count), out)
+
+        return read
+
     try:
-        names = list(readers)
-        times_s = _best_s(rounds, *(reading(readers[name]) for name in names))
+        works = {
+            ("read, verified and decoded", name): reading(reader)
+            for name, reader in readers.items()
+        }
+        works |= {
+            ("read and verified, as stored", name): reading_stored(name) for name in _QUANTISED
+        }
+        times_s = _best_s(rounds, *works.values())
     finally:
         for reader in readers.values():
             reader.close()
     read_bytes = 4 * (keys.nbytes + values.nbytes)
-    rates = {name: read_bytes / time_s / _GB for name, time_s in zip(names, times_s, strict=True)}
+    rates = {work: read_bytes / time_s / _GB for work, time_s in zip(works, times_s, strict=True)}
+    model_rate = rates["read, verified and decoded", "model"]
     return [
         Row(
-            name=f"{encoding}: read, verified and decoded, one thread, from the page cache, "
+            name=f"{encoding}: {how}, one thread, from the page cache, "
             "GB/s of elements (it / model)",
-            value=rates[encoding],
+            value=rates[how, encoding],
             unit="GB/s",
-            baseline=rates["model"],
-            ratio=rates[encoding] / rates["model"],
+            baseline=model_rate,
+            ratio=rates[how, encoding] / model_rate,
         )
+        for how in ("read, verified and decoded", "read and verified, as stored")
         for encoding in _QUANTISED
     ]
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Has torch calculate on one thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _speed_rows(material: Material, rounds: int) -> list[Row]:
@@ -162,10 +196,16 @@ def _speed_rows(material: Material, rounds: int) -> list[Row]:
             for place in range(_SLICES):
                 decode_extent(layout, data[place], outs[0][place], outs[1][place])
 
+        def decode_all(layout: Layout = layout, data: np.ndarray[Any, Any] = data) -> None:
+            counts = np.full(_SLICES, UNIT_TOKENS, np.int64)
+            decode_units(layout, torch.from_numpy(data.reshape(-1)), counts)
+
         encode()
-        times_s = _best_s(rounds, encode, decode, copy)
-        encoded, decoded, copied = (element_bytes / time_s / _GB for time_s in times_s)
-        for name, rate in (("encode", encoded), ("decode", decoded)):
+        with _one_torch_thread():
+            times_s = _best_s(rounds, encode, decode, decode_all, copy)
+        *others, copied = (element_bytes / time_s / _GB for time_s in times_s)
+        names = ("encode", "decode", "decode with torch, all units at once")
+        for name, rate in zip(names, others, strict=True):
             rows.append(
                 Row(
                     name=f"{encoding}: {name}, one thread, GB/s of elements (it / memcpy)",

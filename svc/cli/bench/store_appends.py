@@ -36,16 +36,29 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
     modes: tuple[DiskMode, ...] = ("buffered", "direct")
     alone: dict[DiskMode, list[float]] = {mode: [] for mode in modes}
     together: dict[DiskMode, list[float]] = {mode: [] for mode in modes}
-    alone_raw, together_raw, bare = [], [], []
+    alone_raw: list[float] = []
+    together_raw: list[float] = []
+    bare: list[float] = []
+    huge: list[float] = []
     for _ in range(sizes.append_rounds):
-        for mode in modes:
-            one = _append_bytes_per_s(root, ["one"], noise, sizes.append_blocks, mode)
-            alone[mode].append(one)
-            all_ = _append_bytes_per_s(root, many, noise, sizes.session_blocks, mode)
-            together[mode].append(all_)
-        alone_raw.append(_raw(root, sizes.append_blocks, writers=1))
-        together_raw.append(_raw(root, sizes.session_blocks, writers=len(many)))
-        bare.append(bare_append_bytes_per_s(root, BLOCK_BYTES, SLICE_BYTES, sizes.append_blocks))
+        for names, blocks, rates, yardstick in (
+            (["one"], sizes.append_blocks, alone, alone_raw),
+            (many, sizes.session_blocks, together, together_raw),
+        ):
+            raw = []
+            for mode in modes:  # each beside the bare writes of its kind
+                rates[mode].append(_append_bytes_per_s(root, names, noise, blocks, mode))
+                bare_rate = raw_append_bytes_per_s(
+                    root, BLOCK_BYTES, blocks, writers=len(names), direct=mode == "direct"
+                )
+                raw.append(bare_rate)
+            yardstick.append(max(raw))
+        blocks = sizes.append_blocks
+        bare.append(bare_append_bytes_per_s(root, BLOCK_BYTES, SLICE_BYTES, blocks))
+        huge_rate = raw_append_bytes_per_s(
+            root, BLOCK_BYTES, blocks, writers=1, direct=True, huge=True
+        )
+        huge.append(huge_rate)
     rows = []
     for mode in modes:
         how = {"buffered": "through the page cache", "direct": "past the page cache"}[mode]
@@ -66,22 +79,21 @@ def append_rows(root: Path, sizes: Sizes) -> list[Row]:
                 ">= 0.9",
             ),
         ]
-    rows.append(
+    rows += [
         rate_row(
             "what a bare loop of copy, XXH3, O_DIRECT write and fdatasync reaches; ratio as of one",
             bare,
             alone_raw,
             "",
-        )
-    )
+        ),
+        rate_row(
+            "bare O_DIRECT writes from huge pages, as the store's are; ratio as of one",
+            huge,
+            alone_raw,
+            "",
+        ),
+    ]
     return rows
-
-
-def _raw(root: Path, block_count: int, *, writers: int) -> float:
-    return max(
-        raw_append_bytes_per_s(root, BLOCK_BYTES, block_count, writers=writers, direct=direct)
-        for direct in (False, True)
-    )
 
 
 def _append_bytes_per_s(

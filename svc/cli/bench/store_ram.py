@@ -16,6 +16,7 @@ from kvstore.limits import BlockLimits
 from kvstore.ramtier import RamTier
 from kvstore.sharedfile import shared_folder
 from kvstore.writer import SessionWriter
+from svc.cli.bench.rates import GB, rate_row
 from svc.cli.bench.store_session import (
     SEVEN_B,
     SLICE_BYTES,
@@ -33,7 +34,6 @@ _SMALL = Geometry(layer_count=28, kv_head_count=1, head_dim=8, element="float16"
 _SMALL_UNITS = 512
 _HEADROOM = 1.1
 _RESERVE_BYTES = 256 << 20
-_GB = 1e9
 
 
 def ram_rows(root: Path, unit_count: int, rounds: int) -> list[Row]:
@@ -53,14 +53,12 @@ def ram_rows(root: Path, unit_count: int, rounds: int) -> list[Row]:
     if tiers != {Tier.RAM}:
         raise CommandError("NOT_REMEMBERED", f"slices came from {tiers}, not the RAM tier alone")
     return [
-        Row(
-            name=f"read of a question from the RAM tier, {question.slice_count} slices of "
+        rate_row(
+            f"read of a question from the RAM tier, {question.slice_count} slices of "
             f"{SLICE_BYTES // 1024} KiB, 1 thread; ratio to memcpy",
-            value=max(ours) / _GB,
-            unit="GB/s",
-            baseline=max(base) / _GB,
-            ratio=max(ours) / max(base),
-            target=">= 0.9",
+            ours,
+            base,
+            ">= 0.9",
         ),
         _overhead_row(root, rounds, rng),
     ]
@@ -107,8 +105,8 @@ def _remembered(root: Path, session_id: str, noise: Noise, unit_count: int) -> I
     if free_bytes * 7 // 8 < needed_bytes:
         raise CommandError(
             "NO_ROOM",
-            f"{shared_folder(None)} has {free_bytes / _GB:.1f} GB free, the RAM tier of "
-            f"{unit_count} units needs {needed_bytes * 8 / 7 / _GB:.1f}; try fewer --units",
+            f"{shared_folder(None)} has {free_bytes / GB:.1f} GB free, the RAM tier of "
+            f"{unit_count} units needs {needed_bytes * 8 / 7 / GB:.1f}; try fewer --units",
         )
     arena = Arena.create(root, budget_bytes=needed_bytes, slot_bytes=slot_bytes)
     with ExitStack() as stack:

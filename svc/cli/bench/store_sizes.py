@@ -29,13 +29,14 @@ class Sizes:
 
     @property
     def session_blocks(self) -> int:
-        """Blocks of each of the sessions that are written at once."""
-        return max(1, self.append_blocks // SESSIONS_AT_ONCE)
+        """Blocks of each of the sessions that are written at once: some, or the first segment's
+        beginning, which is there once in eleven blocks, would be half of the run."""
+        return max(1, 2 * self.append_blocks // SESSIONS_AT_ONCE)
 
     @property
     def append_rounds(self) -> int:
         """Rounds of what writes most."""
-        return min(self.rounds, 3)
+        return min(self.rounds, 5)
 
     @property
     def round_bytes(self) -> int:

@@ -15,6 +15,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from kvstore.aligned import aligned_empty
+from kvstore.hugemap import HUGE_PAGE_BYTES, HugeMap, put_huge_pages
 
 _PAGE_BYTES = 4096
 _RING_SLICES = 128
@@ -170,11 +171,18 @@ class BareReads:
 
 
 def raw_append_bytes_per_s(
-    folder: Path, block_bytes: int, block_count: int, *, writers: int, direct: bool
+    folder: Path,
+    block_bytes: int,
+    block_count: int,
+    *,
+    writers: int,
+    direct: bool,
+    huge: bool = False,
 ) -> float:
     """Returns the rate of writers that each append blocks to a file, with a sync after each.
 
-    A block is what `block_bytes` says, up to the next page. The files are removed.
+    A block is what `block_bytes` says, up to the next page; `huge`: it lies in huge pages, where
+    the kernel has them. The files are removed.
     """
     span = -(-block_bytes // _PAGE_BYTES) * _PAGE_BYTES
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | (os.O_DIRECT if direct else 0)
@@ -189,7 +197,7 @@ def raw_append_bytes_per_s(
         finally:
             os.close(fd)
 
-    with _aligned(span) as block, ThreadPoolExecutor(writers) as pool:
+    with _aligned(span, huge=huge) as block, ThreadPoolExecutor(writers) as pool:
         paths = [folder / f"raw-{index}" for index in range(writers)]
         try:
             taken_s = seconds(lambda: list(pool.map(write, paths)))
@@ -235,8 +243,16 @@ def bare_append_bytes_per_s(
 
 
 @contextmanager
-def _aligned(byte_count: int) -> Iterator[mmap.mmap]:
+def _aligned(byte_count: int, *, huge: bool = False) -> Iterator[memoryview]:
     """Memory that starts on a page and holds no zeros, which a clever disk would not write."""
-    with mmap.mmap(-1, byte_count) as block:
-        block[:] = np.random.default_rng(0).bytes(byte_count)
-        yield block
+    size = -(-byte_count // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    fd = os.memfd_create("block")
+    try:
+        os.posix_fallocate(fd, 0, size)
+        mapped = HugeMap(fd, size, writable=True).data[:byte_count]
+        mapped[:] = np.frombuffer(np.random.default_rng(0).bytes(byte_count), np.uint8)
+        if huge:
+            put_huge_pages(fd, size)
+    finally:
+        os.close(fd)
+    yield mapped.data

@@ -89,9 +89,9 @@ def test_another_process_sees_every_unit(tmp_path: Path) -> None:
 
 def test_it_says_how_much_it_writes_and_needs() -> None:
     sizes = Sizes(units=128, rounds=5)
-    assert (sizes.append_blocks, sizes.session_blocks, sizes.append_rounds) == (16, 2, 3)
-    assert sizes.written_bytes == 128 * UNIT_BYTES + 5 * 3 * 32 * 4 * UNIT_BYTES
-    assert sizes.needed_bytes < 5e9
+    assert (sizes.append_blocks, sizes.session_blocks, sizes.append_rounds) == (16, 4, 5)
+    assert sizes.written_bytes == 128 * UNIT_BYTES + 5 * 5 * 48 * 4 * UNIT_BYTES
+    assert sizes.needed_bytes < 6e9
 
 
 def test_without_room_it_says_what_it_needs(

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,21 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lookback.v1 import question_pb2
-from svc.cli.amounts import parse_bytes, parse_duration_s
+from svc.amounts import parse_bytes
+from svc.cli.amounts import parse_budget_bytes, parse_duration_s
 from svc.cli.failures import EXIT_USAGE
 from svc.cli.main import app
+from svc.cli.session_rules import over_budget
 from svc.cli.session_view import print_table
 from svc.cli.times import format_time, parse_time_s
-from svc.client import Session, SessionSettings, SessionState, SessionStats
+from svc.client import (
+    OnFull,
+    RulesInForce,
+    Session,
+    SessionSettings,
+    SessionState,
+    SessionStats,
+)
 from svc.rpc.errors import Reason, RequestError
 from svc.supervisor import StartError
 from tests.svc.cli.conftest import Lookback, Service
@@ -290,6 +300,36 @@ def test_a_conversation_is_sent_along_and_kept(
     assert outcome.err.startswith("error: HISTORY_INVALID: ")
 
 
+@pytest.mark.parametrize(
+    ("reason", "values", "told"),
+    [
+        (Reason.ASKED_AT_NOT_RECEIVED, {"received_pts_s": 359.0}, "come up to 5:59.0 so far"),
+        (Reason.ASKED_AT_BEFORE_START, {"first_pts_s": 6000.5}, "from 1:40:00.5 on"),
+    ],
+)
+def test_a_time_outside_the_video_is_told_beside_what_there_is(
+    lookback: type[Lookback],
+    service: Service,
+    reason: Reason,
+    values: dict[str, float],
+    told: str,
+) -> None:
+    service.server.refuse = RequestError(reason, "in seconds", asked_at_s=5940.0, **values)
+    outcome = lookback.run("ask", "hall", "What?", "--at", "99:00", *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"error: {reason.name}: --at 1:39:00.0 lies outside the video: ")
+    assert told in outcome.err
+
+
+def test_a_file_that_is_not_there_is_named_and_why_in_words(
+    lookback: type[Lookback], tmp_path: Path
+) -> None:
+    missing = tmp_path / "cam.tar"
+    outcome = lookback.run("store", "import", str(missing), str(tmp_path / "store"))
+    assert outcome.status == 1
+    assert outcome.err == f"error: FILE_NOT_FOUND: '{missing}': no such file or directory\n"
+
+
 def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service: Service) -> None:
     service.server.sessions = {name: StoredSession(durable=[0.0, 61.0]) for name in "abc"}
     listed = lookback.run("sessions", "list", *service.options)
@@ -422,15 +462,30 @@ def test_spans_are_pinned_by_times_as_people_write_them_and_unpinned(
     assert told.err.startswith("note: 5 units of it had been thinned before")
     gone = lookback.run("sessions", "unpin", "yard", "1", "2", *service.options)
     assert gone.out == "unpinned 0:01.0 - 0:02.0 of yard\n"
+    never = lookback.run("sessions", "unpin", "yard", "1", "2", *service.options)
+    assert (never.status, never.out) == (0, "nothing is pinned in 0:01.0 - 0:02.0 of yard\n")
     assert service.server.sessions["yard"].pinned == [(24.0, 3723.5), (3.0, 4.0)]
 
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("0", 0), ("1048576", 2**20), ("1KiB", 2**10), ("2.5 gib", 5 * 2**29), ("default", 0)],
+    [("0", 0), ("1048576", 2**20), ("1KiB", 2**10), ("2.5 gib", 5 * 2**29)],
 )
 def test_a_size_is_read_as_people_write_it(text: str, size: int) -> None:
     assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(("text", "size"), [("default", 0), ("0", 0), ("1MiB", 2**20)])
+def test_a_budget_is_a_size_or_the_servers(text: str, size: int) -> None:
+    assert parse_budget_bytes(text) == size
+
+
+def test_the_least_budget_is_the_same_in_help_and_refusal(lookback: type[Lookback]) -> None:
+    refused = lookback.run("sessions", "update", "yard", "--budget", "1", *NOBODY)
+    assert refused.status == 2
+    assert "at least 1MiB, or `default`" in refused.err
+    shown = " ".join(lookback.run("sessions", "update", "--help").out.replace("│", " ").split())
+    assert "1MiB, or `default`" in re.sub(r" --\S+ \S+ ", " ", shown)
 
 
 @pytest.mark.parametrize("text", ["", "1MB", "-1", "MiB", "1e6", "nan", "1 MiB x"])
@@ -467,6 +522,64 @@ def test_a_session_is_not_finished_under_its_pusher(
     assert not service.server.sessions["a"].finished
 
 
+def test_a_time_before_0_is_no_option(lookback: type[Lookback], service: Service) -> None:
+    service.server.sessions["yard"] = StoredSession()
+    for command in ("pin", "unpin"):
+        outcome = lookback.run("sessions", command, "yard", "-1:05", "-5", *service.options)
+        assert outcome.out == f"{command}ned -1:05.0 - -0:05.0 of yard\n"
+    wrong = lookback.run("sessions", "pin", "yard", "--jsn", "5", *service.options)
+    assert (wrong.status, "'--jsn' is not a time" in wrong.err) == (2, True)
+
+
+def test_who_is_to_be_asked_about_a_deletion_hears_first_that_there_is_nothing(
+    lookback: type[Lookback], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", open("/dev/null"))  # noqa: SIM115 - closed with the process
+    outcome = lookback.run("sessions", "delete", "nosuch", *service.options)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: SESSION_NOT_FOUND: ")
+
+
+@pytest.mark.parametrize(
+    ("on_full", "finished", "told"),
+    [
+        ("drop_oldest", True, "its oldest segments go within a minute"),
+        ("drop_oldest", False, "its oldest segments go within a minute"),
+        ("thin", True, "nothing goes under `thin`"),
+        ("thin", False, "is thinned when it is pushed to again"),
+        ("refuse", True, "nothing goes under `refuse`"),
+        ("refuse", False, "what is pushed to it is refused"),
+    ],
+)
+def test_what_becomes_of_a_session_beyond_its_new_budget_is_said(
+    on_full: str, finished: bool, told: str
+) -> None:
+    session = Session(
+        session_id="yard",
+        display_name="",
+        state=SessionState.FINISHED if finished else SessionState.LIVE,
+        create_time=datetime.datetime.now(datetime.UTC),
+        settings=SessionSettings(sample_fps=1.0),
+        stats=SessionStats(
+            visible_unit_count=1,
+            durable_unit_count=1,
+            first_pts_s=0.0,
+            last_visible_pts_s=1.0,
+            last_durable_pts_s=1.0,
+            token_count=1,
+            disk_bytes=2**21,
+            gap_count=0,
+            dropped_unit_count=0,
+        ),
+        model="m",
+        keeping_in_force=RulesInForce(
+            session_budget_bytes=2**20, on_full=OnFull(on_full), retain_s=0.0
+        ),
+    )
+    assert told in over_budget(session)
+    assert over_budget(replace(session, stats=replace(session.stats, disk_bytes=2**20))) == ""
+
+
 def test_a_delete_that_nobody_can_confirm_is_not_done(
     lookback: type[Lookback], service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,7 +608,7 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
     assert outcome.out == ""
     assert outcome.err == (
         "error: UNREACHABLE: no server answers at 127.0.0.1:1; "
-        "start one with: lookback serve --data DIR\n"
+        "start one with: lookback serve --data DIR, and wait until it says that it serves\n"
     )
 
 
@@ -661,7 +774,10 @@ def test_a_time_that_is_written_is_read_back(tenths: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "time_s"),
-    [("0", 0.0), ("75.5", 75.5), ("1:15.5", 75.5), ("0:01:15", 75.0), ("2:00:00", 7200.0)],
+    [
+        *(("0", 0.0), ("75.5", 75.5), ("1:15.5", 75.5), ("0:01:15", 75.0), ("2:00:00", 7200.0)),
+        ("99:00", 5940.0),
+    ],
 )
 def test_times_are_read_as_people_write_them(text: str, time_s: float) -> None:
     assert parse_time_s(text) == time_s

@@ -80,6 +80,26 @@ def test_a_folder_that_is_no_store_is_refused(
     assert outcome.err.startswith("error: STORE_NOT_FOUND: ")
 
 
+@pytest.mark.parametrize("command", ["verify", "scrub", "repair"])
+def test_sessions_that_are_named_are_looked_at_alone(
+    lookback: type[Lookback], store: Path, tmp_path: Path, command: str
+) -> None:
+    archive = tmp_path / "a.tar"
+    assert lookback.run("store", "export", str(store), SESSION, str(archive)).status == 0
+    assert lookback.run("store", "import", str(archive), str(store), "--as", "whole").status == 0
+    damage(store)
+    outcome = lookback.run("store", command, str(store), "whole")
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.startswith("1 sessions")
+    if command != "repair":  # which reads no keys and values
+        outcome = lookback.run("store", command, str(store), "whole", SESSION)
+        assert outcome.status == 1
+        assert "2 sessions" in outcome.out
+    outcome = lookback.run("store", command, str(store), "whole", "nosuch")
+    assert (outcome.status, outcome.out) == (1, "")
+    assert outcome.err == "error: SESSION_NOT_FOUND: session 'nosuch' does not exist\n"
+
+
 def test_a_session_comes_back_from_its_archive_under_both_names(
     lookback: type[Lookback], store: Path, tmp_path: Path
 ) -> None:

@@ -64,6 +64,8 @@ class ProtocolServer(
         """Items of a call after which it drains; used up once."""
         self.refuse: RequestError | None = None
         """Raised at every call of the three services."""
+        self.loading_call_count = 0
+        """Calls of the three services that still meet a model that is being loaded."""
         self.refuse_opens: list[RequestError] = []
         """Raised one per ingest call, first ones first."""
         self.finishes_when_cut = False
@@ -139,7 +141,8 @@ class ProtocolServer(
 
     async def UnpinSpan(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._maybe_refuse()
-        self._stored(request.session_id).pinned.remove((request.span.start_s, request.span.end_s))
+        stored, span = self._stored(request.session_id), (request.span.start_s, request.span.end_s)
+        stored.pinned = [each for each in stored.pinned if each != span]
         return session_pb2.UnpinSpanResponse(session=self._message(request.session_id))
 
     async def FinishSession(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -166,6 +169,9 @@ class ProtocolServer(
             yield response
 
     def _maybe_refuse(self) -> None:
+        if self.loading_call_count:
+            self.loading_call_count -= 1
+            raise RequestError(Reason.NOT_READY, "the server is still loading its model")
         if self.refuse is not None:
             raise self.refuse
 
@@ -368,7 +374,7 @@ async def served(
 
 
 @asynccontextmanager
-async def connected(server: ProtocolServer) -> AsyncIterator[LookbackClient]:
-    """A client of a server that is just for it."""
-    async with served(server) as address, LookbackClient(address, address) as client:
+async def connected(server: ProtocolServer, **options: Any) -> AsyncIterator[LookbackClient]:
+    """A client, with these options, of a server that is just for it."""
+    async with served(server) as address, LookbackClient(address, address, **options) as client:
         yield client

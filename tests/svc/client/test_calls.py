@@ -94,7 +94,7 @@ async def test_every_reason_arrives_with_message_values_and_code(reason: Reason)
     server = ProtocolServer()
     refusal = RequestError(reason, "it is so", session_id="a", limit=3)
     server.refuse = refusal
-    async with connected(server) as client:
+    async with connected(server, ready_within_s=0) as client:
         with pytest.raises(LookbackError) as caught:
             await client.create_session("a")
         with pytest.raises(LookbackError) as asked:

@@ -207,12 +207,12 @@ def test_subsets_equal_stock_attention_over_a_cache_built_by_hand(
 
 
 def shift_the_question(patch: pytest.MonkeyPatch) -> None:
-    original = context.Arena.__init__
+    original = context.LayerKV.__init__
 
     def shifted(self: Any, keys: Tensor, values: Tensor, *, question_position: int) -> None:
         original(self, keys, values, question_position=question_position + 1)
 
-    patch.setattr(context.Arena, "__init__", shifted)
+    patch.setattr(context.LayerKV, "__init__", shifted)
 
 
 def shift_the_units(patch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def lose_the_first_token(patch: pytest.MonkeyPatch) -> None:
         keys, values = self._keys[:, :, 1:stop], self._values[:, :, 1:stop]
         return core(query, keys, values, scaling=scaling)
 
-    patch.setattr(context.Arena, "attend", attend)
+    patch.setattr(context.LayerKV, "attend", attend)
 
 
 def let_the_question_see_itself_whole(patch: pytest.MonkeyPatch) -> None:
@@ -239,17 +239,17 @@ def let_the_question_see_itself_whole(patch: pytest.MonkeyPatch) -> None:
         keys, values = self._keys[:, :, :stop], self._values[:, :, :stop]
         return core(query, keys, values, scaling=scaling, mask=mask)
 
-    patch.setattr(context.Arena, "attend", attend)
+    patch.setattr(context.LayerKV, "attend", attend)
 
 
 def give_every_layer_the_first_layers_prefix(patch: pytest.MonkeyPatch) -> None:
     original = context.Context._load
 
     def load(self: Any, layer: int, units: Any) -> Any:
-        arena = original(self, layer, units)
+        layer_kv = original(self, layer, units)
         count = self._grounds.prefix_count
-        arena._values[:, :, :count] = self._grounds.prefix_values[0]
-        return arena
+        layer_kv._values[:, :, :count] = self._grounds.prefix_values[0]
+        return layer_kv
 
     patch.setattr(context.Context, "_load", load)
 

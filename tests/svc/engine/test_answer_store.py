@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kvstore.encoding import Encoding
 from kvstore.errors import SnapshotExpiredError
 from kvstore.geometry import Geometry, Tier
 from kvstore.limits import BlockLimits
@@ -57,7 +58,9 @@ class StoredSession:
         model: LoadedModel,
         limits: BlockLimits | None = None,
         hot_tail_bytes: int | None = None,
+        encoding: Encoding = "model",
     ) -> None:
+        self._encoding: Encoding = encoding
         self._hot_tail_bytes = hot_tail_bytes
         self._limits = limits or BlockLimits(block_tokens=25, min_free_bytes=0)
         self._root = root
@@ -77,6 +80,7 @@ class StoredSession:
             self._root,
             SESSION,
             geometry=self.geometry,
+            encoding=self._encoding,
             limits=self._limits,
             hot_tail_bytes=self._hot_tail_bytes,
         )
@@ -136,8 +140,9 @@ def stored(
     model: LoadedModel,
     limits: BlockLimits | None = None,
     hot_tail_bytes: int | None = None,
+    encoding: Encoding = "model",
 ) -> Iterator[StoredSession]:
-    session = StoredSession(root, model, limits, hot_tail_bytes)
+    session = StoredSession(root, model, limits, hot_tail_bytes, encoding)
     try:
         yield session
     finally:

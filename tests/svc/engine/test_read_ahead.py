@@ -97,8 +97,8 @@ def test_the_test_sees_slices_of_another_layer(
 ) -> None:
     read = ReadAhead._read
 
-    def late(self: ReadAhead, snapshot: Any, layer: int, unit: int) -> Any:
-        return read(self, snapshot, layer - 1, unit)
+    def late(self: ReadAhead, snapshot: Any, layer: int, *rest: Any) -> Any:
+        return read(self, snapshot, layer - 1, *rest)
 
     def patient(self: ReadAhead, *arguments: Any) -> Any:
         for future in self._slices.values():

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from svc.client import LiveSource, LookbackClient, PushFinished, PushReconnecting
+from svc.registry.kept import KeptLease
 from svc.video.frames import ImageItem
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, jpeg, open_images
 from tests.svc.ingest.conftest import StartServer
@@ -158,6 +159,49 @@ async def test_a_lost_lease_ends_the_push_and_nothing_is_acknowledged_after(
     assert refused.value.reason == "LEASE_LOST"
     assert call.progress.durable_unit_count == 0
     assert redis.admin().hget(_KEY, "next") == "0"
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("PinSpan", {"session_id": "cam", "span": {"start_s": 0.0, "end_s": 1.0}}),
+        ("UnpinSpan", {"session_id": "cam", "span": {"start_s": 0.0, "end_s": 1.0}}),
+        (
+            "UpdateSession",
+            {
+                "session": {"session_id": "cam", "display_name": "Yard"},
+                "update_mask": {"paths": ["display_name"]},
+            },
+        ),
+    ],
+)
+async def test_a_change_that_comes_as_a_push_ends_waits_for_its_end(
+    start: StartServer,
+    registered: dict[str, Any],
+    redis: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    fields: dict[str, Any],
+) -> None:
+    let_go = asyncio.Event()
+    release = KeptLease.release
+
+    async def release_slowly(kept: KeptLease) -> None:
+        await release(kept)
+        let_go.set()
+        await asyncio.sleep(0.3)  # the lease is gone, the push is still there
+
+    monkeypatch.setattr(KeptLease, "release", release_slowly)
+    server = await start(**registered)
+    await server.create("cam")
+    call = await server.open(open_images("cam"))
+    await call.send(images([0.0]))
+    await call.until_visible(1)
+    await call.half_close()
+    await let_go.wait()
+    await server.sessions(method, **fields)
+    await call.rest()
+    assert redis.admin().hget(_KEY, "owner") == ""
 
 
 async def test_a_registry_that_knows_of_more_than_the_disk_has_is_an_alarm(

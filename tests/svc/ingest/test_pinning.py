@@ -147,9 +147,33 @@ async def test_what_was_dropped_cannot_be_pinned_and_the_refusal_says_from_when_
         "SPAN_DROPPED",
         grpc.StatusCode.OUT_OF_RANGE,
     )
-    assert f"remembers from {first_s:g} s" in caught.value.message
+    for told in (f"what lies before {first_s:g} s is gone", "budget is full", "can be pinned"):
+        assert told in caught.value.message
+    with pytest.raises(Refused) as caught:
+        await pin(client, 0.0, 1.0)
+    assert caught.value.reason == "SPAN_DROPPED"
+    assert "all of it is gone" in caught.value.message
+    assert f"remembers from {first_s:g} s on" in caught.value.message
     assert spans_of(await client.sessions("GetSession", session_id="cam")) == []
     assert spans_of(await pin(client, first_s, first_s + 5)) == [(first_s, first_s + 5)]
+
+
+async def test_a_span_in_which_a_finished_session_has_nothing_is_refused(
+    start: StartServer,
+) -> None:
+    client = await start()
+    await client.create("cam")
+    call = await client.open(open_images("cam"))
+    await call.send_all([images([float(i)]) for i in range(5)])
+    await pin(client, 90.0, 91.0)  # it may still come
+    await call.send(FINISH)
+    await call.rest()
+    for span in ((90.0, 91.0), (5.0, 6.0), (-2.0, 0.0)):
+        with pytest.raises(Refused) as caught:
+            await pin(client, *span)
+        assert caught.value.reason == "INVALID_REQUEST"
+        assert "has video from 0 s to 4 s" in caught.value.message
+    assert spans_of(await pin(client, 4.5, 6.0)) == [(4.5, 6.0), (90.0, 91.0)]  # 4 is on screen
 
 
 @pytest.mark.parametrize("on_full", ["drop_oldest", "thin"])

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from kvstore.diskuse import used_bytes
 from kvstore.floor import Floor
+from kvstore.retention import expired_count
 from kvstore.trimming import StoredSegment, stored_segments
 from kvstore.verify import verify_store
 from svc.daemon_threads import DaemonThreads
 from svc.ingest import idle_times
-from svc.ingest.aging import expired_count
 from svc.ingest.app import App
 from svc.ingest.idle_times import IdleTimes
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
@@ -319,10 +319,42 @@ async def test_idle_sessions_that_drop_make_room_for_those_that_push_oldest_firs
         await swept.client.open(open_images("first"))  # finished
 
 
+@pytest.mark.parametrize("finish", [False, True])
+async def test_a_budget_that_is_made_smaller_holds_for_a_session_that_nobody_pushes_to(
+    start: StartServer, values: dict[str, Any], clocks: Clocks, finish: bool
+) -> None:
+    root = values["data_dir"]
+    client = await start(retain_s=1600.0, window_tokens=18, block_span_s=10.0)  # small segments
+    swept = Swept(client=client, clocks=clocks, root=root)
+    for name, on_full in (("given", 2), ("pinned", 2), ("kept", 1)):
+        await swept.create(name, on_full=on_full)
+        await swept.push(name, every_10_s(60), finish=finish)
+        assert used_bytes(root / "sessions" / name) > 2**20
+    await swept.client.sessions("PinSpan", session_id="pinned", span={"start_s": 0.0, "end_s": 1.0})
+    before = {name: stored_segments(root, name) for name in ("given", "pinned", "kept")}
+    for name in before:
+        await swept.client.sessions(
+            "UpdateSession",
+            session={"session_id": name, "keeping": {"session_budget_bytes": 2**20}},
+            update_mask={"paths": ["keeping.session_budget_bytes"]},
+        )
+    await swept.sweep()
+    left = stored_segments(root, "given")
+    assert 1 <= len(left) < len(before["given"])
+    assert left == before["given"][-len(left) :]
+    assert used_bytes(root / "sessions" / "given") <= 2**20
+    assert used_bytes(root / "sessions" / "given") + before["given"][0].disk_bytes > 0.85 * 2**20
+    assert stored_segments(root, "pinned") == before["pinned"]
+    assert stored_segments(root, "kept") == before["kept"]
+    await swept.sweep()
+    assert stored_segments(root, "given") == left
+
+
 def segment(number: int, last_pts_s: float, written_unix_s: float) -> StoredSegment:
     return StoredSegment(
         floor=Floor(first_segment=number),
         token_count=1,
+        block_count=1,
         disk_bytes=4096,
         first_pts_s=last_pts_s - 1,
         last_pts_s=last_pts_s,

@@ -25,7 +25,7 @@ def bench(tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -
     session = LiveSession(tmp_path, model, SESSION)
     session.push([float(second) for second in range(6)])
     session.finish()
-    monkeypatch.setattr("kvstore.reader._UNITS_PER_BATCH", 1)
+    monkeypatch.setattr("kvstore.readsteps._UNITS_PER_BATCH", 1)
     bench = Bench(tmp_path, model)
     pool = ReadPool(2, least_part_bytes=1)
     bench.answerer = Answerer(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kvstore.copies import StoreCopies
 from kvstore.format import PAGE_BYTES
 from kvstore.paths import session_hash
 from kvstore.quarantine import quarantine_path, quarantined
@@ -43,6 +46,8 @@ class Damaged:
     store: Path
     bench: Bench
     places: dict[str, tuple[Path, int]]
+    copies: tuple[Path, ...] = ()
+    """What is asked for what the store's disk cannot give."""
 
     def flip(self, place: str) -> None:
         path, offset = self.places[place]
@@ -54,7 +59,7 @@ class Damaged:
 
     def ask(self, **fields: Any) -> pb.Answer | Reason:
         """Asks with nothing known of the session: the answer, or why there is none."""
-        sessions = SessionCache(self.store, capacity=1)
+        sessions = SessionCache(self.store, capacity=1, location=StoreCopies(self.copies))
         answerer = Answerer(
             model=self.bench.model,
             sessions=sessions,
@@ -166,6 +171,45 @@ def test_a_damaged_slice_is_left_out_and_said_once_and_again(damaged: Damaged, p
     healed = damaged.ask(**everything())
     assert isinstance(healed, pb.Answer)
     assert (healed.text, len(healed.evidence_lost)) == (whole.text, 0)
+
+
+@pytest.mark.parametrize(
+    "place", ["segment header", "block header", "unit table", "keys", "values", "segment"]
+)
+def test_with_a_good_copy_the_answer_is_that_of_the_undamaged_store(
+    damaged: Damaged, place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = damaged.ask(**everything())
+    copy = tmp_path / "copy"
+    shutil.copytree(damaged.store / "sessions", copy / "sessions")
+    if place == "segment":
+        damaged.places["keys"][0].unlink()
+    else:
+        damaged.flip(place)
+    without = damaged.ask(**everything())
+    assert isinstance(without, Reason) or without.evidence_lost
+    shutil.rmtree(damaged.store / "quarantine", ignore_errors=True)
+    damaged.copies = (tmp_path / "absent", copy)
+    caplog.clear()
+    for _ in range(2):
+        answer = damaged.ask(**everything())
+        assert isinstance(whole, pb.Answer)
+        assert isinstance(answer, pb.Answer)
+        assert not answer.evidence_lost
+        assert (answer.text, answer.evidence) == (whole.text, whole.evidence)
+    assert any(record.levelno == logging.ERROR for record in caplog.records)  # told all the same
+    if place in ("keys", "values"):
+        assert [each.unit_index for each in quarantined(damaged.store, SESSION)] == [UNIT]
+
+
+def test_with_a_copy_that_is_damaged_too_the_answer_says_what_it_lost(
+    damaged: Damaged, tmp_path: Path
+) -> None:
+    damaged.flip("keys")
+    copy = tmp_path / "copy"
+    shutil.copytree(damaged.store / "sessions", copy / "sessions")
+    damaged.copies = (copy,)
+    assert_said(damaged.ask(**everything()), pb.LostEvidence.REASON_CHECKSUM)
 
 
 @pytest.mark.parametrize("mode", ["per_layer", "shared"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 import signal
 import socket
 import threading
@@ -187,6 +188,27 @@ def test_a_killed_process_answers_the_same_when_it_is_back(
         assert "Traceback" not in log
     assert (after.text, after.snapshot_unit_count) == (before.text, 6)
     assert list(after.evidence) == list(before.evidence)
+
+
+def test_a_process_with_copies_says_which_it_cannot_read_and_answers_from_the_other(
+    tmp_path: Path, tiny_path: Path, session: LiveSession
+) -> None:
+    session.finish()
+    with QaProcess(data_dir=tmp_path, model=tiny_path) as qa:
+        whole = qa.ask("door")
+    copy, absent = tmp_path / "copy", tmp_path / "absent"
+    shutil.copytree(tmp_path / "sessions", copy / "sessions")
+    for path in (tmp_path / "sessions" / "door").glob("seg-*.kvs"):
+        path.unlink()
+    with QaProcess(data_dir=tmp_path, model=tiny_path, store_copies=f"{absent}:{copy}") as qa:
+        answer = qa.ask("door")
+        status, log = qa.stop()
+    assert status == 0
+    assert not answer.evidence_lost
+    assert (answer.text, list(answer.evidence)) == (whole.text, list(whole.evidence))
+    assert f"{absent} is no copy of a store that can be read" in log
+    assert f"{copy} is no copy" not in log
+    assert "is damaged or missing" in log
 
 
 def draining_refusal(qa: QaProcess) -> Refusal:

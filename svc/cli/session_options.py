@@ -1,0 +1,44 @@
+"""What the commands about sessions share: arguments, options, and how a session is printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svc.cli.keeping import KEEPING_FLAGS
+from svc.cli.session_view import session_json
+
+if TYPE_CHECKING:
+    from svc.client import Session
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SessionArgument = Annotated[str, typer.Argument(help="Name of the session.", metavar="SESSION")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Text for people.")]
+FpsOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fps",
+        min=0.01,
+        help="Frames that are kept per second of video; fixed when the session is created. ",
+        show_default="the server's",
+    ),
+]
+
+FLAGS = {"sample_fps": "--fps", "display_name": "--name", **KEEPING_FLAGS}
+"""Options by the fields that they set."""
+
+
+def tell(session: Session, as_json: bool, text: str) -> None:
+    """Prints what was done: the session as it is now, or a line."""
+    if as_json:
+        print_json(session_json(session))
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON value in a line."""
+    sys.stdout.write(json.dumps(value) + "\n")

@@ -1,0 +1,146 @@
+"""`lookback sessions create` and `update`: a session's name, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from svc.cli.amounts import format_bytes
+from svc.cli.flags import naming
+from svc.cli.keeping import (
+    BudgetOption,
+    OnFullOption,
+    RetainOption,
+    WhenFull,
+    keeping_rules,
+    on_full_of,
+)
+from svc.cli.remote import (
+    Endpoints,
+    IngestAddressOption,
+    QaAddressOption,
+    ServerOption,
+    endpoints,
+)
+from svc.cli.session_options import (
+    FLAGS,
+    FpsOption,
+    JsonOption,
+    NameOption,
+    SessionArgument,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from svc.client import KeepingRules, Session, SessionSettings
+
+
+def create(
+    context: typer.Context,
+    session: SessionArgument,
+    name: NameOption = None,
+    fps: FpsOption = None,
+    budget: BudgetOption = None,
+    on_full: OnFullOption = None,
+    retain: RetainOption = None,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Makes an empty session, with rules of its own for what is kept of it."""
+    from svc.client import SessionSettings
+
+    where = endpoints(context, server, ingest_address, qa_address)
+    settings = SessionSettings(sample_fps=fps or 0.0)
+    rules = keeping_rules(budget, on_full, retain)
+    with naming(FLAGS):
+        made = asyncio.run(_create(where, session, name or "", settings, rules))
+    tell(made, as_json, f"made {session}")
+
+
+def update(
+    context: typer.Context,
+    session: SessionArgument,
+    name: NameOption = None,
+    budget: BudgetOption = None,
+    on_full: OnFullOption = None,
+    retain: RetainOption = None,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    ingest_address: IngestAddressOption = None,
+    qa_address: QaAddressOption = None,
+) -> None:
+    """Changes a session's name, or what is kept of it.
+
+    A push that is open goes on under the rules that it was opened with.
+    """
+    if name is None and budget is None and on_full is None and retain is None:
+        raise typer.BadParameter(
+            "say what is to change: --name, --budget, --on-full or --retain", param_hint="update"
+        )
+    where = endpoints(context, server, ingest_address, qa_address)
+    with naming(FLAGS):
+        changed = asyncio.run(_update(where, session, name, budget, on_full, retain))
+    tell(changed, as_json, f"changed {session}")
+    note = over_budget(changed)
+    if note:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def over_budget(session: Session) -> str:
+    """Says what becomes of a session that takes more than its budget; empty where it does not."""
+    from svc.client import OnFull, SessionState
+
+    rules, used_bytes = session.keeping_in_force, session.stats.disk_bytes
+    if rules is None or not 0 < rules.session_budget_bytes < used_bytes:
+        return ""
+    over = (
+        f"{session.session_id} takes {format_bytes(used_bytes)}, more than its budget of "
+        f"{format_bytes(rules.session_budget_bytes)}; "
+    )
+    finished = session.state is SessionState.FINISHED
+    if rules.on_full is OnFull.DROP_OLDEST:
+        return (
+            f"{over}unless a push is open, its oldest segments go within a minute, up to what is "
+            "pinned. The last one stays, and what was pushed without a budget to drop for may be "
+            "one segment of up to 512 MiB"
+        )
+    if finished:
+        return (
+            f"{over}of a finished session nothing goes under `{rules.on_full.value}`; its oldest "
+            "would with --on-full drop_oldest"
+        )
+    if rules.on_full is OnFull.THIN:
+        return f"{over}it is thinned when it is pushed to again"
+    return f"{over}nothing of it goes, and what is pushed to it is refused"
+
+
+async def _create(
+    where: Endpoints, session: str, name: str, settings: SessionSettings, rules: KeepingRules
+) -> Session:
+    async with where.client() as client:
+        return await client.create_session(
+            session, display_name=name, settings=settings, keeping=rules
+        )
+
+
+async def _update(
+    where: Endpoints,
+    session: str,
+    name: str | None,
+    budget: int | None,
+    on_full: WhenFull | None,
+    retain: float | None,
+) -> Session:
+    async with where.client() as client:
+        return await client.update_session(
+            session,
+            display_name=name,
+            session_budget_bytes=budget,
+            on_full=on_full_of(on_full),
+            retain_s=retain,
+        )
