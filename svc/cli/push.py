@@ -29,16 +29,17 @@ from svc.cli.remote import (
     ServerOption,
     endpoints,
 )
-from svc.cli.session_options import FpsOption
+from svc.cli.session_options import FpsOption, ReductionOption
 from svc.cli.times import format_time
 
 if TYPE_CHECKING:
-    from svc.client import KeepingRules, LookbackClient, SourceLabel
+    from svc.client import KeepingRules, LookbackClient, SessionSettings, SourceLabel
     from svc.video.sources import Source
 
 _STDIN = "-"
 _FLAGS = {
     "sample_fps": "--fps",
+    "reduction": "--reduction",
     "speed": "--speed",
     "give_up_after_s": "--give-up-after",
     **KEEPING_FLAGS,
@@ -65,6 +66,7 @@ def push(
         ),
     ] = 0.0,
     fps: FpsOption = None,
+    reduction: ReductionOption = None,
     create: Annotated[
         bool,
         typer.Option("--create/--no-create", help="Create the session if it is not there yet."),
@@ -107,11 +109,12 @@ def push(
 
     Ctrl-C ends the push and leaves the session live; the same command goes on with it.
     """
-    if fps is not None and not create:
-        raise typer.BadParameter(
-            "is fixed when the session is created; leave it out with --no-create",
-            param_hint="--fps",
-        )
+    for flag, given in (("--fps", fps), ("--reduction", reduction)):
+        if given is not None and not create:
+            raise typer.BadParameter(
+                "is fixed when the session is created; leave it out with --no-create",
+                param_hint=flag,
+            )
     rules = keeping_rules(budget, on_full, retain)
     for flag, value in (("--budget", budget), ("--on-full", on_full), ("--retain", retain)):
         if value is not None and not create:
@@ -127,6 +130,9 @@ def push(
         raise typer.BadParameter(
             "standard input is not told from other sources; leave it out", param_hint="--join"
         )
+    from svc.client import SessionSettings
+
+    settings = SessionSettings(sample_fps=fps or 0.0, reduction=reduction or "")
     where = endpoints(context, server, ingest_address, qa_address)
     opened, label = _open(source)
     pushing = _push(
@@ -136,7 +142,7 @@ def push(
         name=source,
         session=session,
         speed=speed,
-        fps=fps,
+        settings=settings,
         rules=rules,
         create=create,
         join=join,
@@ -172,7 +178,7 @@ async def _push(
     name: str,
     session: str,
     speed: float,
-    fps: float | None,
+    settings: SessionSettings,
     rules: KeepingRules,
     create: bool,
     join: bool,
@@ -187,7 +193,7 @@ async def _push(
     ended: PushFinished | PushLeft | None = None
     async with where.client() as client:
         if create:  # which waits for a service that is still loading
-            await unless(interrupted.stop, _create(client, session, fps, rules))
+            await unless(interrupted.stop, _create(client, session, settings, rules))
         if interrupted.stop.is_set():
             return EXIT_INTERRUPTED
         events = client.push(
@@ -246,14 +252,14 @@ def _this_command() -> str:
 
 
 async def _create(
-    client: LookbackClient, session: str, fps: float | None, rules: KeepingRules
+    client: LookbackClient, session: str, settings: SessionSettings, rules: KeepingRules
 ) -> None:
     from svc.client import KeepingRules, LookbackError, SessionSettings
 
-    if fps is not None or rules != KeepingRules():
+    if settings != SessionSettings() or rules != KeepingRules():
         await client.create_session(
             session,
-            settings=SessionSettings(sample_fps=fps or 0.0),
+            settings=settings,
             keeping=rules,
             exist_ok=True,
         )

@@ -26,8 +26,24 @@ FpsOption = Annotated[
         show_default="the server's",
     ),
 ]
+ReductionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reduction",
+        metavar="POLICY[:PRESET]",
+        help="Which visual tokens are kept: none, last_kept, dtd, dtd_pixel, budget or key_norm; "
+        "with :light, :balanced or :aggressive, or a strength of its own; fixed when the session "
+        "is created. ",
+        show_default="the server's",
+    ),
+]
 
-FLAGS = {"sample_fps": "--fps", "display_name": "--name", **KEEPING_FLAGS}
+FLAGS = {
+    "sample_fps": "--fps",
+    "reduction": "--reduction",
+    "display_name": "--name",
+    **KEEPING_FLAGS,
+}
 """Options by the fields that they set."""
 
 

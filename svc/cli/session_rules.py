@@ -30,6 +30,7 @@ from svc.cli.session_options import (
     FpsOption,
     JsonOption,
     NameOption,
+    ReductionOption,
     SessionArgument,
     tell,
 )
@@ -43,6 +44,7 @@ def create(
     session: SessionArgument,
     name: NameOption = None,
     fps: FpsOption = None,
+    reduction: ReductionOption = None,
     budget: BudgetOption = None,
     on_full: OnFullOption = None,
     retain: RetainOption = None,
@@ -55,7 +57,7 @@ def create(
     from svc.client import SessionSettings
 
     where = endpoints(context, server, ingest_address, qa_address)
-    settings = SessionSettings(sample_fps=fps or 0.0)
+    settings = SessionSettings(sample_fps=fps or 0.0, reduction=reduction or "")
     rules = keeping_rules(budget, on_full, retain)
     with naming(FLAGS):
         made = asyncio.run(_create(where, session, name or "", settings, rules))

@@ -50,9 +50,10 @@ def facts(session: Session) -> dict[str, str]:
         "durable": f"{span_text(stats.first_pts_s, stats.last_durable_pts_s)}, "
         f"{stats.durable_unit_count} units",
         **_forgotten(stats),
-        "tokens": f"{stats.token_count:,}",
+        "tokens": f"{stats.token_count:,}, {1 - stats.drop_fraction:.0%} of what was seen",
         "on disk": f"{stats.disk_bytes / 2**20:,.1f} MiB",
         "gaps": str(stats.gap_count),
+        "reduction": settings.reduction,
         "sampled at": f"{settings.sample_fps:g} frames/s",
         "window": f"{settings.window_token_count:,} tokens",
         "model": session.model,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli import session_pins, session_rules
+from svc.cli import session_pins, session_rules, session_timeline
 from svc.cli.failures import CommandError
 from svc.cli.remote import (
     Endpoints,
@@ -139,6 +139,7 @@ app = typer.Typer(
 )
 app.command("list")(list_)
 app.command()(show)
+app.command()(session_timeline.timeline)
 app.command()(session_rules.create)
 app.command()(session_rules.update)
 app.command(context_settings=session_pins.TIMES_MAY_BE_NEGATIVE)(session_pins.pin)

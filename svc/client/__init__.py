@@ -40,6 +40,7 @@ from svc.client.types import (
     TextDelta,
     Tier,
     Turn,
+    Unit,
 )
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "TextDelta",
     "Tier",
     "Turn",
+    "Unit",
     "label_of_file",
     "wait_ready",
 ]

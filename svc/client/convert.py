@@ -28,6 +28,7 @@ from svc.client.types import (
     SessionStats,
     Tier,
     Turn,
+    Unit,
 )
 
 _Value = TypeVar("_Value")
@@ -97,6 +98,18 @@ def session_from(message: session_pb2.Session) -> Session:
     )
 
 
+def unit_from(message: session_pb2.Unit) -> Unit:
+    """Returns the unit."""
+    return Unit(
+        first_pts_s=message.first_pts_s,
+        last_pts_s=message.last_pts_s,
+        token_count=message.token_count,
+        drop_fraction=message.drop_fraction,
+        gap_before=message.gap_before,
+        coarsened=message.coarsened,
+    )
+
+
 def _keeping_from(message: session_pb2.KeepingRules) -> KeepingRules:
     return KeepingRules(
         session_budget_bytes=message.session_budget_bytes,
@@ -141,6 +154,7 @@ def _stats_from(message: session_pb2.SessionStats) -> SessionStats:
         disk_bytes=message.disk_bytes,
         gap_count=message.gap_count,
         dropped_unit_count=message.dropped_unit_count,
+        drop_fraction=message.drop_fraction,
     )
 
 

@@ -10,11 +10,11 @@ from google.protobuf import field_mask_pb2
 from google.protobuf.message import Message
 
 from lookback.v1 import session_pb2, session_pb2_grpc
-from svc.client.convert import keeping_to, session_from, settings_to
+from svc.client.convert import keeping_to, session_from, settings_to, unit_from
 from svc.client.errors import error_from_call
 from svc.client.places import Places, following
 from svc.client.readiness import Readiness
-from svc.client.types import KeepingRules, OnFull, Pinned, Session, SessionSettings
+from svc.client.types import KeepingRules, OnFull, Pinned, Session, SessionSettings, Unit
 
 _Response = TypeVar("_Response")
 _Stub: TypeAlias = "session_pb2_grpc.SessionServiceAsyncStub"
@@ -78,6 +78,41 @@ class SessionCalls:
             response = await self._unary(lambda stub: stub.ListSessions, request)
             for message in response.sessions:
                 yield session_from(message)
+            page_token = response.next_page_token
+            if not page_token:
+                return
+
+    async def list_units(
+        self,
+        session_id: str,
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        page_size: int = 0,
+    ) -> AsyncIterator[Unit]:
+        """Yields a session's units in order of time, asking for the next page as it is needed.
+
+        Args:
+            session_id: the session.
+            start_s: units that end at this time or later.
+            end_s: units that begin before this time.
+            page_size: units of one call; 0: the server's default.
+
+        Raises:
+            LookbackError: SESSION_NOT_FOUND, INVALID_REQUEST.
+        """
+        page_token = ""
+        while True:
+            request = session_pb2.ListUnitsRequest(
+                session_id=session_id,
+                start_s=start_s,
+                end_s=end_s,
+                page_size=page_size,
+                page_token=page_token,
+            )
+            response = await self._unary(lambda stub: stub.ListUnits, request)
+            for message in response.units:
+                yield unit_from(message)
             page_token = response.next_page_token
             if not page_token:
                 return

@@ -123,6 +123,24 @@ class SessionStats:
     """Holes in the stream longer than the server's limit."""
     dropped_unit_count: int
     """Oldest units that were dropped, to make room or for their age; not in the other counts."""
+    drop_fraction: float = 0.0
+    """Share of the visual tokens of the units that are not kept, in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """The frames that were encoded together, mostly one. Times in seconds of the stream."""
+
+    first_pts_s: float
+    last_pts_s: float
+    token_count: int
+    """Visual tokens that are kept of it."""
+    drop_fraction: float
+    """Share of its visual tokens that are not, in [0, 1]: low where something new is seen."""
+    gap_before: bool
+    """Whether a hole in the stream lies before it."""
+    coarsened: bool
+    """Whether it lost tokens since it was stored, to make room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

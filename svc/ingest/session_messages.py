@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TypedDict
 
 from google.protobuf import timestamp_pb2
 
@@ -14,6 +16,9 @@ from svc.ingest.keeping import KEEPING_FIELDS, KeepingRules
 from svc.ingest.session_records import Session
 from svc.ingest.stats import SessionStats
 from svc.rpc.errors import Reason, RequestError
+
+MAX_UNITS_OF_PAGE = 10_000
+DEFAULT_UNITS_OF_PAGE = 1000
 
 _NANOS = 1_000_000_000
 _STATES = {
@@ -27,6 +32,15 @@ _ON_FULL: dict[OnFull, session_pb2.KeepingRules.OnFull.ValueType] = {
 }
 _ON_FULL_OF_NUMBER = {int(number): name for name, number in _ON_FULL.items()}
 _KEEPING_PATHS = tuple(f"keeping.{name}" for name in KEEPING_FIELDS)
+
+
+class Page(TypedDict):
+    """Arguments of `svc.ingest.timeline.units_between`."""
+
+    start_s: float
+    end_s: float
+    from_unit: int
+    count: int
 
 
 def invalid(field: str, given: object, allowed: str) -> RequestError:
@@ -77,6 +91,31 @@ def read_span(message: session_pb2.PinnedSpan) -> Span:
     return (message.start_s, message.end_s)
 
 
+def read_page(message: session_pb2.ListUnitsRequest) -> Page:
+    """Returns which units are asked for.
+
+    Raises:
+        RequestError: INVALID_REQUEST: a time is NaN, a size negative, or the token none of ours.
+    """
+    times = {"start_s": -math.inf, "end_s": math.inf}
+    for field in times:
+        if message.HasField(field):  # type: ignore[arg-type]  # both are optional fields
+            times[field] = getattr(message, field)
+        if math.isnan(times[field]):
+            raise invalid(field, "nan", "a time in seconds")
+    if message.page_size < 0:
+        raise invalid("page_size", message.page_size, f"in [0, {MAX_UNITS_OF_PAGE}]")
+    if not (message.page_token or "0").isdecimal():
+        allowed = "a next_page_token of this service"
+        raise invalid("page_token", repr(message.page_token), allowed)
+    return Page(
+        start_s=times["start_s"],
+        end_s=times["end_s"],
+        from_unit=int(message.page_token or 0),
+        count=min(message.page_size or DEFAULT_UNITS_OF_PAGE, MAX_UNITS_OF_PAGE),
+    )
+
+
 def session_message(
     session: Session, stats: SessionStats | None, settings: Settings
 ) -> session_pb2.Session:
@@ -116,6 +155,7 @@ def _stats_message(stats: SessionStats) -> session_pb2.SessionStats:
         disk_bytes=stats.disk_bytes,
         gap_count=stats.gap_count,
         dropped_unit_count=stats.dropped_unit_count,
+        drop_fraction=stats.drop_fraction,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import grpc
@@ -17,10 +18,12 @@ from svc.ingest.session_messages import (
     invalid,
     read_keeping,
     read_mask,
+    read_page,
     read_span,
     session_message,
 )
 from svc.ingest.session_records import Session
+from svc.ingest.timeline import units_between
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +93,20 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return session_pb2.ListSessionsResponse(
             sessions=[await _listed(app, session) for session in found],
             next_page_token=found[-1].session_id if more and found else "",
+        )
+
+    async def ListUnits(  # noqa: N802
+        self, request: session_pb2.ListUnitsRequest, context: _Context
+    ) -> session_pb2.ListUnitsResponse:
+        """Lists the units of a session, in order of time."""
+        app = self._app()
+        session = await app.changes.find(request.session_id)
+        units, next_unit = await asyncio.to_thread(
+            units_between, app.settings.data_dir, session.session_id, **read_page(request)
+        )
+        return session_pb2.ListUnitsResponse(
+            units=[session_pb2.Unit(**asdict(unit)) for unit in units],
+            next_page_token="" if next_unit is None else str(next_unit),
         )
 
     async def UpdateSession(  # noqa: N802

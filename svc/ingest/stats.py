@@ -30,6 +30,8 @@ class SessionStats:
     gap_count: int
     dropped_unit_count: int
     """Not in the other counts."""
+    drop_fraction: float
+    """Mean over the units."""
 
 
 class StatsReader:
@@ -91,6 +93,7 @@ class StatsReader:
             disk_bytes=self._disk_bytes(session_id),
             gap_count=int(snapshot.gaps_before[first_unit:].sum()),
             dropped_unit_count=first_unit,
+            drop_fraction=float(snapshot.drop_fractions[first_unit:].mean()) if held_count else 0.0,
         )
 
     def _disk_bytes(self, session_id: str) -> int:

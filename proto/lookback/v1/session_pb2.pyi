@@ -256,6 +256,7 @@ class SessionStats(_message.Message):
     DISK_BYTES_FIELD_NUMBER: _builtins.int
     GAP_COUNT_FIELD_NUMBER: _builtins.int
     DROPPED_UNIT_COUNT_FIELD_NUMBER: _builtins.int
+    DROP_FRACTION_FIELD_NUMBER: _builtins.int
     visible_unit_count: _builtins.int
     """Units that questions can use now."""
     durable_unit_count: _builtins.int
@@ -276,6 +277,8 @@ class SessionStats(_message.Message):
     """Holes in the stream longer than the limit that the server had when the session was created."""
     dropped_unit_count: _builtins.int
     """Units that were dropped to make room or for their age; not in the other counts."""
+    drop_fraction: _builtins.float
+    """Share of the visual tokens of these units that are not kept, in [0, 1]."""
     def __init__(
         self,
         *,
@@ -288,10 +291,11 @@ class SessionStats(_message.Message):
         disk_bytes: _builtins.int = ...,
         gap_count: _builtins.int = ...,
         dropped_unit_count: _builtins.int = ...,
+        drop_fraction: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "first_pts_s", b"first_pts_s", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "disk_bytes", b"disk_bytes", "dropped_unit_count", b"dropped_unit_count", "durable_unit_count", b"durable_unit_count", "first_pts_s", b"first_pts_s", "gap_count", b"gap_count", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s", "token_count", b"token_count", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s", "_last_durable_pts_s", b"_last_durable_pts_s", "_last_visible_pts_s", b"_last_visible_pts_s", "disk_bytes", b"disk_bytes", "drop_fraction", b"drop_fraction", "dropped_unit_count", b"dropped_unit_count", "durable_unit_count", b"durable_unit_count", "first_pts_s", b"first_pts_s", "gap_count", b"gap_count", "last_durable_pts_s", b"last_durable_pts_s", "last_visible_pts_s", b"last_visible_pts_s", "token_count", b"token_count", "visible_unit_count", b"visible_unit_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_pts_s: _TypeAlias = _typing.Literal["first_pts_s"]  # noqa: Y015
     _WhichOneofArgType__first_pts_s: _TypeAlias = _typing.Literal["_first_pts_s", b"_first_pts_s"]  # noqa: Y015
@@ -473,6 +477,121 @@ class ListSessionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class ListUnitsRequest(_message.Message):
+    """Request of SessionService.ListUnits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    START_S_FIELD_NUMBER: _builtins.int
+    END_S_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Required."""
+    start_s: _builtins.float
+    """Units that end at this time or later; absent: from the first that is left."""
+    end_s: _builtins.float
+    """Units that begin before this time; absent: to the newest."""
+    page_size: _builtins.int
+    """At most this many; 0 means 1000, more than 10000 is lowered to 10000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, asked with the same times; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        start_s: _builtins.float | None = ...,
+        end_s: _builtins.float | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_end_s", b"_end_s", "_start_s", b"_start_s", "end_s", b"end_s", "start_s", b"start_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_end_s", b"_end_s", "_start_s", b"_start_s", "end_s", b"end_s", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "start_s", b"start_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__end_s: _TypeAlias = _typing.Literal["end_s"]  # noqa: Y015
+    _WhichOneofArgType__end_s: _TypeAlias = _typing.Literal["_end_s", b"_end_s"]  # noqa: Y015
+    _WhichOneofReturnType__start_s: _TypeAlias = _typing.Literal["start_s"]  # noqa: Y015
+    _WhichOneofArgType__start_s: _TypeAlias = _typing.Literal["_start_s", b"_start_s"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__end_s) -> _WhichOneofReturnType__end_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__start_s) -> _WhichOneofReturnType__start_s | None: ...
+
+Global___ListUnitsRequest: _TypeAlias = ListUnitsRequest  # noqa: Y015
+
+@_typing.final
+class ListUnitsResponse(_message.Message):
+    """Response of SessionService.ListUnits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page, and only there."""
+    @_builtins.property
+    def units(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unit]:
+        """Units in order of time."""
+
+    def __init__(
+        self,
+        *,
+        units: _abc.Iterable[Global___Unit] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnitsResponse: _TypeAlias = ListUnitsResponse  # noqa: Y015
+
+@_typing.final
+class Unit(_message.Message):
+    """One unit: the frames that were encoded together, mostly one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_PTS_S_FIELD_NUMBER: _builtins.int
+    LAST_PTS_S_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    DROP_FRACTION_FIELD_NUMBER: _builtins.int
+    GAP_BEFORE_FIELD_NUMBER: _builtins.int
+    COARSENED_FIELD_NUMBER: _builtins.int
+    first_pts_s: _builtins.float
+    """Presentation time of its first frame."""
+    last_pts_s: _builtins.float
+    """Presentation time of its last frame."""
+    token_count: _builtins.int
+    """Visual tokens that are kept of it."""
+    drop_fraction: _builtins.float
+    """Share of its visual tokens that are not kept, in [0, 1]: low where something new is seen."""
+    gap_before: _builtins.bool
+    """Whether a hole in the stream lies before it."""
+    coarsened: _builtins.bool
+    """Whether it lost tokens since it was stored, to make room."""
+    def __init__(
+        self,
+        *,
+        first_pts_s: _builtins.float = ...,
+        last_pts_s: _builtins.float = ...,
+        token_count: _builtins.int = ...,
+        drop_fraction: _builtins.float = ...,
+        gap_before: _builtins.bool = ...,
+        coarsened: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coarsened", b"coarsened", "drop_fraction", b"drop_fraction", "first_pts_s", b"first_pts_s", "gap_before", b"gap_before", "last_pts_s", b"last_pts_s", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 @_typing.final
 class UpdateSessionRequest(_message.Message):

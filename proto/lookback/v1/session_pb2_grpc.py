@@ -59,6 +59,11 @@ class SessionServiceStub:
                 request_serializer=lookback_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
                 response_deserializer=lookback_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
                 _registered_method=True)
+        self.ListUnits = channel.unary_unary(
+                '/lookback.v1.SessionService/ListUnits',
+                request_serializer=lookback_dot_v1_dot_session__pb2.ListUnitsRequest.SerializeToString,
+                response_deserializer=lookback_dot_v1_dot_session__pb2.ListUnitsResponse.FromString,
+                _registered_method=True)
         self.UpdateSession = channel.unary_unary(
                 '/lookback.v1.SessionService/UpdateSession',
                 request_serializer=lookback_dot_v1_dot_session__pb2.UpdateSessionRequest.SerializeToString,
@@ -120,6 +125,15 @@ class SessionServiceServicer:
     def ListSessions(self, request, context):
         """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
         left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnits(self, request, context):
+        """Lists the units of a session that are visible, in order of time, a page at a time: what is left
+        of each, and how much of it repeated what was shown before. INVALID_ARGUMENT (INVALID_REQUEST).
+        NOT_FOUND (SESSION_NOT_FOUND).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -197,6 +211,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSessions,
                     request_deserializer=lookback_dot_v1_dot_session__pb2.ListSessionsRequest.FromString,
                     response_serializer=lookback_dot_v1_dot_session__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'ListUnits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnits,
+                    request_deserializer=lookback_dot_v1_dot_session__pb2.ListUnitsRequest.FromString,
+                    response_serializer=lookback_dot_v1_dot_session__pb2.ListUnitsResponse.SerializeToString,
             ),
             'UpdateSession': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateSession,
@@ -315,6 +334,33 @@ class SessionService:
             '/lookback.v1.SessionService/ListSessions',
             lookback_dot_v1_dot_session__pb2.ListSessionsRequest.SerializeToString,
             lookback_dot_v1_dot_session__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lookback.v1.SessionService/ListUnits',
+            lookback_dot_v1_dot_session__pb2.ListUnitsRequest.SerializeToString,
+            lookback_dot_v1_dot_session__pb2.ListUnitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

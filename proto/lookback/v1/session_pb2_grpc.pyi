@@ -56,6 +56,11 @@ class SessionServiceStub:
     """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
     left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
     """
+    ListUnits: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListUnitsRequest, _session_pb2.ListUnitsResponse]
+    """Lists the units of a session that are visible, in order of time, a page at a time: what is left
+    of each, and how much of it repeated what was shown before. INVALID_ARGUMENT (INVALID_REQUEST).
+    NOT_FOUND (SESSION_NOT_FOUND).
+    """
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]
     """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
     is open goes on under the rules that it was opened with, until its next open; a session that
@@ -119,6 +124,11 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
     left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+    """
+    ListUnits: _aio.UnaryUnaryMultiCallable[_session_pb2.ListUnitsRequest, _session_pb2.ListUnitsResponse]  # type: ignore[assignment]
+    """Lists the units of a session that are visible, in order of time, a page at a time: what is left
+    of each, and how much of it repeated what was shown before. INVALID_ARGUMENT (INVALID_REQUEST).
+    NOT_FOUND (SESSION_NOT_FOUND).
     """
     UpdateSession: _aio.UnaryUnaryMultiCallable[_session_pb2.UpdateSessionRequest, _session_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes the fields named by `update_mask`: `display_name`, `keeping`, or fields of it. A push that
@@ -198,6 +208,17 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_pb2.ListSessionsResponse, _abc.Awaitable[_session_pb2.ListSessionsResponse]]:
         """Lists sessions in order of their ids, a page at a time. A session whose record is damaged is
         left out; one whose memory is damaged comes without stats. INVALID_ARGUMENT (INVALID_REQUEST).
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnits(
+        self,
+        request: _session_pb2.ListUnitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListUnitsResponse, _abc.Awaitable[_session_pb2.ListUnitsResponse]]:
+        """Lists the units of a session that are visible, in order of time, a page at a time: what is left
+        of each, and how much of it repeated what was shown before. INVALID_ARGUMENT (INVALID_REQUEST).
+        NOT_FOUND (SESSION_NOT_FOUND).
         """
 
     @_abc_1.abstractmethod
