@@ -98,7 +98,7 @@ retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every fra
 
 
 def model_card(
-    *, recipe: Mapping[str, Any], seed: int, parameters: int, recommended: Mapping[str, int],
+    *, recipe: Mapping[str, Any], seed: int, parameters: int, recommended: Mapping[str, Any],
     tokens_per_frame: int, figures: Sequence[Figure], history: str = "",
 ) -> str:  # fmt: skip
     """The card as Markdown.

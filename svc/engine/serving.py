@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import get_args
 
 import torch
 import xxhash
@@ -12,7 +12,7 @@ import xxhash
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
-from svc.engine.reduction.spec import Presets, ReductionNameError, ReductionSpec
+from svc.engine.reduction.spec import Preset, Presets, ReductionNameError, ReductionSpec
 
 BUILTIN_FOLDER = Path(__file__).resolve().parents[2] / "eval" / "streamworld" / "checkpoint"
 """Where the package keeps the model that `builtin` names."""
@@ -91,16 +91,16 @@ def serving_defaults(config: ModelConfig) -> ServingDefaults:
 
 def _check_presets(path: str, given: object) -> None:
     """Raise UnsupportedModelError unless every strength is one that its policy takes."""
-    presets = given if isinstance(given, Mapping) else {"": {}}
-    for policy, strengths in presets.items():
-        for preset in strengths if isinstance(strengths, Mapping) else [None]:
-            try:
-                ReductionSpec.parse(f"{policy}:{preset}")  # both names are known
-                ReductionSpec.parse(f"{policy}:{strengths[preset]}")
-            except (ReductionNameError, TypeError) as error:
-                raise UnsupportedModelError(
-                    path, f"its {_RECOMMENDATIONS} gives reduction_presets that are none: {error}"
-                ) from error
+    try:
+        for policy, strengths in given.items():  # type: ignore[attr-defined]  # caught below
+            for preset, strength in strengths.items():
+                if preset not in get_args(Preset):
+                    raise ReductionNameError(f"{preset!r} is no preset")
+                ReductionSpec.parse(f"{policy}:{strength}")
+    except (AttributeError, ReductionNameError) as error:
+        raise UnsupportedModelError(
+            path, f"its {_RECOMMENDATIONS} gives reduction_presets that are none: {error}"
+        ) from error
 
 
 def model_identity(model: LoadedModel) -> dict[str, str]:
