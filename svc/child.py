@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any, Literal
 
-from svc.config import ENV_PREFIX, Settings
+from svc.config import ENV_PREFIX, Settings, as_environment
 from svc.refusal import UNDER_SUPERVISOR
 
 logger = logging.getLogger(__name__)
@@ -152,15 +151,11 @@ class Child:
 
     def _environment(self) -> dict[str, str]:
         """Returns our environment with the settings written out, and the port that was taken."""
-        values = self._settings.model_dump(exclude_none=True)
+        settings = self._settings
         if self.address is not None:
-            values[f"{self.name}_port"] = int(self.address.rpartition(":")[2])
-        ours = {
-            f"{ENV_PREFIX}{name.upper()}": str(
-                value.absolute() if isinstance(value, Path) else value
-            )
-            for name, value in values.items()
-        }
+            port = int(self.address.rpartition(":")[2])
+            settings = settings.model_copy(update={f"{self.name}_port": port})
+        ours = as_environment(settings)
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)
         }

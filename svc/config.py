@@ -209,6 +209,18 @@ class Settings(BaseSettings):
         return self.reader_threads or min(8, 2 * len(os.sched_getaffinity(0)))
 
 
+def as_environment(settings: Settings) -> dict[str, str]:
+    """Returns the variables from which `read_settings` makes these settings, in any folder."""
+    values = settings.model_dump(exclude_none=True)
+    return {f"{ENV_PREFIX}{name.upper()}": _as_text(value) for name, value in values.items()}
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ":".join(map(_as_text, value))
+    return str(value.absolute() if isinstance(value, Path) else value)
+
+
 def read_settings(**overrides: object) -> Settings:
     """Reads settings from the environment; `overrides` that are not None win.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from svc.config import ConfigError, Settings, read_settings
+from svc.config import ConfigError, Settings, as_environment, read_settings
 
 
 @pytest.mark.parametrize("size_bytes", [0, 2**20, 2**30])
@@ -42,3 +42,32 @@ def test_every_size_is_read_as_people_write_it(name: str, monkeypatch: pytest.Mo
         monkeypatch.setenv(f"LOOKBACK_{name.upper()}", text)
         with pytest.raises(ConfigError, match=name):
             read_settings()
+
+
+def test_settings_written_to_an_environment_are_read_back_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changed = read_settings(
+        data_dir="store",
+        store_copies="a:/b",
+        shm_dir="shm",
+        redis_url="redis://somewhere",
+        session_budget_bytes=2**30,
+        on_full="thin",
+        retain_s=1.5,
+    )
+    whole = changed.model_copy(
+        update={
+            "data_dir": tmp_path / "store",
+            "store_copies": (tmp_path / "a", Path("/b")),
+            "shm_dir": tmp_path / "shm",
+        }
+    )
+    for settings, expected in ((read_settings(), None), (changed, whole)):
+        for name, value in as_environment(settings).items():
+            monkeypatch.setenv(name, value)
+        again = read_settings()
+        if expected is None:
+            expected = settings.model_copy(update={"data_dir": tmp_path / settings.data_dir})
+        assert again == expected
