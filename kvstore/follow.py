@@ -37,6 +37,7 @@ class LogFollower:
             BlockCorruptError: one of them is damaged.
             FileNotFoundError: a segment is missing.
         """
+        self._elsewhere.look_anew()
         while catalog.block_count < block_count:
             catalog.add_block(self._next_block(catalog, layout))
 
