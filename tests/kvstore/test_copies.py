@@ -312,6 +312,36 @@ def test_a_copy_that_is_damaged_too_leaves_the_error_and_the_next_copy_is_asked(
     both.close()
 
 
+def test_a_copy_that_is_damaged_too_is_told_of_once_a_segment(
+    store: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store)
+    snap(store, copy)
+    monkeypatch.setattr("kvstore.copies._MAX_TOLD", 2)
+    first_units = {place.segment_number: place.header.first_unit for place in places(store)}
+    for unit in first_units.values():
+        damage_slice(store, unit)
+        damage_slice(copy, unit)
+    reader = open_reader(store, copy)
+    snapshot = reader.snapshot()
+
+    def told(units: Iterable[int]) -> int:
+        caplog.clear()
+        for unit in units:
+            for _ in range(4):
+                with pytest.raises(SliceCorruptError):
+                    read_unit(reader, snapshot, unit, LAYER)
+        message = "a copy of the store cannot give what is asked"
+        return caplog.messages.count(message)
+
+    two = list(first_units.values())[:2]
+    assert told(two) == 2
+    assert told(two) == 0
+    assert told(first_units.values()) <= len(first_units)
+    assert len(reader._units._elsewhere._location._faults._told) <= 2
+    reader.close()
+
+
 def test_a_copy_that_lags_lacks_what_is_newer(store: Path, copy: Path) -> None:
     build(store)
     snap(store, copy)
