@@ -161,8 +161,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_copy_is_the_store(self) -> Self:
-        if self.data_dir in self.store_copies:
-            raise ValueError(f"store_copies: {self.data_dir} is the store itself")
+        store = self.data_dir.resolve()  # it may be named by another path, or by a link
+        for folder in self.store_copies:
+            if folder.resolve() == store:
+                raise ValueError(f"store_copies: {folder} is the store itself")
         return self
 
     @field_validator("redis_url")

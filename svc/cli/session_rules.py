@@ -95,8 +95,13 @@ def over_budget(session: Session) -> str:
     """Says what becomes of a session that takes more than its budget; empty where it does not."""
     from svc.client import OnFull, SessionState
 
-    rules, used_bytes = session.keeping_in_force, session.stats.disk_bytes
-    if rules is None or not 0 < rules.session_budget_bytes < used_bytes:
+    rules = session.keeping_in_force
+    if rules is None or not rules.session_budget_bytes:
+        return ""
+    if session.stats is None:
+        return f"how much {session.session_id} takes cannot be read now"
+    used_bytes = session.stats.disk_bytes
+    if used_bytes <= rules.session_budget_bytes:
         return ""
     over = (
         f"{session.session_id} takes {format_bytes(used_bytes)}, more than its budget of "

@@ -33,6 +33,19 @@ def test_the_store_is_no_copy_of_itself() -> None:
         read_settings(data_dir="store", store_copies="backup:store")
 
 
+@pytest.mark.parametrize("other", ["absolute", "link", "roundabout"])
+def test_the_store_is_no_copy_of_itself_by_another_path(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to("store")
+    copy = {"absolute": str(tmp_path / "store"), "link": "link", "roundabout": "link/../store"}
+    with pytest.raises(ConfigError, match="store_copies"):
+        read_settings(data_dir="store", store_copies=f"backup:{copy[other]}")
+    assert read_settings(data_dir="store", store_copies="backup").store_copies == (Path("backup"),)
+
+
 @pytest.mark.parametrize("name", [n for n in Settings.model_fields if "_bytes" in n])
 def test_every_size_is_read_as_people_write_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for text, size_bytes in (("4MiB", 2**22), ("4194304", 2**22), ("0", 0)):
