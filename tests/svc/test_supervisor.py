@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,14 +47,6 @@ def reachable(address: str) -> bool:
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         return probe.connect_ex((host, int(port))) == 0
-
-
-def lives(process: psutil.Process) -> bool:
-    """One that has ended does not, though nobody may bury it for long: the first process does."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 async def until(claim: Callable[[], bool]) -> None:
@@ -163,8 +154,8 @@ def test_children_stop_when_the_parent_is_killed_outright(tmp_path: Path, stand_
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    while any(map(lives, children)):
-        time.sleep(0.01)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
     assert (stand_in / "qa.stopped").exists()  # told to stop, so they could drain
 
 
