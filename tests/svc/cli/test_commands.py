@@ -633,7 +633,8 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
     assert outcome.out == ""
     assert outcome.err == (
         "error: UNREACHABLE: no server answers at 127.0.0.1:1; "
-        "start one with: lookback serve --data DIR, and wait until it says that it serves\n"
+        "start one with: lookback serve --data DIR, and wait until it says that it serves: "
+        "for its first seconds it does not listen yet\n"
     )
 
 
