@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,12 +30,43 @@ from kvstore.wholesegment import WholeSegment
 logger = logging.getLogger(__name__)
 
 
+_MAX_TOLD = 4096
+"""Faults that are remembered: then all may be told once more."""
+
+
+class _Faults:
+    """Tells what is the matter with a copy: once a segment and cause, not at each read."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: set[tuple[Path, str, int, str]] = set()
+
+    def tell(self, root: Path, session_id: str, segment_number: int, cause: str) -> None:
+        """Log it, unless it was."""
+        fault = root, session_id, segment_number, cause
+        with self._lock:
+            if fault in self._told:
+                return
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told.add(fault)
+        logger.warning(
+            "a copy of the store cannot give what is asked",
+            extra={
+                "session": session_id,
+                "path": str(segment_path(session_folder(root, session_id), segment_number)),
+                "cause": cause,
+            },
+        )
+
+
 class StoreCopies:
     """See `kvstore.location.OtherLocation`. Opens a file for each slice and keeps none open."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         """Copies of one store's root, the first to be asked first. Nothing is looked at yet."""
         self._roots = tuple(roots)
+        self._faults = _Faults()
 
     def faults(self) -> list[str]:
         """What is the matter with copies that cannot be used now, one line each."""
@@ -48,11 +80,11 @@ class StoreCopies:
 
     def slice(self, wanted: SliceAddress, out: np.ndarray[Any, Any]) -> bool:
         """Fill `out` from the first copy that has the slice."""
-        return any(_copy_slice(root, wanted, out) for root in self._roots)
+        return any(_copy_slice(root, wanted, out, self._faults) for root in self._roots)
 
     def segment(self, wanted: SegmentAddress) -> WholeSegment | None:
         """The segment from the first copy that has it."""
-        found = (_find_segment(root, wanted) for root in self._roots)
+        found = (_find_segment(root, wanted, self._faults) for root in self._roots)
         return next((segment for segment in found if segment is not None), None)
 
 
@@ -66,7 +98,9 @@ def _segment(root: Path, session_id: str, number: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _copy_slice(root: Path, wanted: SliceAddress, out: np.ndarray[Any, Any]) -> bool:
+def _copy_slice(
+    root: Path, wanted: SliceAddress, out: np.ndarray[Any, Any], faults: _Faults
+) -> bool:
     place = wanted.place
     try:
         with _segment(root, wanted.session_id, place.segment_number) as fd:
@@ -77,19 +111,16 @@ def _copy_slice(root: Path, wanted: SliceAddress, out: np.ndarray[Any, Any]) -> 
     except FileNotFoundError:
         return False
     except (OSError, KVStoreError) as error:
-        _log_fault(root, wanted.session_id, error)
+        faults.tell(root, wanted.session_id, place.segment_number, str(error))
         return False
     if read_bytes != out.nbytes or xxhash.xxh3_64_intdigest(out.data) != wanted.checksum:
-        _log_fault(
-            root,
-            wanted.session_id,
-            f"unit {wanted.unit_index}, layer {wanted.layer} does not match its checksum",
-        )
+        cause = "keys and values do not match their checksum"
+        faults.tell(root, wanted.session_id, place.segment_number, cause)
         return False
     return True
 
 
-def _find_segment(root: Path, wanted: SegmentAddress) -> WholeSegment | None:
+def _find_segment(root: Path, wanted: SegmentAddress, faults: _Faults) -> WholeSegment | None:
     try:
         if _created_unix_s(root, wanted.session_id) != wanted.created_unix_s:
             return None  # another session had this name then
@@ -101,7 +132,7 @@ def _find_segment(root: Path, wanted: SegmentAddress) -> WholeSegment | None:
     except FileNotFoundError:
         return None
     except (OSError, KVStoreError) as error:
-        _log_fault(root, wanted.session_id, error)
+        faults.tell(root, wanted.session_id, wanted.number, str(error))
         return None
 
 
@@ -122,10 +153,3 @@ def _created_unix_s(root: Path, session_id: str) -> float | None:
         return load_session(root, session_id).created_unix_s
     except SessionNotFoundError:
         return None
-
-
-def _log_fault(root: Path, session_id: str, cause: object) -> None:
-    logger.warning(
-        "a copy of the store cannot give what is asked",
-        extra={"session": session_id, "path": str(root), "cause": str(cause)},
-    )

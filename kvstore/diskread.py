@@ -76,7 +76,7 @@ class DiskReads:
                 damaged.append(self._error(one, layer, unreadable=known.unreadable))
                 continue
             # It may be another file under the name: the one that is open is the damaged one.
-            self._files.forget(block.place.segment_number)
+            self._files.forget_one(block.place.segment_number)
             retried.append(known)
             wanted.append(one)
         return wanted, retried, damaged

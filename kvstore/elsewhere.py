@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvstore.blockread import Block, BlockPlace
@@ -26,6 +27,26 @@ from kvstore.wholesegment import WholeSegment
 
 logger = logging.getLogger(__name__)
 
+_KEPT_SEGMENTS = 2
+"""Where a segment is damaged from some block on, the one behind it is asked for by turns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """A segment as the other location had it, its blocks by what they are looked up by."""
+
+    address: SegmentAddress
+    segment: WholeSegment
+    by_hash: dict[int, Block] = field(init=False)
+    by_previous_hash: dict[int, list[Block]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        following: dict[int, list[Block]] = {}
+        for block in self.segment.blocks:
+            following.setdefault(block.header.previous_hash, []).append(block)
+        object.__setattr__(self, "by_previous_hash", following)
+        object.__setattr__(self, "by_hash", {b.header.hash: b for b in self.segment.blocks})
+
 
 class Elsewhere:
     """One session as another location has it. Safe to use from many threads."""
@@ -39,6 +60,14 @@ class Elsewhere:
         self._location = location
         self._told: set[int] = set()
         """Segments of which it was logged that slices come from elsewhere."""
+        self._told_blocks: set[int] = set()
+        """Segments of which it was logged that blocks do."""
+        self._kept: tuple[_Found, ...] = ()
+        """Segments that were found last, the newest first: block after block is asked for."""
+
+    def look_anew(self) -> None:
+        """Forget what was found: the other location may have more by now."""
+        self._kept = ()
 
     def mend(
         self, layer: int, located: Sequence[Located], damaged: list[SliceCorruptError]
@@ -84,24 +113,27 @@ class Elsewhere:
 
     def same_block(self, place: BlockPlace) -> Block | None:
         """The block with exactly this header, with its unit table; None: it is not there."""
-        segment = self._segment(place.segment_number)
-        blocks = segment.blocks if segment else []
-        found = next((each for each in blocks if each.header.hash == place.header.hash), None)
-        if found is not None:
-            self._tell_block(found)
-        return found
+        before = self._kept
+        found = self._segment(place.segment_number)
+        if found is not None and found in before and place.header.hash not in found.by_hash:
+            self.look_anew()  # the block may have come there since, or been written anew
+            found = self._segment(place.segment_number)
+        block = found.by_hash.get(place.header.hash) if found else None
+        if block is not None:
+            self._tell_block(block)
+        return block
 
     def next_block(self, number: int, end: ChainEnd, layout: Layout) -> Block | None:
         """The block of a segment that follows the chain's end; None: it is not there.
 
         Where the store's own file still says of which generation it is, it is of that one.
         """
-        segment = self._segment(number)
-        if segment is None or segment.header.layout != layout:
+        found = self._segment(number)
+        if found is None or found.segment.header.layout != layout:
             return None
-        if not is_of_generation(segment.header, self._own_header(number)):
+        if not is_of_generation(found.segment.header, self._own_header(number)):
             return None
-        for block in segment.blocks:
+        for block in found.by_previous_hash.get(end.hash, []):
             if end.admits(block.header, self._session_hash, layout):
                 self._tell_block(block)
                 return block
@@ -109,10 +141,10 @@ class Elsewhere:
 
     def segment_header(self, number: int) -> SegmentHeader | None:
         """A segment's header; None: it is not there."""
-        segment = self._segment(number)
-        return segment.header if segment else None
+        found = self._segment(number)
+        return found.segment.header if found else None
 
-    def _segment(self, number: int) -> WholeSegment | None:
+    def _segment(self, number: int) -> _Found | None:
         """A segment of this session; none of what was dropped or deleted on purpose."""
         if not still_there(self._folder):
             return None
@@ -125,11 +157,18 @@ class Elsewhere:
             created_unix_s = None
         except SessionRecordCorruptError:
             return None  # whose it is cannot be told
-        return self._location.segment(
-            SegmentAddress(
-                session_id=self._session_id, created_unix_s=created_unix_s, number=number
-            )
+        address = SegmentAddress(
+            session_id=self._session_id, created_unix_s=created_unix_s, number=number
         )
+        for found in self._kept:
+            if found.address == address:
+                return found
+        segment = self._location.segment(address)
+        if segment is None:
+            return None
+        found = _Found(address, segment)
+        self._kept = (found, *self._kept[: _KEPT_SEGMENTS - 1])
+        return found
 
     def _own_header(self, number: int) -> SegmentHeader | None:
         path = segment_path(self._folder, number)
@@ -141,13 +180,18 @@ class Elsewhere:
             return None
 
     def _tell_block(self, block: Block) -> None:
+        """Log that a segment's blocks come from elsewhere, at the first of them."""
+        number = block.place.segment_number
+        if number in self._told_blocks:
+            return
+        self._told_blocks.add(number)
         logger.error(
-            "a stored block's header or unit table is damaged or missing: "
-            "it is read from another location",
+            "a segment is missing, or a header or unit table in it is damaged: "
+            "blocks are read from another location",
             extra={
                 "session": self._session_id,
                 "block": block.header.sequence,
-                "path": segment_path(self._folder, block.place.segment_number).name,
+                "path": segment_path(self._folder, number).name,
             },
         )
 

@@ -37,6 +37,7 @@ class LogFollower:
             BlockCorruptError: one of them is damaged.
             FileNotFoundError: a segment is missing.
         """
+        self._elsewhere.look_anew()
         while catalog.block_count < block_count:
             catalog.add_block(self._next_block(catalog, layout))
 
@@ -47,22 +48,27 @@ class LogFollower:
                 catalog.floor.first_segment, ChainEnd.at(catalog.floor), layout
             )
         end, number = ChainEnd.behind(last.header), last.segment_number
+        ended = False
         try:
             block = self._read(number, last.stop, self._bounded(end, number), layout)
             if block is not None:
                 return block
+            ended = True
             return self._first_block(
                 number + 1, end.past(self._segment_before(number, end)), layout
             )
         except (BlockCorruptError, OSError) as error:
             found = self._elsewhere.next_block(number, end, layout) if _is_damage(error) else None
-            if found is None and isinstance(error, FileNotFoundError):
+            if found is not None:
+                return found
+            if ended and self._holds_junk(number, last.stop):
+                # The log did not go on in the next segment, so it did here.
+                raise self._damaged(end.next_block, "its header is damaged") from error
+            if isinstance(error, FileNotFoundError):
                 # The segment is missing, and ended here: the log goes on in the next one.
                 segment = self._segment_before(number, end)
                 return self._first_block(number + 1, end.past(segment), layout)
-            if found is None:
-                raise
-            return found
+            raise
 
     def _first_block(self, number: int, end: ChainEnd, layout: Layout) -> Block:
         """The block at the start of a segment."""
@@ -116,6 +122,15 @@ class LogFollower:
                 return read_block(fd, BlockPlace(header, layout, number, offset))
             except TornBlockError as error:
                 raise self._damaged(header.sequence, str(error)) from error
+
+    def _holds_junk(self, number: int, offset: int) -> bool:
+        """Whether something that is no block's header lies where a block may begin."""
+        try:
+            with self._files.use(number) as fd:
+                page = read_page(fd, offset)
+        except OSError:
+            return False
+        return any(page) and BlockHeader.unpack(page, segment_path(self._folder, number)) is None
 
     def _segment(self, number: int, end: ChainEnd) -> SegmentHeader:
         path = segment_path(self._folder, number)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from kvstore.blockread import TornBlockError
 from kvstore.diskio import DiskIO
-from kvstore.diskuse import path_bytes
+from kvstore.diskuse import path_bytes, used_bytes
 from kvstore.dropping import LogSegment, SegmentQueue, drop_below
-from kvstore.errors import BlockCorruptError, KVStoreError, StoreFullError
+from kvstore.errors import BlockCorruptError, BudgetExceededError, KVStoreError, StoreFullError
 from kvstore.limits import BlockLimits
 from kvstore.paths import segment_path, session_hash
 from kvstore.pins import PinsNow
@@ -125,7 +125,28 @@ class Freeing:
             self._drop(count)
         elif unseen(segments, keep_tokens):
             shortage.error.explain("the oldest video of the session is pinned")
+        else:
+            shortage.error.explain(self._why_all_stays(shortage.error, segments))
         return count > 0
+
+    def _why_all_stays(self, error: StoreFullError, segments: list[LogSegment]) -> str:
+        """Say what the session's budget is full of where no segment may go."""
+        log_bytes = sum(map(self._disk_bytes, segments))
+        other_bytes = used_bytes(self._folder) - log_bytes
+        why = (
+            f"none of it may go: the last segment and what the next unit sees take {log_bytes} "
+            f"bytes, the key index and what else there is {other_bytes}"
+        )
+        if not isinstance(error, BudgetExceededError) or error.path != self._folder:
+            return why
+        token_count = sum(segment.token_count for segment in segments)
+        block_bytes = [self._disk_bytes(each) // max(1, each.block_count) for each in segments]
+        least_bytes = self._limits.least_budget_bytes(
+            other_bytes=other_bytes,
+            keep_bytes=self._limits.keep_tokens * log_bytes // max(1, token_count),
+            block_bytes=max([error.needed_bytes, *block_bytes]),
+        )
+        return f"{why}; {error.budget} must be some {least_bytes} for the oldest to make room"
 
     def _disk_bytes(self, segment: LogSegment) -> int:
         return path_bytes(segment_path(self._folder, segment.number))

@@ -76,3 +76,21 @@ class BlockLimits:
         if count is None or not smallest_bytes:
             return self.segment_bytes
         return max(4096, min(self.segment_bytes, smallest_bytes // count))
+
+    def least_budget_bytes(self, *, other_bytes: int, keep_bytes: int, block_bytes: int) -> int:
+        """About the least budget under which dropping the oldest goes on: beside what cannot go
+        there are the last segment and one that may go, and room for a block.
+
+        Args:
+            other_bytes: what is no segment, the key index above all.
+            keep_bytes: of the newest tokens that are never dropped.
+            block_bytes: what a block takes.
+        """
+        fixed_bytes = other_bytes + keep_bytes + block_bytes
+        high = self.budget.high_fraction
+        # Segments are of a block at least, and of a share of the budget where that is more.
+        in_blocks = (fixed_bytes + 2 * block_bytes) / high
+        share = 2 / _SEGMENTS_PER_BUDGET["drop_oldest"] + 1 / _STEPS_PER_BUDGET
+        if high <= share:
+            return math.ceil(in_blocks)
+        return math.ceil(max(in_blocks, fixed_bytes / (high - share)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from svc.amounts import parse_bytes
@@ -165,8 +166,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _no_copy_is_the_store(self) -> Self:
-        if self.data_dir in self.store_copies:
-            raise ValueError(f"store_copies: {self.data_dir} is the store itself")
+        store = self.data_dir.resolve()  # it may be named by another path, or by a link
+        for folder in self.store_copies:
+            if folder.resolve() == store:
+                raise ValueError(f"store_copies: {folder} is the store itself")
         return self
 
     @field_validator("redis_url")
@@ -237,8 +240,15 @@ def read_settings(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise ConfigError("; ".join(lines)) from error
+        raise ConfigError("; ".join(map(_spoken, error.errors()))) from error
+
+
+def _spoken(error: ErrorDetails) -> str:
+    """Returns what is wrong with a setting: its name, the rule, and what was given, once."""
+    # Of a check of ours the words; of several settings together they name them.
+    rule = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if not error["loc"]:
+        return rule
+    name, given = ".".join(map(str, error["loc"])), error["input"]
+    shown = repr(str(given) if isinstance(given, Path) else given)
+    return f"{name}: {rule}" if shown in rule else f"{name}: {rule}, got {shown}"

@@ -6,6 +6,7 @@ holder is for people; it is never taken for the lock.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -34,11 +35,16 @@ class FolderInUseError(ConfigError):
 
 
 class FolderOwner:
-    """A folder that this process serves, until its block is left."""
+    """A folder that this process serves, until its block is left.
 
-    def __init__(self, fd: int) -> None:
+    Of several that share it, none is the holder: what one of them wrote would be taken for all, and
+    stay when it has left. So the file says only that it is shared.
+    """
+
+    def __init__(self, fd: int, *, shared: bool) -> None:
         """Internal: use `folder_owner`."""
         self._fd = fd
+        self._shared = shared
         self._about: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
         self._write()
 
@@ -53,7 +59,7 @@ class FolderOwner:
         self._write()
 
     def _write(self) -> None:
-        line = json.dumps(self._about) + "\n"
+        line = json.dumps({"shared": True} if self._shared else self._about) + "\n"
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, line.encode(), 0)
 
@@ -70,8 +76,9 @@ def folder_owner(settings: Settings) -> Iterator[FolderOwner]:
     """
     fd = _open(settings, os.O_RDWR | os.O_CREAT)
     try:
-        _lock(fd, settings)
-        yield FolderOwner(fd)
+        for _ in _tries(fd, settings):
+            time.sleep(_POLL_S)
+        yield FolderOwner(fd, shared=settings.redis_url is not None)
     finally:
         os.close(fd)
 
@@ -83,11 +90,30 @@ def check_free(settings: Settings) -> None:
         FolderInUseError: it would be.
         ConfigError: the folder cannot be locked.
     """
+    with _looked_at(settings) as tries:
+        for _ in tries:
+            time.sleep(_POLL_S)
+
+
+async def wait_free(settings: Settings) -> None:
+    """Does what `check_free` does; others of the event loop run while it waits.
+
+    Raises:
+        FolderInUseError, ConfigError: as `check_free`.
+    """
+    with _looked_at(settings) as tries:
+        for _ in tries:
+            await asyncio.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _looked_at(settings: Settings) -> Iterator[Iterator[None]]:
     if not (settings.data_dir / LOCK_NAME).exists():
+        yield iter(())
         return
     fd = _open(settings, os.O_RDONLY)
     try:
-        _lock(fd, settings)
+        yield _tries(fd, settings)
     finally:
         os.close(fd)
 
@@ -99,8 +125,10 @@ def _open(settings: Settings, flags: int) -> int:
         raise _unusable(settings.data_dir, error) from error
 
 
-def _lock(fd: int, settings: Settings) -> None:
-    """Takes the lock; waits for one who only looks, and for a process that is stopping.
+def _tries(fd: int, settings: Settings) -> Iterator[None]:
+    """Takes the lock, and ends when it has it; gives a pause to make after each try that failed.
+
+    It waits for one who only looks, and for a process that is stopping.
 
     Raises:
         FolderInUseError: another process has it.
@@ -116,7 +144,7 @@ def _lock(fd: int, settings: Settings) -> None:
         if leaving and not told:
             logger.info("waiting for the process before to stop", extra={"holder": about})
             told = True
-        time.sleep(_POLL_S)
+        yield
 
 
 def _locked(fd: int, settings: Settings) -> bool:
@@ -144,6 +172,11 @@ def _read(fd: int) -> dict[str, Any]:
 
 
 def _taken(settings: Settings, about: dict[str, Any]) -> FolderInUseError:
+    if about.get("shared", False) and settings.redis_url is None:
+        return FolderInUseError(
+            f"data_dir {settings.data_dir} is served already by ingest processes that share it "
+            "through LOOKBACK_REDIS_URL: set the same one here, stop them, or serve another folder"
+        )
     who = f" with pid {about['pid']}" if "pid" in about else ""
     if about.get("host", socket.gethostname()) != socket.gethostname():
         who += f" on {about['host']}"

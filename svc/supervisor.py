@@ -12,8 +12,8 @@ import psutil
 
 from svc.child import Child, ChildFailedError, ProcessName
 from svc.config import ConfigError, Settings
-from svc.folder_owner import check_free
-from svc.rpc.ports import check_port
+from svc.folder_owner import wait_free
+from svc.rpc.ports import wait_port
 from svc.rpc.server import stop_event_on_signals
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Supervisor:
             raise ConfigError(f"ingest_port and qa_port must differ, both are {settings.qa_port}")
         self._settings = settings
         self._children = {name: Child(name, module, settings) for name, module in modules.items()}
+        self._looking: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._failure: ChildFailedError | None = None
         self._entered = False
@@ -62,8 +63,14 @@ class Supervisor:
             ChildFailedError: one of them cannot; neither is left running.
         """
         # Said at once, by one process, and on the thread to which the children are tied.
-        _check_free(self._settings)
-        self._running = asyncio.create_task(self._run())
+        self._looking = asyncio.create_task(_wait_free(self._settings))
+        try:
+            await asyncio.wait({self._looking})
+        finally:
+            self._looking.cancel()
+        if not self._looking.cancelled():
+            self._looking.result()
+        self._running = asyncio.create_task(self._run())  # it ends at once where `stop` came first
         both_ready = asyncio.create_task(self._wait_ready())
         try:
             await asyncio.wait({self._running, both_ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,6 +144,8 @@ class Supervisor:
         """Lets both processes drain and end; returns when they have. Safe to call again."""
         for child in self._children.values():
             child.stop()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._running is not None:
             await self._running
 
@@ -173,10 +182,10 @@ class Supervisor:
         return address
 
 
-def _check_free(settings: Settings) -> None:
-    check_free(settings)
-    check_port("ingest_port", settings.host, settings.ingest_port)
-    check_port("qa_port", settings.host, settings.qa_port)
+async def _wait_free(settings: Settings) -> None:
+    await wait_free(settings)
+    await wait_port("ingest_port", settings.host, settings.ingest_port)
+    await wait_port("qa_port", settings.host, settings.qa_port)
 
 
 async def serve(

@@ -27,7 +27,9 @@ from svc.client import (
     PushFinished,
     PushProgress,
     PushReconnecting,
+    Session,
     SessionSettings,
+    SessionStats,
 )
 from svc.video.sources import open_source
 
@@ -161,7 +163,7 @@ class Run:
                     await self._push_and_ask(client)
                     took_s = time.monotonic() - began_s
                     stats = [
-                        (await client.get_session(stream.session_id)).stats
+                        _stats_of(await client.get_session(stream.session_id))
                         for stream in self._streams
                     ]
                     await asyncio.sleep(_WATCHED_AFTERWARDS_S)
@@ -294,3 +296,9 @@ class Run:
             done_h = sum(head.visible_s for head in self._heads.values()) / 3600
             line = f"{self._folder.name}: {done_h:.2f} h; {state}"
             self._progress.console.print(line, soft_wrap=True)
+
+
+def _stats_of(session: Session) -> SessionStats:
+    if session.stats is None:
+        raise RuntimeError(f"what session {session.session_id!r} holds cannot be read")
+    return session.stats

@@ -282,6 +282,10 @@ async def _note(client: LookbackClient, session: str, answer: Answer) -> str:
         found = await client.get_session(session)
     except LookbackError as error:  # the answer stands, whatever cannot be said about it
         return f"nothing after {format_time(seen_s)} was seen ({error.message})"
+    if found.stats is None:
+        return (
+            f"nothing after {format_time(seen_s)} was seen (how long the video is cannot be read)"
+        )
     end_s = found.stats.last_visible_pts_s
     if found.state is not SessionState.FINISHED or end_s is None:
         return ""

@@ -179,13 +179,16 @@ async def _run(
             pushing = group.create_task(push())
             asking = [group.create_task(ask(question)) for question in questions]
         session = await client.get_session(SESSION)
+        stats = session.stats
+        if stats is None:
+            raise CommandError("STORE_DAMAGED", "what the demo stored cannot be read")
         figures = {
             "video_s": _LENGTH_S,
             "wall_s": round(time.perf_counter() - started, 1),
             "frames_received": pushing.result().received_frame_count,
-            "units": session.stats.visible_unit_count,
-            "tokens": session.stats.token_count,
-            "disk_bytes": session.stats.disk_bytes,
+            "units": stats.visible_unit_count,
+            "tokens": stats.token_count,
+            "disk_bytes": stats.disk_bytes,
             "peak_rss_bytes": {name: _peak_rss_bytes(service, name) for name in service.pids},
             "model": session.model,
         }

@@ -86,7 +86,10 @@ def _came_as_bytes(error: UnicodeEncodeError) -> bool:
 
 def _message(error: LookbackError) -> str:
     if error.reason == "UNREACHABLE":
-        start = "start one with: lookback serve --data DIR, and wait until it says that it serves"
+        start = (
+            "start one with: lookback serve --data DIR, and wait until it says that it serves: "
+            "for its first seconds it does not listen yet"
+        )
         return f"{error.message}; {start}"
     if error.reason == "SOURCE_MISMATCH":
         return error.message.replace("join_source adds", "--join adds")

@@ -236,10 +236,12 @@ async def _tell_live(client: LookbackClient, session: str, name: str) -> None:
         return  # nobody can say: why it failed says enough
     if found.state is not SessionState.LIVE:
         return
-    stored_s = found.stats.last_durable_pts_s
-    stored = (
-        "nothing is stored yet" if stored_s is None else f"stored up to {format_time(stored_s)}"
-    )
+    if found.stats is None:
+        stored = "what is stored of it cannot be read now"
+    elif (stored_s := found.stats.last_durable_pts_s) is None:
+        stored = "nothing is stored yet"
+    else:
+        stored = f"stored up to {format_time(stored_s)}"
     go_on = "" if name == _STDIN else f" To go on once that is mended: {_this_command()}."
     sys.stderr.write(
         f"the session {session} is live, {stored}.{go_on} "

@@ -98,12 +98,15 @@ def _beyond(session: Session, start_s: float, end_s: float) -> str:
     """Says what of a pinned span holds no video and never will."""
     from svc.client import SessionState
 
-    first_s, last_s = session.stats.first_pts_s, session.stats.last_visible_pts_s
+    stats = session.stats
+    if stats is None:
+        return "which video there is cannot be read now"
+    first_s, last_s = stats.first_pts_s, stats.last_visible_pts_s
     if first_s is None or last_s is None:
         return ""
     if session.state is SessionState.FINISHED and end_s > last_s + 1 / session.settings.sample_fps:
         return f"the video ended at {format_time(last_s)}; nothing comes after it"
-    if start_s < first_s and not session.stats.dropped_unit_count:
+    if start_s < first_s and not stats.dropped_unit_count:
         return f"the video began at {format_time(first_s)}; nothing comes before it"
     return ""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.amounts import format_bytes
+from svc.cli.ageing import loses_most, what_ages
+from svc.cli.amounts import format_bytes, format_duration
+from svc.cli.failures import CommandError
 from svc.cli.flags import naming
 from svc.cli.keeping import (
     BudgetOption,
@@ -71,6 +74,9 @@ def update(
     budget: BudgetOption = None,
     on_full: OnFullOption = None,
     retain: RetainOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, though most of it may go.")
+    ] = False,
     as_json: JsonOption = False,
     server: ServerOption = None,
     ingest_address: IngestAddressOption = None,
@@ -78,27 +84,59 @@ def update(
 ) -> None:
     """Changes a session's name, or what is kept of it.
 
-    A push that is open goes on under the rules that it was opened with.
+    A push that is open goes on under the rules that it was opened with. Where --retain may cost
+    most of the session soon, it asks first.
     """
     if name is None and budget is None and on_full is None and retain is None:
         raise typer.BadParameter(
             "say what is to change: --name, --budget, --on-full or --retain", param_hint="update"
         )
     where = endpoints(context, server, ingest_address, qa_address)
+    if retain and not yes:
+        _ask(asyncio.run(_get(where, session)), retain)
     with naming(FLAGS):
         changed = asyncio.run(_update(where, session, name, budget, on_full, retain))
     tell(changed, as_json, f"changed {session}")
-    note = over_budget(changed)
-    if note:
+    notes = [over_budget(changed)]
+    if retain is not None:
+        rules = changed.keeping_in_force
+        in_force_s = 0.0 if rules is None else rules.retain_s
+        notes.append(what_ages(changed, in_force_s, datetime.datetime.now(datetime.UTC)))
+    for note in filter(None, notes):
         sys.stderr.write(f"note: {note}\n")
+
+
+def _ask(session: Session, retain_s: float) -> None:
+    """Asks whether a session is to be given an age that may soon cost most of it.
+
+    Raises:
+        typer.BadParameter: nobody can be asked.
+        CommandError: the answer is no.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    if not loses_most(session, retain_s, now):
+        return
+    what = what_ages(session, retain_s, now)
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(
+            f"{what}. Most of it may go soon; say --yes if that is meant", param_hint="--retain"
+        )
+    question = f"{what}.\nForget what is older than {format_duration(retain_s)}?"
+    if not typer.confirm(question, err=True):
+        raise CommandError("NOT_CONFIRMED", "nothing was changed")
 
 
 def over_budget(session: Session) -> str:
     """Says what becomes of a session that takes more than its budget; empty where it does not."""
     from svc.client import OnFull, SessionState
 
-    rules, used_bytes = session.keeping_in_force, session.stats.disk_bytes
-    if rules is None or not 0 < rules.session_budget_bytes < used_bytes:
+    rules = session.keeping_in_force
+    if rules is None or not rules.session_budget_bytes:
+        return ""
+    if session.stats is None:
+        return f"how much {session.session_id} takes cannot be read now"
+    used_bytes = session.stats.disk_bytes
+    if used_bytes <= rules.session_budget_bytes:
         return ""
     over = (
         f"{session.session_id} takes {format_bytes(used_bytes)}, more than its budget of "
@@ -128,6 +166,11 @@ async def _create(
         return await client.create_session(
             session, display_name=name, settings=settings, keeping=rules
         )
+
+
+async def _get(where: Endpoints, session: str) -> Session:
+    async with where.client() as client:
+        return await client.get_session(session)
 
 
 async def _update(

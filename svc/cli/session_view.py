@@ -39,12 +39,27 @@ def session_json(session: Session) -> dict[str, Any]:
 
 def facts(session: Session) -> dict[str, str]:
     """Returns what `show` says of a session, by name."""
-    stats, settings = session.stats, session.settings
+    settings = session.settings
     return {
         "session": session.session_id,
         "name": session.display_name,
         "state": session.state.value,
         "created": session.create_time.isoformat(sep=" ", timespec="seconds"),
+        **_remembered(session.stats),
+        "reduction": settings.reduction,
+        "sampled at": f"{settings.sample_fps:g} frames/s",
+        "window": f"{settings.window_token_count:,} tokens",
+        "model": session.model,
+        "stored as": session.kv_encoding,
+        **_keeping(session),
+        **_pinned(session.pinned_spans),
+    }
+
+
+def _remembered(stats: SessionStats | None) -> dict[str, str]:
+    if stats is None:
+        return {"memory": "damaged: it cannot be read now"}
+    return {
         "visible": f"{span_text(stats.first_pts_s, stats.last_visible_pts_s)}, "
         f"{stats.visible_unit_count} units",
         "durable": f"{span_text(stats.first_pts_s, stats.last_durable_pts_s)}, "
@@ -53,13 +68,6 @@ def facts(session: Session) -> dict[str, str]:
         "tokens": f"{stats.token_count:,}, {1 - stats.drop_fraction:.0%} of what was seen",
         "on disk": f"{stats.disk_bytes / 2**20:,.1f} MiB",
         "gaps": str(stats.gap_count),
-        "reduction": settings.reduction,
-        "sampled at": f"{settings.sample_fps:g} frames/s",
-        "window": f"{settings.window_token_count:,} tokens",
-        "model": session.model,
-        "stored as": session.kv_encoding,
-        **_keeping(session),
-        **_pinned(session.pinned_spans),
     }
 
 
@@ -104,6 +112,17 @@ def _pinned(spans: tuple[PinnedSpan, ...]) -> dict[str, str]:
     return {"pinned": shown + (f" and {more} more" if more > 0 else "")}
 
 
+def _amounts(stats: SessionStats | None) -> list[str]:
+    """Returns what a list says of the memory: video, units, on disk."""
+    if stats is None:
+        return ["damaged", "?", "?"]
+    return [
+        span_text(stats.first_pts_s, stats.last_visible_pts_s),
+        str(stats.visible_unit_count),
+        f"{stats.disk_bytes / 2**20:,.1f} MiB",
+    ]
+
+
 def print_table(sessions: list[Session]) -> None:
     """Prints a line for each session, to be read at 80 columns."""
     from rich.console import Console
@@ -125,13 +144,10 @@ def print_table(sessions: list[Session]) -> None:
     if any(session.display_name for session in sessions):
         table.add_column("name", overflow="fold")
     for session in sessions:
-        stats = session.stats
         cells = [
             session.session_id,
             session.state.value,
-            span_text(stats.first_pts_s, stats.last_visible_pts_s),
-            str(stats.visible_unit_count),
-            f"{stats.disk_bytes / 2**20:,.1f} MiB",
+            *_amounts(session.stats),
             Text(printable(session.display_name)),
         ]
         table.add_row(*cells[: len(table.columns)])

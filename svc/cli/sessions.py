@@ -74,10 +74,13 @@ def finish(
         print_json(session_json(found))
     else:
         stats = found.stats
-        sys.stdout.write(
-            f"finished {session}: {span_text(stats.first_pts_s, stats.last_durable_pts_s)}, "
-            f"{stats.durable_unit_count} units\n"
+        held = (
+            "what it holds cannot be read"
+            if stats is None
+            else f"{span_text(stats.first_pts_s, stats.last_durable_pts_s)}, "
+            f"{stats.durable_unit_count} units"
         )
+        sys.stdout.write(f"finished {session}: {held}\n")
 
 
 def delete(

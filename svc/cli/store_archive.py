@@ -66,8 +66,8 @@ def import_(
         with only_errors_of("svc.engine"):  # that it is made anew is no news
             repair_index(root, session_id, limits=limits, shm_dir=settings.shm_dir)
 
-    folder.mkdir(parents=True, exist_ok=True)
     with _read(file) as source, byte_progress("import") as progress:
+        folder.mkdir(parents=True, exist_ok=True)  # not where there is nothing to take in
         head = import_session(
             folder,
             source,

@@ -83,7 +83,7 @@ def session_from(message: session_pb2.Session) -> Session:
             window_token_count=message.settings.window_token_count,
             reduction=message.settings.reduction,
         ),
-        stats=_stats_from(message.stats),
+        stats=_stats_from(message.stats) if message.HasField("stats") else None,
         model=message.model,
         kv_encoding=message.kv_encoding,
         keeping=_keeping_from(message.keeping),

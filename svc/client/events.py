@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from lookback.v1 import ingest_pb2
-from svc.client.errors import LookbackError
+from svc.client.errors import PROTOCOL_VIOLATED, LookbackError
 from svc.client.types import Session
 
 
@@ -110,8 +110,18 @@ def progress_from(message: ingest_pb2.Progress, sent_item_count: int) -> PushPro
 
 
 def progress_of(session: Session) -> PushProgress:
-    """Returns what is known of a finished session that another call has brought to its end."""
+    """Returns what is known of a finished session that another call has brought to its end.
+
+    Raises:
+        LookbackError: PROTOCOL_VIOLATED, the server did not say what it holds.
+    """
     stats = session.stats
+    if stats is None:  # which it may be in a list alone
+        raise LookbackError(
+            reason=PROTOCOL_VIOLATED,
+            message=f"the server sent session {session.session_id!r} without its stats",
+            metadata={"field": "Session.stats"},
+        )
     return PushProgress(
         received_pts_s=stats.last_visible_pts_s,
         visible_pts_s=stats.last_visible_pts_s,

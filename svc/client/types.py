@@ -153,7 +153,8 @@ class Session:
     create_time: datetime.datetime
     """In UTC."""
     settings: SessionSettings
-    stats: SessionStats
+    stats: SessionStats | None
+    """None, in a list: it is damaged and cannot be read now; `get_session` says why."""
     model: str
     """Name and digest of the model that encodes the session."""
     kv_encoding: str = "model"

@@ -137,9 +137,11 @@ class Changes:
         """Deletes a session that is ours and held; the registry hears of it instead of a release.
 
         Raises:
+            RequestError: LEASE_LOST: another process may have it by now; nothing was deleted.
             KVStoreError: it cannot be deleted.
         """
-        await asyncio.to_thread(self._sessions.delete, session_id)
+        work = partial(self._sessions.delete, session_id)
+        await asyncio.to_thread(while_held, owned, session_id, work)
         await asyncio.to_thread(self._forget, session_id)
         await owned.deleted()
 

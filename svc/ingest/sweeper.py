@@ -97,41 +97,53 @@ class Sweeper:
         if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
             self._saved_s = time.monotonic()
             await _run(threads, self._times.save)
+        gone = False
         for idle in found:
             if idle.rules.retain_s:
-                idle_s = seen_s[idle.session_id]
-                await self._clear(threads, idle, partial(self._idle.due_for_age, idle, idle_s))
+                look = partial(self._idle.due_for_age, idle, seen_s[idle.session_id])
+                gone |= await self._clear(threads, idle, look)
+        if gone:  # what is due for another reason is reckoned from what is left
+            found = await _run(threads, self._idle.look)
+        gone = False
         for idle in found:
             if idle.rules.budget.session_bytes:
-                await self._clear(threads, idle, partial(self._idle.due_for_budget, idle))
+                gone |= await self._clear(threads, idle, partial(self._idle.due_for_budget, idle))
+        if gone:
+            found = await _run(threads, self._idle.look)
         for idle, due in await _run(threads, lambda: self._idle.due_for_room(found)):
             await self._let_go(threads, idle, due)
 
     async def _clear(
         self, threads: Executor, idle: IdleSession, look: Callable[[], Due | None]
-    ) -> None:
+    ) -> bool:
+        """Has a session let go of what `look` says; returns whether something may have gone."""
         try:
             due = await _run(threads, look)
         except SessionNotFoundError:
-            return  # deleted meanwhile
+            return False  # deleted meanwhile
         except (KVStoreError, OSError) as error:
             self._idle.tell_left_alone(idle.session_id, error)
-            return
-        if due is not None:
-            await self._let_go(threads, idle, due)
+            return False
+        return due is not None and await self._let_go(threads, idle, due)
 
-    async def _let_go(self, threads: Executor, idle: IdleSession, due: Due) -> None:
-        """Has a session let go of what is due, while it is ours and still as it was."""
+    async def _let_go(self, threads: Executor, idle: IdleSession, due: Due) -> bool:
+        """Has a session let go of what is due, while it is ours and still as it was.
+
+        Returns:
+            Whether something may have gone.
+        """
         session_id = idle.session_id
+        begun = False
         try:
             async with self._pushes.idle(session_id) as is_idle:
                 if not is_idle:
-                    return
+                    return False
                 owned = await self._take(session_id)
                 gone = False
                 try:
                     if not await _run(threads, lambda: self._idle.still(idle)):
-                        return
+                        return False
+                    begun = True
                     if due.whole:
                         gone = await self._delete_whole(threads, idle, owned)
                     else:
@@ -143,6 +155,7 @@ class Sweeper:
             pass  # deleted meanwhile
         except (KVStoreError, OSError, RequestError) as error:
             self._idle.tell_left_alone(session_id, error)
+        return begun
 
     async def _delete_whole(self, threads: Executor, idle: IdleSession, owned: Owned) -> bool:
         """Deletes a session, unless something of it was pinned since it was looked at."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from svc.config import ConfigError
@@ -36,6 +38,22 @@ def check_port(setting: str, host: str, port: int) -> None:
     Raises:
         PortInUseError: it cannot be listened on.
     """
+    for _ in _tries(setting, host, port):
+        time.sleep(_POLL_S)
+
+
+async def wait_port(setting: str, host: str, port: int) -> None:
+    """Does what `check_port` does; others of the event loop run while it waits.
+
+    Raises:
+        PortInUseError: as `check_port`.
+    """
+    for _ in _tries(setting, host, port):
+        await asyncio.sleep(_POLL_S)
+
+
+def _tries(setting: str, host: str, port: int) -> Iterator[None]:
+    """Ends when the port can be listened on; gives a pause to make after each try that failed."""
     if port == 0:
         return
     try:
@@ -51,7 +69,7 @@ def check_port(setting: str, host: str, port: int) -> None:
         first = (other or failures)[0]
         if first.errno != errno.EADDRINUSE or time.monotonic() > until_s:
             raise _refusal(setting, host, port, first)
-        time.sleep(_POLL_S)
+        yield
 
 
 def _failure(found: tuple[Any, ...]) -> OSError | None:

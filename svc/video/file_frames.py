@@ -24,6 +24,9 @@ Backend = Literal["pyav", "decord"]
 _SEEK_ATTEMPTS = 32
 _SEEK_BY_KEY_FRAMES = 8
 
+_NO_VIDEO = (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError)
+"""What FFmpeg says of a file in none of the formats that are let in."""
+
 
 @contextmanager
 def opened_file(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -38,7 +41,10 @@ def opened_file(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             path, "r", options={"format_whitelist": FILE_DEMUXERS}, metadata_errors="replace"
         )
     except (av.error.FFmpegError, OSError) as error:
-        reason = error_text(error) if isinstance(error, av.error.FFmpegError) else str(error)
+        if isinstance(error, _NO_VIDEO):
+            reason = "it is no video that can be read"
+        else:
+            reason = error_text(error) if isinstance(error, av.error.FFmpegError) else str(error)
         raise SourceOpenError(path=path, reason=reason) from error
     with container:
         yield container, best_video_stream(container)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,13 +17,15 @@ from kvstore.errors import BlockCorruptError, KVStoreError, SliceCorruptError, U
 from kvstore.export import export_session
 from kvstore.format import PAGE_BYTES
 from kvstore.importing import import_session
-from kvstore.location import NOWHERE
+from kvstore.location import NOWHERE, SegmentAddress
 from kvstore.paths import segment_numbers, segment_path
 from kvstore.quarantine import Quarantine, quarantined
 from kvstore.reader import SessionReader
 from kvstore.session import SessionRecord, create_session
+from kvstore.tablecache import TableCache
+from kvstore.wholesegment import WholeSegment
 from tests.kvstore.dropped import dropping_writer
-from tests.kvstore.samples import SESSION, append, open_writer, read_unit, sample, unit_is
+from tests.kvstore.samples import LIMITS, SESSION, append, open_writer, read_unit, sample, unit_is
 from tests.kvstore.test_damage import UNIT_COUNT, build, folder_of, overwrite, places
 from tests.kvstore.test_dropping import floor_of
 from tests.kvstore.thinned import append_scenes, is_part_of, thinning_writer
@@ -53,6 +57,18 @@ def open_reader(store: Path, *copies: Path) -> SessionReader:
         quarantine=Quarantine(store, SESSION),
         location=StoreCopies(copies) if copies else NOWHERE,
     )
+
+
+class CountedCopies(StoreCopies):
+    """Copies that count how often each segment is read."""
+
+    def __init__(self, *roots: Path) -> None:
+        super().__init__(roots)
+        self.read: Counter[int] = Counter()
+
+    def segment(self, wanted: SegmentAddress) -> WholeSegment | None:
+        self.read[wanted.number] += 1
+        return super().segment(wanted)
 
 
 def all_whole(reader: SessionReader, units: Iterable[int] = range(UNIT_COUNT)) -> bool:
@@ -175,6 +191,60 @@ def test_a_missing_segment_costs_nothing(
     reader.close()
 
 
+@pytest.mark.parametrize("fault", ["missing", "all headers damaged"])
+def test_a_copys_segment_is_read_and_told_of_once_however_many_blocks_are_asked_for(
+    store: Path, copy: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = open_writer(store, limits=replace(LIMITS, block_tokens=1, segment_bytes=2**18))
+    append(writer, 60)
+    writer.flush()
+    writer.close()
+    snap(store, copy)
+    gone = [block for block in places(store) if block.segment_number == 1]
+    assert len(gone) > 3
+    path = segment_path(folder_of(store), 1)
+    if fault == "missing":
+        path.unlink()
+    else:
+        for block in gone:
+            damage_at(path, block.offset + 24)
+    copies = CountedCopies(copy)
+    caplog.clear()
+    reader = SessionReader.open(store, SESSION, location=copies, tables=TableCache(2**20))
+    snapshot = reader.snapshot()
+    assert copies.read[1] == 1
+    for unit in range(snapshot.unit_count):
+        reader.cells(snapshot, unit)
+    assert max(copies.read.values()) <= 2
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.__dict__["path"] for record in errors] == [path.name]
+    assert all(kv_whole(reader, unit) for unit in range(60))
+    reader.close()
+
+
+def test_a_copy_that_has_caught_up_since_it_was_read_gives_what_came(
+    store: Path, copy: Path
+) -> None:
+    blocks = build(store)
+    snap(store, copy)
+    current = segment_path(folder_of(copy), 1).read_bytes()
+    of_segment = [block for block in blocks if block.segment_number == 1]
+    old, new = of_segment[0].header.first_unit, of_segment[-1].header.first_unit
+    reader = SessionReader.open(
+        store, SESSION, location=StoreCopies([copy]), tables=TableCache(2**20)
+    )
+    snapshot = reader.snapshot()
+    segment_path(folder_of(copy), 1).write_bytes(current[: of_segment[-1].offset])
+    reader._files.forget(0)
+    segment_path(folder_of(store), 1).unlink()
+    assert kv_whole(reader, old)
+    with pytest.raises(BlockCorruptError):
+        reader.cells(snapshot, new)
+    segment_path(folder_of(copy), 1).write_bytes(current)
+    assert kv_whole(reader, new)
+    reader.close()
+
+
 def test_all_segments_may_be_missing(store: Path, copy: Path) -> None:
     build(store)
     snap(store, copy)
@@ -240,6 +310,36 @@ def test_a_copy_that_is_damaged_too_leaves_the_error_and_the_next_copy_is_asked(
     both = open_reader(store, copy, root / "second")
     assert all_whole(both)
     both.close()
+
+
+def test_a_copy_that_is_damaged_too_is_told_of_once_a_segment(
+    store: Path, copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(store)
+    snap(store, copy)
+    monkeypatch.setattr("kvstore.copies._MAX_TOLD", 2)
+    first_units = {place.segment_number: place.header.first_unit for place in places(store)}
+    for unit in first_units.values():
+        damage_slice(store, unit)
+        damage_slice(copy, unit)
+    reader = open_reader(store, copy)
+    snapshot = reader.snapshot()
+
+    def told(units: Iterable[int]) -> int:
+        caplog.clear()
+        for unit in units:
+            for _ in range(4):
+                with pytest.raises(SliceCorruptError):
+                    read_unit(reader, snapshot, unit, LAYER)
+        message = "a copy of the store cannot give what is asked"
+        return caplog.messages.count(message)
+
+    two = list(first_units.values())[:2]
+    assert told(two) == 2
+    assert told(two) == 0
+    assert told(first_units.values()) <= len(first_units)
+    assert len(reader._units._elsewhere._location._faults._told) <= 2
+    reader.close()
 
 
 def test_a_copy_that_lags_lacks_what_is_newer(store: Path, copy: Path) -> None:

@@ -23,7 +23,7 @@ from kvstore.paths import segment_numbers, segment_path, session_hash
 from kvstore.reader import SessionReader
 from kvstore.scan import scan_log
 from kvstore.verify import verify_store
-from tests.kvstore.samples import SESSION, append, open_writer, read_unit, unit_is
+from tests.kvstore.samples import LIMITS, SESSION, append, open_writer, read_unit, unit_is
 
 UNIT_COUNT = 30
 
@@ -93,6 +93,45 @@ def test_no_flipped_bit_of_a_segment_is_silent(root: Path) -> None:
     assert detected > 60
     # Padding up to the next page is no part of the data.
     assert detected + harmless == 250
+
+
+@pytest.mark.parametrize("which", ["middle", "last", "first of the last segment"])
+def test_a_damaged_block_header_is_told_as_one_and_not_as_a_missing_segment(
+    root: Path, which: str
+) -> None:
+    writer = open_writer(root, limits=dataclasses.replace(LIMITS, block_tokens=1))
+    append(writer, UNIT_COUNT - 1)
+    writer.flush()
+    writer.close()
+    blocks = places(root)
+    last = blocks[-1].segment_number
+    of_last = [block for block in blocks if block.segment_number == last]
+    assert len(of_last) > 1
+    block = {
+        "middle": [block for block in blocks if block.segment_number == 1][1],
+        "last": of_last[-1],
+        "first of the last segment": of_last[0],
+    }[which]
+    overwrite(root, block, 24, b"\xa5\x5a")
+    with pytest.raises(BlockCorruptError) as error:
+        SessionReader.open(root, SESSION)
+    assert (error.value.block_index, error.value.reason) == (
+        block.header.sequence,
+        "its header is damaged",
+    )
+
+
+def test_a_missing_segment_is_told_as_one(root: Path) -> None:
+    blocks = build(root)
+    last = blocks[-1].segment_number
+    first_gone = next(block for block in blocks if block.segment_number == last)
+    segment_path(folder_of(root), last).unlink()
+    with pytest.raises(BlockCorruptError) as error:
+        SessionReader.open(root, SESSION)
+    assert (error.value.block_index, error.value.reason) == (
+        first_gone.header.sequence,
+        "its segment is missing",
+    )
 
 
 @pytest.mark.parametrize("offset", range(0, 768, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,44 @@ def test_the_last_segment_stays_whatever_the_budget(root: Path) -> None:
     with pytest.raises(BudgetExceededError):
         append(writer, 100)
     writer.close()
+
+
+@pytest.mark.parametrize(("budget_bytes", "keep_tokens"), [(60_000, 0), (120_000, 200)])
+@pytest.mark.parametrize("index_bytes", [0, 300 * 1024])
+def test_a_budget_of_which_nothing_may_go_says_why_and_which_would_do(
+    root: Path, budget_bytes: int, keep_tokens: int, index_bytes: int
+) -> None:
+    first = append_under(root, budget_bytes + index_bytes, keep_tokens, index_bytes)
+    assert first is not None
+    named = re.search(
+        r"may go: .* take (\d+) bytes, .* (\d+); session_budget_bytes must be some (\d+)",
+        str(first),
+    )
+    assert named is not None
+    log_bytes, other_bytes, least_bytes = map(int, named.groups())
+    assert log_bytes + other_bytes == used_bytes(folder_of(root))
+    assert other_bytes >= index_bytes
+    assert append_under(root, least_bytes, keep_tokens, index_bytes) is None
+    assert floor_of(root).first_unit > 100
+    assert least_bytes < 5 * (budget_bytes + index_bytes)  # one that is of use
+
+
+def append_under(
+    root: Path, budget_bytes: int, keep_tokens: int, index_bytes: int
+) -> BudgetExceededError | None:
+    """Appends 300 units; returns what refused them. A file stands for the key index."""
+    budget = replace(_BUDGET, session_bytes=budget_bytes)
+    limits = replace(_DROPPING, budget=budget, keep_tokens=keep_tokens)
+    folder_of(root).mkdir(parents=True, exist_ok=True)
+    (folder_of(root) / "index").write_bytes(bytes(index_bytes))
+    writer = open_writer(root, limits=limits)
+    try:
+        append(writer, 300)
+    except BudgetExceededError as error:
+        return error
+    finally:
+        writer.close()
+    return None
 
 
 def test_a_reader_open_across_drops_gets_the_bytes_or_is_told(root: Path) -> None:

@@ -86,6 +86,29 @@ def test_one_read_tells_all_that_is_damaged(root: Path, flip: Flip) -> None:
     reader.close()
 
 
+def test_a_slice_that_is_read_again_costs_no_other_segment_its_open_file(
+    root: Path, flip: Flip
+) -> None:
+    first, _ = extent(root, 0)
+    last, _ = extent(root, UNIT_COUNT - 1)
+    assert first != last
+    flip(0)
+    reader = reader_of(root)
+    assert lost(reader) == {0: False}
+    forgotten: list[int] = []
+    forget = reader._files._forget
+
+    def watched(wanted: Callable[[int], bool]) -> None:
+        forgotten.extend(number for number in range(10) if wanted(number))
+        forget(wanted)
+
+    reader._files._forget = watched  # type: ignore[method-assign]
+    flip(0)
+    assert lost(reader) == {}
+    assert forgotten == [0]
+    reader.close()
+
+
 def test_without_its_checksum_a_flipped_byte_would_be_served(
     root: Path, flip: Flip, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import sys
-import threading
+import time
 from pathlib import Path
 
 from svc.refusal import tell_refusal
@@ -30,17 +30,18 @@ def main(process: str) -> int:
         return 2
     if behaviour == "crash":
         return 3
-    stopping = threading.Event()
+    # Not an Event: a handler that sets one while its own thread takes that one's lock hangs for ever.
+    told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None if behaviour == "deaf" else stopping.set())
+        signal.signal(number, lambda got, _: None if behaviour == "deaf" else told.append(got))
     listener = socket.create_server(
         ("127.0.0.1", int(os.environ[f"LOOKBACK_{process.upper()}_PORT"]))
     )
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     print("a line that is no event", flush=True)
     print(json.dumps({"event": "ready", "process": process, "address": address}), flush=True)
-    while not stopping.wait(0.05):
-        pass
+    while not told:
+        time.sleep(0.05)
     (folder / f"{process}.stopped").touch()
     return 0
 

@@ -33,6 +33,19 @@ def test_the_store_is_no_copy_of_itself() -> None:
         read_settings(data_dir="store", store_copies="backup:store")
 
 
+@pytest.mark.parametrize("other", ["absolute", "link", "roundabout"])
+def test_the_store_is_no_copy_of_itself_by_another_path(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "link").symlink_to("store")
+    copy = {"absolute": str(tmp_path / "store"), "link": "link", "roundabout": "link/../store"}
+    with pytest.raises(ConfigError, match="store_copies"):
+        read_settings(data_dir="store", store_copies=f"backup:{copy[other]}")
+    assert read_settings(data_dir="store", store_copies="backup").store_copies == (Path("backup"),)
+
+
 @pytest.mark.parametrize("name", [n for n in Settings.model_fields if "_bytes" in n])
 def test_every_size_is_read_as_people_write_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for text, size_bytes in (("4MiB", 2**22), ("4194304", 2**22), ("0", 0)):
@@ -71,3 +84,35 @@ def test_settings_written_to_an_environment_are_read_back_the_same(
         if expected is None:
             expected = settings.model_copy(update={"data_dir": tmp_path / settings.data_dir})
         assert again == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"data_dir": Path("m4"), "store_copies": "m4"},
+            "store_copies: m4 is the store itself",
+        ),
+        (
+            {"ram_budget_bytes": "64MB"},
+            "ram_budget_bytes: '64MB' is not a size: give bytes, or as 500MiB or 2GiB",
+        ),
+        (
+            {"redis_url": "localhost"},
+            "redis_url: must start with redis://, rediss:// or unix://, got 'localhost'",
+        ),
+        ({"drain_s": -1}, "drain_s: Input should be greater than or equal to 0, got -1"),
+        (
+            {"budget_low_fraction": 0.99},
+            "budget_low_fraction 0.99 must not be above budget_high_fraction 0.95",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_once_and_in_words(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\A{said}\Z"):
+        read_settings(**given)
+
+
+def test_all_that_is_wrong_is_said_together() -> None:
+    with pytest.raises(ConfigError, match=r"\Aingest_port: .*got 70000; drain_s: .*got -1\Z"):
+        read_settings(ingest_port=70000, drain_s=-1)

@@ -16,6 +16,7 @@ import pytest
 from svc import child as child_module
 from svc.child import ChildFailedError
 from svc.config import ConfigError, Settings
+from svc.folder_owner import folder_owner
 from svc.supervisor import StartError, Supervisor, serve
 
 MODULES = {"ingest": "tests.svc.stand_in_ingest", "qa": "tests.svc.stand_in_qa"}
@@ -179,6 +180,20 @@ async def test_serve_stops_on_sigterm_before_both_are_ready(
     await until((stand_in / "qa.starts").exists)
     os.kill(os.getpid(), signal.SIGTERM)
     assert await serving == 0
+
+
+async def test_serve_stops_on_sigterm_while_it_waits_for_the_process_before(
+    settings: Settings, stand_in: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with folder_owner(settings) as leaver:
+        leaver.leaves()
+        patient = settings.model_copy(update={"drain_s": 1e6})
+        serving = asyncio.create_task(serve(patient, modules=MODULES))
+        await until(lambda: "waiting for the process before to stop" in caplog.messages)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await serving == 0
+    assert starts(stand_in, "ingest") == []
 
 
 async def test_serve_reports_a_misconfiguration(settings: Settings, stand_in: Path) -> None:

@@ -348,6 +348,30 @@ def test_sessions_are_listed_shown_and_deleted(lookback: type[Lookback], service
     assert gone.err == "error: SESSION_NOT_FOUND: no session 'b'\n"
 
 
+def test_a_damaged_session_is_not_listed_as_an_empty_one(
+    lookback: type[Lookback], service: Service
+) -> None:
+    service.server.sessions = {
+        "bad": StoredSession(durable=[0.0, 61.0], damaged=True),
+        "empty": StoredSession(),
+    }
+    listed = lookback.run("sessions", "list", *service.options)
+    bad, empty = (line.split() for line in listed.out.splitlines()[1:])
+    assert bad[:5] == ["bad", "live", "damaged", "?", "?"]
+    assert empty[2:4] == ["nothing", "0"]
+    as_json = json.loads(lookback.run("sessions", "list", "--json", *service.options).out)
+    assert as_json[0]["stats"] is None
+    assert as_json[1]["stats"]["visible_unit_count"] == 0
+    shown = lookback.run("sessions", "show", "bad", *service.options)
+    assert shown.status == 0
+    assert "damaged" in shown.out
+    assert "nothing" not in shown.out
+    pinned = lookback.run("sessions", "pin", "bad", "0", "5", *service.options)
+    assert (pinned.status, pinned.err) == (0, "note: which video there is cannot be read now\n")
+    finished = lookback.run("sessions", "finish", "bad", *service.options)
+    assert finished.out == "finished bad: what it holds cannot be read\n"
+
+
 def test_a_list_on_a_narrow_terminal_leaves_nothing_of_the_names_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -578,6 +602,7 @@ def test_what_becomes_of_a_session_beyond_its_new_budget_is_said(
     )
     assert told in over_budget(session)
     assert over_budget(replace(session, stats=replace(session.stats, disk_bytes=2**20))) == ""
+    assert "cannot be read" in over_budget(replace(session, stats=None))
 
 
 def test_a_delete_that_nobody_can_confirm_is_not_done(
@@ -608,7 +633,8 @@ def test_nobody_there_is_said_with_the_address_and_what_to_do(
     assert outcome.out == ""
     assert outcome.err == (
         "error: UNREACHABLE: no server answers at 127.0.0.1:1; "
-        "start one with: lookback serve --data DIR, and wait until it says that it serves\n"
+        "start one with: lookback serve --data DIR, and wait until it says that it serves: "
+        "for its first seconds it does not listen yet\n"
     )
 
 

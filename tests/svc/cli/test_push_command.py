@@ -157,6 +157,21 @@ def test_what_is_no_video_is_refused_in_one_line(
     assert lines[0].split(": ")[1] in (reason, "EMPTY_MEDIA", "SOURCE_OPEN")
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"dear diary,\n" * 99, b"\x89PNG\r\n\x1a\n", b"%PDF-1.7\n"]
+)
+def test_a_file_that_is_no_video_is_called_so(
+    lookback: type[Lookback], tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    outcome = lookback.run("push", str(path), "--session", "s")
+    said = f"error: SOURCE_OPEN: cannot read {str(path)!r}: it is no video that can be read\n"
+    assert outcome.err == said
+    missing = lookback.run("push", str(tmp_path / "nosuch.mp4"), "--session", "s")
+    assert "no such file" in missing.err.lower()
+
+
 def test_a_folder_is_refused_before_a_session_is_made_of_it(
     lookback: type[Lookback], service: Service, tmp_path: Path
 ) -> None:

@@ -137,6 +137,16 @@ def test_what_is_no_archive_is_one_line_and_leaves_nothing(
     assert list((tmp_path / "new" / "sessions").iterdir()) == []
 
 
+def test_an_archive_that_is_not_there_leaves_no_folder(
+    lookback: type[Lookback], tmp_path: Path
+) -> None:
+    for file in ("nosuch.tar", "."):
+        outcome = lookback.run("store", "import", str(tmp_path / file), str(tmp_path / "new"))
+        assert outcome.status == 1
+        assert str(tmp_path) in outcome.err
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_session_is_not_exported_and_no_file_stays(
     lookback: type[Lookback], store: Path, tmp_path: Path
 ) -> None:

@@ -42,6 +42,8 @@ class StoredSession:
     display_name: str | None = None
     keeping: session_pb2.KeepingRules = field(default_factory=session_pb2.KeepingRules)
     pinned: list[tuple[float, float]] = field(default_factory=list)
+    damaged: bool = False
+    """Its memory cannot be read: it comes without stats."""
 
 
 class ProtocolServer(
@@ -214,6 +216,8 @@ class ProtocolServer(
             message.stats.first_pts_s = stored.durable[0]
             message.stats.last_visible_pts_s = stored.durable[-1]
             message.stats.last_durable_pts_s = stored.durable[-1]
+        if stored.damaged:
+            message.ClearField("stats")
         return message
 
 

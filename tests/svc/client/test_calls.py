@@ -30,6 +30,7 @@ from svc.client import (
     Turn,
     wait_ready,
 )
+from svc.client.events import progress_of
 from svc.client.feed import TaskFeed, ThreadFeed
 from svc.client.pacing import Pacer
 from svc.rpc.errors import Reason, RequestError
@@ -47,6 +48,7 @@ async def test_sessions_are_created_read_changed_and_deleted() -> None:
         assert created.create_time == datetime.datetime.fromtimestamp(
             1_700_000_000, tz=datetime.UTC
         )
+        assert created.stats is not None
         assert created.stats.last_visible_pts_s is None
         assert await client.get_session("a") == created
         assert (await client.update_session("a", display_name="hall")).display_name == "hall"
@@ -86,7 +88,20 @@ async def test_a_list_goes_over_all_pages(page_size: int) -> None:
     async with connected(server) as client:
         found = [session async for session in client.list_sessions(page_size=page_size)]
     assert [session.session_id for session in found] == names
+    assert found[0].stats is not None
     assert found[0].stats.last_durable_pts_s == 1.0
+
+
+async def test_a_session_that_comes_without_stats_has_none_and_not_zeros() -> None:
+    server = ProtocolServer()
+    server.sessions = {"bad": StoredSession(damaged=True), "empty": StoredSession()}
+    async with connected(server) as client:
+        bad, empty = [session async for session in client.list_sessions()]
+    assert bad.stats is None
+    assert empty.stats is not None
+    assert empty.stats.visible_unit_count == 0
+    with pytest.raises(LookbackError, match="PROTOCOL_VIOLATED"):
+        progress_of(bad)
 
 
 @pytest.mark.parametrize("reason", list(Reason))

@@ -81,6 +81,23 @@ def test_processes_with_a_registry_share_a_folder_with_each_other_only(tmp_path:
         pass
 
 
+def test_of_processes_that_share_a_folder_none_is_taken_for_its_holder(tmp_path: Path) -> None:
+    shared = settings(tmp_path, redis_url=REDIS)
+    with folder_owner(settings(tmp_path)) as before:
+        before.leaves()
+    with folder_owner(shared) as stays:
+        with folder_owner(shared) as leaver:
+            leaver.serves_at("10.0.0.1:50551")
+            leaver.leaves()
+        stays.serves_at("10.0.0.2:50551")
+        with pytest.raises(FolderInUseError) as caught:
+            check_free(settings(tmp_path, drain_s=1e6))  # it would wait so long for one that leaves
+    told = str(caught.value)
+    assert "ingest processes that share it through LOOKBACK_REDIS_URL" in told
+    assert "pid" not in told
+    assert "10.0.0" not in told
+
+
 def test_one_that_looks_is_told_of_processes_with_a_registry_too(tmp_path: Path) -> None:
     with (
         folder_owner(settings(tmp_path, redis_url=REDIS)),

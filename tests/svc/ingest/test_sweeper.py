@@ -24,6 +24,8 @@ from svc.daemon_threads import DaemonThreads
 from svc.ingest import idle_times
 from svc.ingest.app import App
 from svc.ingest.idle_times import IdleTimes
+from svc.ingest.ownership import AlwaysOwned
+from svc.rpc.errors import Reason, RequestError
 from tests.svc.ingest.calls import FINISH, Client, Refused, images, open_images
 from tests.svc.ingest.conftest import StartServer
 from tests.svc.registry.redis_server import RedisServer
@@ -348,6 +350,69 @@ async def test_a_budget_that_is_made_smaller_holds_for_a_session_that_nobody_pus
     assert stored_segments(root, "kept") == before["kept"]
     await swept.sweep()
     assert stored_segments(root, "given") == left
+
+
+async def test_what_is_too_old_and_what_is_beyond_a_budget_go_in_one_sweep(
+    start: StartServer, values: dict[str, Any], clocks: Clocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = values["data_dir"]
+    client = await start(retain_s=1600.0, window_tokens=18, block_span_s=10.0)  # small segments
+    swept = Swept(client=client, clocks=clocks, root=root)
+    await swept.create("cam", on_full=2)
+    await swept.push("cam", every_10_s(60))
+    await swept.client.sessions(
+        "PinSpan", session_id="cam", span={"start_s": 589.0, "end_s": 590.0}
+    )
+    segments = stored_segments(root, "cam")
+    await swept.client.sessions(
+        "UpdateSession",
+        session={
+            "session_id": "cam",
+            # The first segment is too old.
+            "keeping": {
+                "session_budget_bytes": 2**20,
+                "retain_s": 590.0 - segments[0].last_pts_s - 1.0,
+            },
+        },
+        update_mask={"paths": ["keeping.session_budget_bytes", "keeping.retain_s"]},
+    )
+    used = used_bytes(root / "sessions" / "cam")
+    assert used - segments[0].disk_bytes > 2**20  # that alone is not enough
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    await swept.sweep()
+    assert caplog.messages.count("idle session let go of its oldest") == 2
+    assert "idle session left alone" not in caplog.messages
+    assert used_bytes(root / "sessions" / "cam") <= 2**20
+
+
+class LostOwned(AlwaysOwned):
+    """A session that another process may have by now."""
+
+    def held(self) -> bool:
+        """No more."""
+        return False
+
+
+async def test_nothing_is_deleted_of_a_session_whose_lease_was_lost(
+    swept: Swept, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def take(session_id: str) -> LostOwned:
+        return LostOwned()
+
+    await swept.create("cam")
+    await swept.push("cam", every_10_s(20), finish=True)
+    with pytest.raises(RequestError) as refused:
+        await swept.app.changes.delete_owned("cam", LostOwned())
+    assert refused.value.reason is Reason.LEASE_LOST
+    take_ours, swept.app.sweeper._take = swept.app.sweeper._take, take
+    caplog.set_level(logging.INFO)
+    await swept.age(3 * _RETAIN_S)
+    assert await swept.sessions() == ["cam"]
+    assert "idle session left alone" in caplog.messages
+    swept.app.sweeper._take = take_ours
+    await swept.sweep()
+    assert await swept.sessions() == []
 
 
 def segment(number: int, last_pts_s: float, written_unix_s: float) -> StoredSegment:
