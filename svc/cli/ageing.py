@@ -47,7 +47,7 @@ def what_ages(session: Session, retain_s: float, now: datetime.datetime) -> str:
         now: with a time zone.
     """
     stats, span_s = session.stats, _span_s(session)
-    if not 0 < retain_s < math.inf or not span_s:
+    if stats is None or not 0 < retain_s < math.inf or not span_s:
         return ""
     older_s = min(max(0.0, span_s - retain_s), _before_pins_s(session))
     told = (
@@ -70,15 +70,16 @@ def what_ages(session: Session, retain_s: float, now: datetime.datetime) -> str:
 
 def _span_s(session: Session) -> float:
     """Returns how long the stored video is, a frame at least; 0 where there is none."""
-    first_s, last_s = session.stats.first_pts_s, session.stats.last_durable_pts_s
-    if first_s is None or last_s is None:
+    stats = session.stats
+    if stats is None or stats.first_pts_s is None or stats.last_durable_pts_s is None:
         return 0.0
-    return last_s - first_s + 1.0 / (session.settings.sample_fps or 1.0)
+    return stats.last_durable_pts_s - stats.first_pts_s + 1.0 / (session.settings.sample_fps or 1.0)
 
 
 def _before_pins_s(session: Session) -> float:
     """Returns how much of it may go: what lies before the first pinned span."""
-    first_s = session.stats.first_pts_s or 0.0
+    stats = session.stats
+    first_s = 0.0 if stats is None else stats.first_pts_s or 0.0
     starts_s = [span.start_s - first_s for span in session.pinned_spans]
     return max(0.0, min([_span_s(session), *starts_s]))
 

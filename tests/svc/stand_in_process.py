@@ -30,7 +30,7 @@ def main(process: str) -> int:
         return 2
     if behaviour == "crash":
         return 3
-    # Not an Event: a handler that sets one while its own thread takes that one's lock hangs for ever.
+    # Not an Event: a handler that sets one while its own thread takes its lock hangs for ever.
     told: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: None if behaviour == "deaf" else told.append(got))
