@@ -308,7 +308,7 @@ def test_a_context_never_passes_the_models_positions(
 
 def test_counts_say_what_the_fullest_layer_read(model: LoadedModel) -> None:
     memory = memories(model)[1]
-    result = answer(model, request(unit_count=3), memory)
+    result = answer(model, request(unit_count=3, newest_whole=False), memory)
     tokens = [int(memory.token_counts[units].sum()) for units in result.layer_units]
     prompt = model.prompt.question(QUESTION)
     assert result.context_unit_count == 3
