@@ -1,4 +1,4 @@
-"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip`."""
+"""Command line: `python -m eval.streamworld COMMAND`; `--help` lists the commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eval.streamworld.launch import launch
 from eval.streamworld.measure import Serving, figures, measure, table
 from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.recipe import Recipe
-from eval.streamworld.service_commands import add_clip, add_evaluate
+from eval.streamworld.service_commands import add_clip, add_evaluate, add_export_benchmark
 from eval.streamworld.trainer import STATE_FILE, Run, read_state, resumed_recipe, trained_model
 
 
@@ -124,6 +124,7 @@ def main() -> None:
     _add_export(commands)
     add_evaluate(commands)
     add_clip(commands)
+    add_export_benchmark(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

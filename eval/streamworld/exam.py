@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Question:
         options: Four answers to choose from, the right one among them.
         asked_at_s: Stream time at which it is asked; frames up to and including it may be used.
         evidence_s: Half-open spans [start, end) that show the answer; empty for "not_seen".
+        drift: Whether it is about before or after a slow change; "" where it is about none.
     """
 
     kind: wording.Kind
@@ -50,6 +52,7 @@ class Question:
     options: tuple[str, ...]
     asked_at_s: float
     evidence_s: tuple[tuple[float, float], ...]
+    drift: Literal["", "before", "after"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,9 @@ class FrameSpec:
         x: Left edge of the sprite in pixels, 0..FREE_PX.
         y: Top edge of the sprite in pixels, 0..FREE_PX.
         direction: Index into DIRECTIONS; the streak is drawn unless it is NOWHERE.
+        scene_to: Index into SCENES of the background it fades to, or -1.
+        colour_to: Index into COLOURS of the colour that the object fades to, or -1.
+        faded: How far it has faded, 0..1.
     """
 
     scene: int
@@ -73,6 +76,9 @@ class FrameSpec:
     x: int = 0
     y: int = 0
     direction: int = NOWHERE
+    scene_to: int = -1
+    colour_to: int = -1
+    faded: float = 0.0
 
 
 def _shape_masks() -> dict[str, Bool]:
@@ -151,6 +157,17 @@ _COLOURS = np.array([_RGB[c] for c in COLOURS], np.float32) / 127.5 - 1
 _OUTLINE = -0.88
 
 
+def look_alikes(entity: int) -> list[int]:
+    """The other entities, those first whose sprites cover most of the same pixels."""
+    fills = _SPRITES[:, 0].reshape(len(ENTITIES), -1)
+    shared = np.minimum(fills, fills[entity]).sum(1) / np.maximum(fills, fills[entity]).sum(1)
+    return [int(other) for other in np.argsort(-shared, kind="stable") if other != entity]
+
+
+def _faded(table: Float, start: int, end: int, faded: float) -> Float:
+    return table[start] if end < 0 else table[start] + faded * (table[end] - table[start])
+
+
 def _draw_streak(image: Float, spec: FrameSpec) -> None:
     dx, dy = DIRECTION_XY[spec.direction]
     half = SPRITE_PX // 2
@@ -164,7 +181,7 @@ def _draw_streak(image: Float, spec: FrameSpec) -> None:
 
 def draw(spec: FrameSpec, out: Float) -> None:
     """Draw one frame into `out`, [FRAME_PX, FRAME_PX, 3] float32 in -1..1."""
-    out[:] = _SCENES[spec.scene]
+    out[:] = _faded(_SCENES, spec.scene, spec.scene_to, spec.faded)
     if spec.entity < 0:
         return
     if spec.direction != NOWHERE:
@@ -172,7 +189,8 @@ def draw(spec: FrameSpec, out: Float) -> None:
     patch = out[spec.y : spec.y + SPRITE_PX, spec.x : spec.x + SPRITE_PX]
     fill, outline = _SPRITES[spec.entity][:, :, :, None]
     patch *= 1 - outline
-    patch += (outline - fill) * _OUTLINE + fill * _COLOURS[spec.colour]
+    colour = _faded(_COLOURS, spec.colour, spec.colour_to, spec.faded)
+    patch += (outline - fill) * _OUTLINE + fill * colour
 
 
 def render(specs: list[FrameSpec]) -> Float:

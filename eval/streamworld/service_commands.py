@@ -1,4 +1,4 @@
-"""Commands that need the service's client: `evaluate`, and `clip` for whoever pushes one."""
+"""Commands around the service: `evaluate`; `clip` and `export-benchmark` for whoever pushes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from eval.streamworld.benchmark_file import write_benchmark
 from eval.streamworld.clip_file import write_mp4
 from eval.streamworld.evaluate import Plan, evaluate, progress_bar, read_records
 from eval.streamworld.exam import make_exam
+from eval.streamworld.scenarios import SCENARIOS
 from eval.streamworld.service import Addresses, own_service
 from eval.streamworld.summary import Record, print_accuracy, rows
 from svc.client import LookbackClient
@@ -137,4 +139,43 @@ def _clip(arguments: argparse.Namespace) -> None:
     sys.stdout.write(
         f"{arguments.out / 'clip.mp4'}: {arguments.length_s} s of video\n"
         f"{arguments.out / 'questions.json'}: {len(questions)} questions with their answers\n"
+    )
+
+
+def add_export_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `export-benchmark`."""
+    parser = commands.add_parser(
+        "export-benchmark",
+        help="write held-out streams and questions in StreamingBench's layout",
+        description="Writes questions_real.json as StreamingBench has it, videos/, and the spans "
+        "of evidence beside it as evidence.json.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--seed", type=int, default=0, help="another number, other streams")
+    parser.add_argument("--streams", type=int, default=12, help="how many videos")
+    parser.add_argument(
+        "--durations-s", type=int, nargs="+", default=[300, 900, 3600], help="taken in turn"
+    )
+    parser.add_argument("--questions-per-kind", type=int, default=2, help="in each video")
+    parser.add_argument(
+        "--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS), help="taken in turn"
+    )
+    parser.set_defaults(command=_export_benchmark)
+
+
+def _export_benchmark(arguments: argparse.Namespace) -> None:
+    try:
+        count = write_benchmark(
+            arguments.out,
+            seed=arguments.seed,
+            stream_count=arguments.streams,
+            durations_s=arguments.durations_s,
+            questions_per_kind=arguments.questions_per_kind,
+            scenarios=arguments.scenarios,
+        )
+    except ValueError as error:
+        raise SystemExit(f"export-benchmark: {error}") from error
+    sys.stdout.write(
+        f"{arguments.out / 'questions_real.json'}: {count} questions on {arguments.streams} videos\n"
+        f"{arguments.out / 'evidence.json'}: when each answer was to be seen\n"
     )
