@@ -1,8 +1,8 @@
 """Scenarios as files in StreamingBench's own layout, for any runner that reads it.
 
-Layout: Lin et al., arXiv:2411.03628, `questions_real.json` of its repository: a list of entries, one
-clip window each, a video's entries beside each other. What the layout has no place for, the spans of
-evidence above all, is in `evidence.json` beside it, entry by entry.
+Layout: Lin et al., arXiv:2411.03628, `questions_real.json` of its repository: a list of entries,
+one clip window each, a video's entries beside each other. What the layout has no place for, the
+spans of evidence above all, is in `evidence.json` beside it, entry by entry.
 
 Frames are held for a second of several frames, and the time stamp is the end of the second that was
 asked about: runners that exclude the frame at the stamp and those that include it see the same, as

@@ -35,7 +35,7 @@ SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 AGES_S = (10, 60, 300, 900, 3600, 7200, 14_000)
 """Ages of evidence that are asked about in "static" streams that last so long."""
 _LEAST_AGE_FRAMES = 20
-_PAST: tuple[wording.Kind, ...] = ("past_object", "past_colour", "past_scene", "past_text")
+PAST_KINDS: tuple[wording.Kind, ...] = ("past_object", "past_colour", "past_scene", "past_text")
 _OF_FADED_OBJECT: tuple[wording.Kind, ...] = ("past_object", "now_colour", "now_what")
 _ATTEMPTS = 60
 
@@ -92,7 +92,7 @@ def _asked(
 ) -> list[_Asked]:
     found: list[_Asked] = []
     ages = [int(age * fps) for age in AGES_S] if scenario == "static" else [None]
-    for kind in (*_PAST, "order", "not_seen"):
+    for kind in (*PAST_KINDS, "order", "not_seen"):
         for age in ages:
             found += _draw(per_kind, lambda k=kind, a=age: _ask_past(staging, k, a, rng))  # type: ignore[misc]
     for kind in wording.NOW_KINDS:

@@ -176,6 +176,6 @@ def _export_benchmark(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise SystemExit(f"export-benchmark: {error}") from error
     sys.stdout.write(
-        f"{arguments.out / 'questions_real.json'}: {count} questions on {arguments.streams} videos\n"
+        f"{arguments.out / 'questions_real.json'}: {count} questions, {arguments.streams} videos\n"
         f"{arguments.out / 'evidence.json'}: when each answer was to be seen\n"
     )
