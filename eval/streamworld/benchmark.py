@@ -41,8 +41,8 @@ from svc.client import (
 from svc.video.sources import open_source
 
 ASKED_TOGETHER = 4
-ServiceOf = Callable[[Encoding], contextlib.AbstractContextManager[Addresses | None]]
-"""Gives the addresses of a service with an element type for a block; None: there is none."""
+ServiceOf = Callable[[Encoding], contextlib.AbstractContextManager[Addresses]]
+"""Gives a service for a block, which should store keys and values as an element type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +104,10 @@ def run_benchmark(
     for encoding in dict.fromkeys(job.arm.encoding for job in jobs):
         own = [job for job in jobs if job.arm.encoding == encoding]
         with service_of(encoding) as addresses:
-            if addresses is None:
-                left_out.append(f"{encoding}: the service stores keys and values otherwise")
-                progress.advance(bar, sum(job.stream.duration_s for job in own))
-                continue
-            asyncio.run(_run_jobs(plan, own, results, folder, addresses, progress, bar))
+            other = asyncio.run(_run_jobs(plan, own, results, folder, addresses, progress, bar))
+        if other is not None:
+            left_out.append(f"arms in {encoding}: the service stores keys and values as {other}")
+            progress.advance(bar, sum(job.stream.duration_s for job in own))
     return left_out
 
 
@@ -120,12 +119,23 @@ async def _run_jobs(
     addresses: Addresses,
     progress: Progress,
     bar: TaskID,
-) -> None:
+) -> str | None:
+    """Runs jobs of one element type; where the service has another, returns that one instead."""
     async with LookbackClient(addresses.ingest, addresses.qa) as client:
+        stored_as = await _encoding_of(client, f"streamworld-{plan.digest}-probe")
+        if stored_as != jobs[0].arm.encoding:
+            return stored_as
         for job in jobs:
             progress.update(bar, description=f"{job.stream.name} {job.arm}")
             await _run_job(client, plan, job, results, folder)
             progress.advance(bar, job.stream.duration_s)
+    return None
+
+
+async def _encoding_of(client: LookbackClient, session_id: str) -> str:
+    session = await client.create_session(session_id, exist_ok=True)
+    await client.delete_session(session_id)
+    return session.kv_encoding
 
 
 async def _run_job(

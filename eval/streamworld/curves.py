@@ -39,8 +39,8 @@ WINDOW_UNITS = 16
 NO_REDUCTION = "none"
 REDUCTIONS = (
     NO_REDUCTION,
-    "last_kept:light", "last_kept:balanced", "last_kept:aggressive",
-    "dtd:light", "dtd:balanced", "dtd:aggressive",
+    "last_kept:0.9", "last_kept:light", "last_kept:balanced", "last_kept:aggressive",
+    "dtd:0.9", "dtd:light", "dtd:balanced", "dtd:aggressive",
     "dtd_pixel:light", "dtd_pixel:balanced", "dtd_pixel:aggressive",
     "budget:light", "budget:balanced", "budget:aggressive",
     "key_norm:light", "key_norm:balanced", "key_norm:aggressive",
