@@ -165,7 +165,8 @@ def look_alikes(entity: int) -> list[int]:
 
 
 def _faded(table: Float, start: int, end: int, faded: float) -> Float:
-    return table[start] if end < 0 else table[start] + faded * (table[end] - table[start])
+    mixed: Float = table[start]
+    return mixed if end < 0 else mixed + np.float32(faded) * (table[end] - mixed)
 
 
 def _draw_streak(image: Float, spec: FrameSpec) -> None:

@@ -7,6 +7,7 @@ returns an exit status.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -24,19 +25,25 @@ CONTEXT_SETTINGS: dict[str, Any] = {
 
 def evaluate(context: typer.Context) -> None:
     """Measure accuracy through the service, with curves and intervals: see `lookback eval -h`."""
-    _run("eval", context.args)
+    status = find("eval")(context.args)
+    if status:
+        raise typer.Exit(status)
 
 
-def _run(name: str, arguments: list[str]) -> None:
+def find(name: str) -> Callable[[list[str]], int]:
+    """Return the command of this name.
+
+    Raises:
+        CommandError: EXTRA_MISSING: it, or a package that it needs, is not installed.
+    """
     points = metadata.entry_points(group=_GROUP, name=name)
     if not points:
         raise CommandError(
             "EXTRA_MISSING",
             f"`lookback {name}` is not installed: pip install 'lookback[{name}]'",
         )
-    point = next(iter(points))
     try:
-        command = point.load()
+        command: Callable[[list[str]], int] = next(iter(points)).load()
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing.partition(".")[0] in ("svc", "kvstore", "retrieval"):
@@ -45,6 +52,4 @@ def _run(name: str, arguments: list[str]) -> None:
             "EXTRA_MISSING",
             f"`lookback {name}` needs {missing}: pip install 'lookback[{name}]'",
         ) from error
-    status: int = command(arguments)
-    if status:
-        raise typer.Exit(status)
+    return command

@@ -1,0 +1,175 @@
+"""The benchmark run: what it asks, what it keeps, and that its report follows from its rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.streamworld.curves import (
+    AS_SERVED,
+    CURVES,
+    REFERENCE,
+    Arm,
+    BenchmarkPlan,
+    arms,
+    tasks,
+)
+from eval.streamworld.modes import Mode
+from eval.streamworld.paired import PairedDifference, paired_difference
+from eval.streamworld.report_figures import report_of
+from eval.streamworld.report_page import page
+from eval.streamworld.report_plots import pareto_front
+from eval.streamworld.results_file import ResultsError, ResultsFile, Row
+
+PLAN = BenchmarkPlan(mixed_durations_s=(300,), long_durations_s=(300,), questions_per_kind=1)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        # Newcombe 1998, table II, method 10.
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        # No question tells them apart: Wilson's interval of 29 of 29, joined without correlation.
+        ((29, 0, 0, 0), -0.1170, 0.1170),
+    ],
+)
+def test_paired_intervals_are_newcombes(
+    table: tuple[int, int, int, int], low: float, high: float
+) -> None:
+    assert PairedDifference(*table).interval == pytest.approx((low, high), abs=1e-4)
+
+
+def test_only_questions_that_both_answered_are_compared() -> None:
+    first = {1: True, 2: True, 3: False, 4: True}
+    second = {1: True, 2: False, 3: False, 5: True}
+    found = paired_difference(first, second)
+    assert (found.both, found.first_only, found.second_only, found.neither) == (1, 1, 0, 1)
+    swapped = paired_difference(second, first)
+    assert swapped.value == -found.value
+    assert swapped.interval == pytest.approx(tuple(-bound for bound in found.interval[::-1]))
+
+
+def test_each_curve_varies_one_thing_beside_the_reference() -> None:
+    mixed, long = PLAN.streams(1, 1)[::-1]
+    for curve in CURVES:
+        of_curve = arms((curve,), mixed)
+        assert of_curve[0] == REFERENCE
+        if curve == "reduction":
+            assert {arm.encoding for arm in of_curve} == {"model"}
+        elif curve == "encoding":
+            assert {arm.reduction for arm in of_curve} == {"none", "last_kept:balanced"}
+        else:
+            assert of_curve == [REFERENCE]
+    assert arms(CURVES, long) == [REFERENCE]
+    other = Arm(reduction="dtd:light", encoding="model")
+    assert {task.asking for task in tasks(PLAN, CURVES, mixed, other)} == {AS_SERVED}
+    modes = {task.asking.mode for task in tasks(PLAN, CURVES, long, REFERENCE)}
+    assert modes == set(Mode)
+
+
+def test_a_longer_run_begins_with_a_shorter_one() -> None:
+    def keys(plan: BenchmarkPlan, mixed: int, long: int) -> set[tuple[object, ...]]:
+        return {
+            task.key
+            for stream in plan.streams(mixed, long)
+            for arm in arms(CURVES, stream)
+            for task in tasks(plan, CURVES, stream, arm)
+        }
+
+    assert keys(PLAN, 1, 1) < keys(PLAN, 3, 2)
+    assert BenchmarkPlan(seed=1).digest != BenchmarkPlan(seed=2).digest
+
+
+def test_rows_that_were_cut_short_are_dropped_and_asked_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with ResultsFile(path, "p") as results:
+        results.append({"row": "answer", "key": ("s", "a", 0)})
+        results.append({"row": "answer", "key": ("s", "a", 1)})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    with ResultsFile(path, "p") as results:
+        assert results.has("answer", ("s", "a", 0))
+        assert not results.has("answer", ("s", "a", 1))
+        results.append({"row": "answer", "key": ("s", "a", 1)})
+    assert path.read_bytes() == whole
+    with ResultsFile(path, "another plan") as results:
+        assert results.rows == []
+
+
+def test_a_file_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("a,b,c\n1,2,3\n")
+    with pytest.raises(ResultsError, match=r"answers\.jsonl:1"):
+        ResultsFile(path, "p")
+    assert path.read_text() == "a,b,c\n1,2,3\n"
+
+
+def answer(stream: str, number: int, right: bool, **more: object) -> Row:
+    base: Row = {
+        "row": "answer", "plan": "p", "stream": stream, "scenario": "plain", "arm": "none/model",
+        "number": number, "mode": "retrieval", "budget": 8, "form": "free", "kind": "past_colour",
+        "drift": "", "right": right, "age_s": 70.0, "recall": 1.0, "ttft_s": 0.01, "tokens": 72,
+    }  # fmt: skip
+    return {**base, **more}
+
+
+def stored(arm: str, tokens: int) -> Row:
+    return {
+        "row": "stream", "plan": "p", "stream": "mixed-000", "arm": arm, "duration_s": 1800,
+        "tokens": tokens, "disk_bytes": 2 * tokens, "model": "m",
+    }  # fmt: skip
+
+
+ROWS: list[Row] = [
+    stored("none/model", 1000),
+    stored("dtd:0.9/model", 400),
+    *(answer("mixed-000", i, True) for i in range(4)),
+    *(answer("mixed-000", i, i > 0, arm="dtd:0.9/model") for i in range(4)),
+    *(answer("mixed-000", i, i > 1, budget=2, tokens=18) for i in range(4)),
+    answer("mixed-000", 9, True, kind="now_colour", age_s=-1.0),
+    answer("mixed-000", 0, False, form="choice"),
+    *(answer("long-000", i, True, age_s=age) for i, age in enumerate((12.0, 65.0, 14_003.0))),
+    *(
+        answer("long-000", i, False, age_s=age, mode="window only")
+        for i, age in enumerate((12.0, 65.0, 14_003.0))
+    ),
+]
+
+
+def test_figures_are_those_of_the_rows() -> None:
+    report = report_of(ROWS)
+    whole, dropping = report.arms
+    assert (whole.dropped, dropping.dropped) == (0.0, pytest.approx(0.6))
+    assert dropping.bytes_per_hour == 1600
+    assert (whole.past.right, whole.past.asked, whole.now.asked) == (4, 4, 1)
+    assert (dropping.past.right, dropping.past_difference.value) == (3, -0.25)
+    assert [figure.name for figure in report.budgets] == ["2", "8"]
+    assert report.budgets[0].past_difference.value == -0.5
+    assert report.forms[1].past_difference.value == -1.0
+    by_age = {(f.mode, f.age_s): f.right.value for f in report.ages}
+    assert by_age == {
+        (mode, age): value
+        for mode, value in (("retrieval", 1.0), ("window only", 0.0))
+        for age in (10, 60, 14_000)
+    }
+
+
+def test_the_page_follows_from_the_rows_whatever_their_order_and_needs_nothing_else() -> None:
+    first = page(report_of(ROWS), ["nothing"])
+    again = page(report_of(json.loads(json.dumps(ROWS))), ["nothing"])
+    assert first == again
+    assert first.count("<svg") == 5
+    assert not re.search(r'(?:src|href)="(?!#)', first.replace('xlink:href="#', 'x="#'))
+    assert "Left out: nothing" in first
+
+
+def test_a_run_that_has_answered_nothing_still_gives_a_page() -> None:
+    assert "<h1>" in page(report_of([]))
+
+
+def test_the_pareto_front_holds_what_nothing_beats() -> None:
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.5), (2.5, 0.95), (4.0, 1.0), (1.0, 0.4)]
+    assert pareto_front(points) == [(1.0, 0.5), (2.5, 0.95), (4.0, 1.0)]
