@@ -37,15 +37,23 @@ def drop_plot(report: Report) -> str:
 def bytes_plot(report: Report) -> str:
     """Accuracy against bytes per hour, a point an arm, with the Pareto front."""
 
+    policies = list(dict.fromkeys(_policy(arm) for arm in report.arms))
+
     def draw(axes: Axes, group: str) -> None:
+        told = set[str]()
         for arm in report.arms:
-            encoding = arm.name.rpartition("/")[2]
-            counted: Share = getattr(arm, group)
-            _line(axes, [_mib(arm)], [counted], "", marker=_MARKERS[encoding], colour="tab:grey")
-            axes.annotate(arm.name, (_mib(arm), counted.value), fontsize=6, rotation=20)
+            policy, encoding = _policy(arm), arm.name.rpartition("/")[2]
+            label = policy if encoding == "model" else f"{policy}, {encoding}"
+            _line(
+                axes, [_mib(arm)], [getattr(arm, group)], "" if label in told else label,
+                marker=_MARKERS[encoding], colour=f"C{policies.index(policy)}",
+            )  # fmt: skip
+            told.add(label)
         front = pareto_front([(_mib(arm), getattr(arm, group).value) for arm in report.arms])
-        axes.step(*zip(*front, strict=True), where="post", color="tab:red", label="Pareto front")
+        axes.step(*zip(*front, strict=True), where="post", color="k", lw=0.8, label="Pareto front")
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("MiB per hour of stream")
 
     return _svg("bytes", [_panel("past", draw), _panel("now", draw)])
@@ -82,6 +90,7 @@ def age_plot(report: Report) -> str:
         axes.plot([f.age_s for f in own], [f.recall for f in own], marker="x", label="retrieval")
         _age_axis(axes)
         axes.set_ylabel("recall of known spans")
+        axes.set_ylim(-0.02, 1.05)
 
     return _svg("age", [(f"{BUDGET} units in context", accuracy), ("cited evidence", recall)])
 
