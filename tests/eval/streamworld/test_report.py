@@ -32,6 +32,8 @@ PLAN = BenchmarkPlan(mixed_durations_s=(300,), long_durations_s=(300,), question
     [
         # Newcombe 1998, table II, method 10.
         ((36, 12, 2, 0), 0.0569, 0.3404),
+        # Correlated: the numerator of phi is 20 * 16 - 12 * 2, less half of the questions.
+        ((20, 12, 2, 16), 0.0562, 0.3292),
         # No question tells them apart: Wilson's interval of 29 of 29, joined without correlation.
         ((29, 0, 0, 0), -0.1170, 0.1170),
     ],

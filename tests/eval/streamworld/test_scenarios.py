@@ -11,7 +11,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from eval.streamworld.exam import Exam, make_exam
 from eval.streamworld.forward import frame_features
 from eval.streamworld.render import look_alikes, render
-from eval.streamworld.scenarios import AGES_S, SCENARIOS, Scenario, make_scenario, settled
+from eval.streamworld.scenarios import AGES_S, SCENARIOS, Scenario, make_scenario
 from eval.streamworld.seeds import generator
 from eval.streamworld.staging import STAGED, Staged, stage
 from eval.streamworld.vocabulary import COLOURS, ENTITIES, SCENES
@@ -56,7 +56,8 @@ def test_answers_follow_from_the_frames_up_to_the_question(seed: int, scenario: 
     for question in exam.questions:
         asked_at = int(question.asked_at_s)
         seen = [clip.images[image] for image in clip.image_of[: asked_at + 1]]
-        assert settled(clip, asked_at)
+        # The frame after it shows the same: a runner may or may not see it.
+        assert clip.images[clip.image_of[asked_at + 1]] == seen[-1]
         assert all(end <= asked_at + 1 for _, end in question.evidence_s)
         words = question.text.split()
         shown = [spec for spec in seen if spec.entity >= 0 and not spec.faded]
@@ -125,21 +126,22 @@ def test_drift_is_asked_about_before_and_after() -> None:
     assert {q.drift for exam in exams for q in exam.questions} == {"", "before", "after"}
 
 
-def kept_at_the_end(reduction: str, features: torch.Tensor) -> float:
-    """Least cosine between the last frame's places and what was last kept at each."""
+def least_likeness(reduction: str, features: torch.Tensor) -> float:
+    """Least cosine, over frames and places, of what was there and what was last kept there."""
     policy, state = ReductionSpec.parse(reduction).make(), ReductionState()
-    shown = features[0].clone()
+    shown, least = features[0].clone(), 1.0
     for embeds in features:
         pixels = torch.zeros(1, 3, 4, 4)
         unit = UnitFeatures(embeds=embeds, pixels=pixels, grid=(3, 3), gap_before=False)
         kept, state = policy.choose(unit, state)  # type: ignore[union-attr]
         shown[kept] = embeds[kept]
-    return float(torch.cosine_similarity(shown, features[-1], dim=1).min())
+        least = min(least, float(torch.cosine_similarity(shown, embeds, dim=1).min()))
+    return least
 
 
 def test_dtd_loses_a_drift_whose_steps_lie_below_its_threshold_and_last_kept_keeps_it() -> None:
     model = LlavaOnevisionForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
-    staging = stage("drift", 1440, generator("tests", 5))
+    staging = stage("drift", 300, generator("tests", 5))
     before, after = staging.before[0], staging.after[0]
     if after.entity != before.entity:
         after = next(e for e in staging.after if e.entity == before.entity)
@@ -152,5 +154,5 @@ def test_dtd_loses_a_drift_whose_steps_lie_below_its_threshold_and_last_kept_kee
     whole = torch.cosine_similarity(features[0], features[-1], dim=1)
     threshold = 0.9
     assert steps.min() > threshold > whole.min()
-    assert kept_at_the_end(f"last_kept:{threshold}", features) >= threshold
-    assert kept_at_the_end(f"dtd:{threshold}", features) < threshold
+    assert least_likeness(f"last_kept:{threshold}", features) >= threshold
+    assert least_likeness(f"dtd:{threshold}", features) < threshold
