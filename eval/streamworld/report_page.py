@@ -34,7 +34,10 @@ def print_report(report: Report, console: Console) -> None:
     for title, cells in _tables(report):
         table = Table(title=title)
         for i, heading in enumerate(cells[0]):
-            table.add_column(heading, justify="left" if i == 0 else "right")
+            if i == 0:
+                table.add_column(heading, no_wrap=True)
+            else:
+                table.add_column(heading, justify="right", overflow="fold")
         for row in cells[1:]:
             table.add_row(*row)
         console.print(table)
