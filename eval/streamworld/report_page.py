@@ -89,7 +89,8 @@ def _tables(report: Report) -> list[tuple[str, _Cells]]:
         ("Form of the question; differences to free", report.forms),
     ):
         if figures:
-            found.append((title, _figure_cells(figures)))
+            found.append((title, _accuracy_cells(figures)))
+            found.append((f"{title.partition(';')[0]}: what it takes", _cost_cells(figures)))
     if report.scenarios:
         found.append(("Past questions by scenario (%)", _scenario_cells(report)))
     if report.ages:
@@ -97,27 +98,27 @@ def _tables(report: Report) -> list[tuple[str, _Cells]]:
     return found
 
 
-def _figure_cells(figures: Sequence[Figure]) -> _Cells:
-    heading = ("", "dropped", "MiB/h", "past %", "difference", "now %", "difference", "recall",
-               "tokens", "TTFT ms")  # fmt: skip
-    return [
-        heading,
-        *(
-            (
-                figure.name,
-                _percent(figure.dropped),
-                _number(figure.bytes_per_hour / 2**20),
-                str(figure.past),
-                str(figure.past_difference),
-                str(figure.now),
-                str(figure.now_difference),
-                _percent(figure.recall),
-                _number(figure.context_tokens),
-                _number(1000 * figure.ttft_s),
-            )
-            for figure in figures
-        ),
+def _accuracy_cells(figures: Sequence[Figure]) -> _Cells:
+    rows = [
+        (f.name, str(f.past), str(f.past_difference), str(f.now), str(f.now_difference))
+        for f in figures
     ]
+    return [("", "past %", "difference", "now %", "difference"), *rows]
+
+
+def _cost_cells(figures: Sequence[Figure]) -> _Cells:
+    rows = [
+        (
+            figure.name,
+            _percent(figure.dropped),
+            _number(figure.bytes_per_hour / 2**20),
+            _percent(figure.recall),
+            _number(figure.context_tokens),
+            _number(1000 * figure.ttft_s),
+        )
+        for figure in figures
+    ]
+    return [("", "dropped", "MiB/h", "recall", "tokens", "TTFT ms"), *rows]
 
 
 def _scenario_cells(report: Report) -> _Cells:
