@@ -159,7 +159,7 @@ def test_figures_are_those_of_the_rows() -> None:
     }
 
 
-def test_the_page_follows_from_the_rows_whatever_their_order_and_needs_nothing_else() -> None:
+def test_the_page_follows_from_the_rows_as_the_file_holds_them_and_needs_nothing_else() -> None:
     first = page(report_of(ROWS), ["nothing"])
     again = page(report_of(json.loads(json.dumps(ROWS))), ["nothing"])
     assert first == again
