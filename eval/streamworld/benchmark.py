@@ -193,6 +193,9 @@ def _unless(reason: str) -> Iterator[None]:
 
 
 def _stream_row(job: _Job, session: Session, push_s: float) -> Row:
+    stats = session.stats
+    if stats is None:
+        raise ResultsError(f"the service does not know what it stored of {session.session_id}")
     return {
         "row": "stream",
         "key": (job.stream.name, str(job.arm)),
@@ -202,9 +205,9 @@ def _stream_row(job: _Job, session: Session, push_s: float) -> Row:
         "duration_s": job.stream.duration_s,
         "reduction_in_force": session.settings.reduction,
         "encoding_in_force": session.kv_encoding,
-        "units": session.stats.visible_unit_count,
-        "tokens": session.stats.token_count,
-        "disk_bytes": session.stats.disk_bytes,
+        "units": stats.visible_unit_count,
+        "tokens": stats.token_count,
+        "disk_bytes": stats.disk_bytes,
         "push_s": push_s,
         "model": session.model,
     }
