@@ -79,7 +79,7 @@ class AnswerEngine:
                 memory,
                 chooser,
                 losses,
-                text_positions=prompt.text_positions,
+                searches=prompt.searches,
                 tail_capacity=tail_count,
             )
 
@@ -97,6 +97,7 @@ class AnswerEngine:
                 embed=model.decoder.embed,
                 open_context=open_context,
                 prefix_count=self._grounds.prefix_count,
+                history_turn_count=len(prompt.turn_positions),
             )
         )
 

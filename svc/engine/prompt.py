@@ -21,6 +21,8 @@ from svc.engine.errors import EmptyQuestionError, QuestionTooLongError, Unsuppor
 _MARK = "\ue000{}\ue001"  # private-use characters: no template trims or contains them
 _MARK_PATTERN = re.compile("\ue000(\\d+)\ue001")
 _PROBE = "What is on screen, and since when?"
+_SEARCHING_TURNS = 3
+"""A follow-up to a follow-up still finds what the first one named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,16 @@ class QuestionPrompt:
     """Places in the segment, lead embeddings counted, of the question's own text: the newest
     question without history and template. Retrieval's query is the mean over these."""
     turn_positions: tuple[tuple[int, ...], ...]
-    """Places likewise of the questions of the earlier turns that are in the segment, oldest
-    first."""
+    """Places likewise of the texts of the earlier turns that are in the segment, question and
+    answer of each, oldest first."""
     lead_count: int
     """Embeddings that the adapter puts before the tokens."""
+
+    @property
+    def searches(self) -> tuple[tuple[int, ...], ...]:
+        """Places of each text that searches: the question, then the last turns, newest first."""
+        newest_first = self.turn_positions[::-1][:_SEARCHING_TURNS]
+        return (self.text_positions, *filter(None, newest_first))
 
     @property
     def position_count(self) -> int:
@@ -129,15 +137,18 @@ class PromptFormat:
         texts = [text for turn in turns for text in turn] + [question]
         _, tail = self._render_apart(texts)
         token_ids, places = self._encode_pieces(*_cut(tail, texts))
-        *turn_places, own_places = (
-            tuple(self._lead_count + place for place in of_text) for of_text in places[::2]
+        *of_turns, own_places = (
+            tuple(self._lead_count + place for place in of_text) for of_text in places
         )
         if not own_places:
             raise EmptyQuestionError
         return QuestionPrompt(
             token_ids=token_ids,
             text_positions=own_places,
-            turn_positions=tuple(turn_places),
+            turn_positions=tuple(
+                asked + answered
+                for asked, answered in zip(of_turns[::2], of_turns[1::2], strict=True)
+            ),
             lead_count=self._lead_count,
         )
 

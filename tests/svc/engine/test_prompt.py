@@ -163,17 +163,20 @@ def test_a_question_that_does_not_fit_alone_is_refused_with_its_own_tokens(
     assert (caught.value.token_count, caught.value.allowed_token_count) == (count, count - 1)
 
 
-def test_turn_positions_are_those_of_the_earlier_questions_without_their_answers(
+def test_the_question_searches_and_the_last_three_turns_without_the_template(
     tiny_model: Models,
 ) -> None:
     model = tiny_model("float32")
-    history = [("When was it?", "Now."), ("", "What?"), ("And<|im_end|> where?", "")]
+    history = [("Who?", "I."), ("When?", "Now."), ("", ""), ("And<|im_end|> where?", "Here.")]
     segment = model.prompt.question("What is it?", history)
-    questions = [
-        model.tokenizer.decode([segment.token_ids[place - segment.lead_count] for place in places])
-        for places in segment.turn_positions
-    ]
-    assert questions == ["When was it?", "", "And<|im_end|> where?"]
+
+    def texts(searches: Sequence[Sequence[int]]) -> list[str]:
+        ids = [[segment.token_ids[place - segment.lead_count] for place in s] for s in searches]
+        return [model.tokenizer.decode(each) for each in ids]
+
+    turns = ["Who?I.", "When?Now.", "", "And<|im_end|> where?Here."]
+    assert texts(segment.turn_positions) == turns
+    assert texts(segment.searches) == ["What is it?", turns[3], turns[1]]
 
 
 @pytest.mark.parametrize(
