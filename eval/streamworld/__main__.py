@@ -1,4 +1,4 @@
-"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip`."""
+"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip|converse`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.card import model_card
+from eval.streamworld.converse import add_converse
 from eval.streamworld.export import RECOMMENDED, export
 from eval.streamworld.launch import launch
 from eval.streamworld.measure import Serving, figures, measure, table
@@ -124,6 +125,7 @@ def main() -> None:
     _add_export(commands)
     add_evaluate(commands)
     add_clip(commands)
+    add_converse(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

@@ -104,7 +104,7 @@ async def test_a_question_that_failed_or_was_given_up_leaves_no_turn(
         server.refuse = None
         async with contextlib.aclosing(talk.ask("given up")) as parts:
             assert isinstance(await anext(parts), TextDelta)
-        assert talk.turns == ()
+        assert list(talk.turns) == []
         await talk.answer("whole")
     assert [turn.question for turn in talk.turns] == ["whole"]
 
