@@ -28,14 +28,18 @@ UNIT_COUNT = 16
 
 
 class SeenSearches(ListMemory):
-    """Remembers by which vectors it was searched, and what it said."""
+    """Remembers by which vectors it was searched, and what it said: of each search another order.
+
+    The searches of a tiny model with random weights would all name the same units.
+    """
 
     def __init__(self, memory: ListMemory) -> None:
         super().__init__(memory.units)
+        self._orders = np.random.default_rng(0)
         self.asked: list[tuple[int, NDArray[np.float32], NDArray[np.float32]]] = []
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = super().scores(layer, query)
+        found = self._orders.permutation(self.unit_count).astype(np.float32)
         self.asked.append((layer, query, found))
         return found
 
