@@ -13,6 +13,7 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.card import model_card
+from eval.streamworld.converse import add_converse
 from eval.streamworld.export import RECOMMENDED, export
 from eval.streamworld.launch import launch
 from eval.streamworld.measure import Serving, figures, measure, table
@@ -125,6 +126,7 @@ def main() -> None:
     add_evaluate(commands)
     add_clip(commands)
     add_export_benchmark(commands)
+    add_converse(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

@@ -47,6 +47,7 @@ def answer_json(session: str, question: str, answer: Answer) -> dict[str, Any]:
         "retrieved_unit_count": answer.retrieved_unit_count,
         "retrieved_token_count": answer.retrieved_token_count,
         "prompt_token_count": answer.prompt_token_count,
+        "history_turn_count": answer.history_turn_count,
         "ttft_s": answer.ttft_s,
         "total_s": answer.total_s,
         "model": answer.model,
@@ -75,11 +76,17 @@ def moments(answer: Answer, choices: list[str]) -> str:
         lines.append(f"  {span:<21} score {moment.score:.3f}  {moment.tier.value}{thinned}")
     lines += _coarsened(answer)
     lines.append(
-        f"seen up to {format_time(answer.evidence_until_s)}; {answer.retrieved_unit_count} of "
-        f"{answer.snapshot_unit_count} units; first token after {answer.ttft_s:.2f} s, "
-        f"all after {answer.total_s:.2f} s"
+        f"{_turns(answer)}seen up to {format_time(answer.evidence_until_s)}; "
+        f"{answer.retrieved_unit_count} of {answer.snapshot_unit_count} units; "
+        f"first token after {answer.ttft_s:.2f} s, all after {answer.total_s:.2f} s"
     )
     return "\n".join(lines) + "\n"
+
+
+def _turns(answer: Answer) -> str:
+    """Returns the words that say how much of the conversation the answer knew."""
+    count = answer.history_turn_count
+    return f"with {count} earlier turn{'s' if count > 1 else ''}; " if count else ""
 
 
 def _coarsened(answer: Answer) -> list[str]:

@@ -1,12 +1,7 @@
-"""`lookback ask`: a question, its answer as it comes, and the moments it rests on."""
+"""`lookback ask`: questions, their answers as they come, and the moments they rest on."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-import sys
-from collections.abc import Iterator
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -14,22 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svc.cli.answer_view import answer_json, moments, warning
-from svc.cli.failures import CommandError
+from svc.cli.chat import chat as chat_by_line
 from svc.cli.flags import naming
-from svc.cli.history import append_turn, read_history
 from svc.cli.remote import (
-    Endpoints,
     IngestAddressOption,
     QaAddressOption,
     ServerOption,
     endpoints,
 )
-from svc.cli.text import printable
-from svc.cli.times import format_time, parse_time_s
+from svc.cli.talk import Talk
+from svc.cli.times import parse_time_s
 
 if TYPE_CHECKING:
-    from svc.client import Answer, AskOptions, LookbackClient
+    from svc.client import QuestionOptions
 
 
 class Retrieval(Enum):
@@ -68,7 +60,18 @@ _decoding_option = partial(typer.Option, rich_help_panel="Decoding")
 def ask(
     context: typer.Context,
     session: Annotated[str, typer.Argument(help="Session to ask about.", metavar="SESSION")],
-    question: Annotated[str, typer.Argument(help="The question.", metavar="QUESTION")],
+    question: Annotated[
+        str | None,
+        typer.Argument(help="The question; with --chat the first one.", metavar="QUESTION"),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat",
+            help="Go on with a question a line, from a terminal or standard input, each asked with "
+            "the turns before it. A line may have its own time: @1:30 what is it ?",
+        ),
+    ] = False,
     at: Annotated[
         float | None,
         typer.Option(
@@ -90,14 +93,14 @@ def ask(
     history: Annotated[
         Path | None,
         typer.Option(
-            help="Keep a conversation in this JSON file: earlier turns are sent along, "
-            "this one is added.",
+            help="Keep a conversation in this JSON file: the last 32 turns are sent along, but "
+            "for those that saw what is after --at, and this one is added.",
             metavar="FILE",
             dir_okay=False,
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the answer as one JSON object.")
+        bool, typer.Option("--json", help="Print each answer as one line of JSON.")
     ] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=0.001, help="Seconds the answer may take.")
@@ -161,21 +164,20 @@ def ask(
     server: ServerOption = None,
     ingest_address: IngestAddressOption = None,
     qa_address: QaAddressOption = None,
-) -> None:
+) -> int:
     """Asks a question about a session, and shows the moments its answer rests on."""
     from svc.client import DecodingOptions, RetrievalMode, RetrievalOptions
 
-    if before and at is None:
+    if question is None and not chat:
+        raise typer.BadParameter("give one, or --chat", param_hint="QUESTION")
+    if before and at is None and not chat:
         raise typer.BadParameter("--before needs --at: before which time?", param_hint="--before")
     if unit_index and (retrieval or units or tokens or recent is not None):
         raise typer.BadParameter(
             "takes the place of the other options of retrieval", param_hint="--unit-index"
         )
-    options: AskOptions = {
-        "asked_at_s": at,
+    options: QuestionOptions = {
         "before": before,
-        "choices": choice or (),
-        "history": () if history is None else read_history(history),
         "retrieval": RetrievalOptions(
             mode=None if retrieval is None else RetrievalMode(retrieval.value),
             unit_count=units,
@@ -195,103 +197,12 @@ def ask(
         "timeout_s": timeout_s,
     }
     where = endpoints(context, server, ingest_address, qa_address)
-    with naming(_FLAGS), _times_as_written(session):
-        answer, note = asyncio.run(_ask(where, session, question, options, stream=not as_json))
-    if as_json:
-        sys.stdout.write(json.dumps(answer_json(session, question, answer)) + "\n")
-    else:
-        sys.stdout.write(moments(answer, choice or []))
-        sys.stderr.write(warning(answer))
-    sys.stdout.flush()
-    if note:
-        sys.stderr.write(f"note: {note}\n")
-    if history is not None:
-        append_turn(history, question, answer.text)
+    with Talk(where, session, options, history=history, as_json=as_json) as talk:
 
+        def put(text: str, at_s: float | None) -> None:
+            with naming(_FLAGS):
+                talk.put(text, at_s, choice or ())
 
-@contextlib.contextmanager
-def _times_as_written(session: str) -> Iterator[None]:
-    """Says of a time outside the video what was given and what there is, as people write times.
-
-    Raises:
-        CommandError: in place of the server's refusal.
-    """
-    from svc.client import LookbackError
-
-    try:
-        yield
-    except LookbackError as error:
-        asked_s = error.metadata.get("asked_at_s", "")
-        received_s, first_s = (
-            error.metadata.get(name, "") for name in ("received_pts_s", "first_pts_s")
-        )
-        if error.reason == "ASKED_AT_NOT_RECEIVED" and asked_s and received_s:
-            there = f"has come up to {format_time(float(received_s))} so far"
-        elif error.reason == "ASKED_AT_BEFORE_START" and asked_s and first_s:
-            there = f"can be asked about from {format_time(float(first_s))} on"
-            if error.message.endswith("forgotten"):
-                there += "; what came before was forgotten"
-        else:
-            raise
-        at = format_time(float(asked_s))
-        message = f"--at {at} lies outside the video: {session} {there}"
-        raise CommandError(error.reason, message) from error
-
-
-async def _ask(
-    where: Endpoints, session: str, question: str, options: AskOptions, *, stream: bool
-) -> tuple[Answer, str]:
-    """Returns the answer, and what is to be said beside it, if anything is."""
-    async with where.client() as client:
-        if stream:
-            answer = await _streamed(client, session, question, options)
-        else:
-            answer = await client.answer(session, question, **options)
-        return answer, await _note(client, session, answer)
-
-
-async def _streamed(
-    client: LookbackClient, session: str, question: str, options: AskOptions
-) -> Answer:
-    """Shows the text as it comes."""
-    from svc.client import TextDelta
-
-    begun = False
-    try:
-        async with contextlib.aclosing(client.ask(session, question, **options)) as parts:
-            async for part in parts:
-                if not isinstance(part, TextDelta):
-                    return part
-                begun = True
-                sys.stdout.write(printable(part.text))
-                sys.stdout.flush()
-    finally:
-        if begun:
-            sys.stdout.write("\n")
-    raise AssertionError("ask ends with an Answer or raises")
-
-
-async def _note(client: LookbackClient, session: str, answer: Answer) -> str:
-    """Says so where the time that was asked about is one that the video never had."""
-    from svc.client import LookbackError, SessionState
-
-    seen_s, asked_s = answer.evidence_until_s, answer.asked_at_s
-    if asked_s <= seen_s:
-        return ""
-    try:
-        found = await client.get_session(session)
-    except LookbackError as error:  # the answer stands, whatever cannot be said about it
-        return f"nothing after {format_time(seen_s)} was seen ({error.message})"
-    if found.stats is None:
-        return (
-            f"nothing after {format_time(seen_s)} was seen (how long the video is cannot be read)"
-        )
-    end_s = found.stats.last_visible_pts_s
-    if found.state is not SessionState.FINISHED or end_s is None:
-        return ""
-    if asked_s <= end_s + 1 / found.settings.sample_fps:  # the last frame was still on screen
-        return ""
-    return (
-        f"the video ended at {format_time(end_s)}, before {format_time(asked_s)}: "
-        "this is the answer as of its end"
-    )
+        if question is not None:
+            put(question, at)
+        return chat_by_line(put, at_s=at) if chat else 0

@@ -1,10 +1,12 @@
-"""A conversation kept in a file: a JSON list of {"question", "answer"}."""
+"""A conversation kept in a file: a JSON list of {"question", "answer", "evidence_until_s"}."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svc.cli.failures import CommandError
 
@@ -20,32 +22,40 @@ def read_history(path: Path) -> list[Turn]:
     """
     from svc.client import Turn
 
-    return [Turn(question=turn["question"], answer=turn["answer"]) for turn in _turns(path)]
+    return [Turn(**turn) for turn in _turns(path)]
 
 
-def append_turn(path: Path, question: str, answer: str) -> None:
+def append_turn(path: Path, turn: Turn) -> None:
     """Adds a turn; the file is replaced whole."""
-    turns = [*_turns(path), {"question": question, "answer": answer}]
+    turns = [*_turns(path), dataclasses.asdict(turn)]
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(turns, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(path)
 
 
-def _turns(path: Path) -> list[dict[str, str]]:
+def _turns(path: Path) -> list[dict[str, Any]]:
     try:
         turns = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except ValueError as error:
         raise CommandError("HISTORY_INVALID", f"{path} is not JSON: {error}") from error
-    fits = isinstance(turns, list) and all(
-        isinstance(turn, dict)
-        and turn.keys() == {"question", "answer"}
-        and all(isinstance(text, str) for text in turn.values())
-        for turn in turns
-    )
-    if not fits:
+    if not isinstance(turns, list) or not all(map(_is_turn, turns)):
         raise CommandError(
-            "HISTORY_INVALID", f'{path} is not a JSON list of {{"question", "answer"}}'
+            "HISTORY_INVALID",
+            f'{path} is not a JSON list of {{"question", "answer", "evidence_until_s"}}, '
+            "the last of which is a number or may be absent",
         )
     return list(turns)
+
+
+def _is_turn(turn: object) -> bool:
+    if not isinstance(turn, dict):
+        return False
+    until_s = turn.get("evidence_until_s")
+    return (
+        turn.keys() - {"evidence_until_s"} == {"question", "answer"}
+        and isinstance(turn["question"], str)
+        and isinstance(turn["answer"], str)
+        and (until_s is None or (type(until_s) in (int, float) and math.isfinite(until_s)))
+    )

@@ -5,6 +5,7 @@ Start at `client.py`; what it takes and gives is in `types.py`, `source.py` and 
 
 from svc.client.channel import wait_ready
 from svc.client.client import LookbackClient
+from svc.client.conversation import Conversation
 from svc.client.errors import LookbackError
 from svc.client.events import (
     PushEvent,
@@ -15,7 +16,7 @@ from svc.client.events import (
     PushProgress,
     PushReconnecting,
 )
-from svc.client.questions import AskOptions
+from svc.client.questions import AskOptions, QuestionOptions
 from svc.client.source import AnySource, LiveSource, Source
 from svc.client.source_label import SourceLabel, label_of_file
 from svc.client.types import (
@@ -48,6 +49,7 @@ __all__ = [
     "AnySource",
     "AskOptions",
     "CoarsenedEvidence",
+    "Conversation",
     "DecodingOptions",
     "Evidence",
     "FinishReason",
@@ -67,6 +69,7 @@ __all__ = [
     "PushOpened",
     "PushProgress",
     "PushReconnecting",
+    "QuestionOptions",
     "RetrievalMode",
     "RetrievalOptions",
     "RulesInForce",

@@ -169,7 +169,9 @@ def settings_to(settings: SessionSettings) -> session_pb2.SessionSettings:
 
 def turn_to(turn: Turn) -> question_pb2.Turn:
     """Returns the message for an earlier turn."""
-    return question_pb2.Turn(question=turn.question, answer=turn.answer)
+    return question_pb2.Turn(
+        question=turn.question, answer=turn.answer, evidence_until_s=turn.evidence_until_s
+    )
 
 
 def retrieval_to(options: RetrievalOptions) -> question_pb2.RetrievalOptions:
@@ -244,6 +246,7 @@ def answer_from(message: question_pb2.Answer) -> Answer:
         remembers_from_s=(
             message.remembers_from_s if message.HasField("remembers_from_s") else None
         ),
+        history_turn_count=message.history_turn_count,
         evidence_coarsened=tuple(
             CoarsenedEvidence(
                 start_s=each.start_s,

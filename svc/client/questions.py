@@ -21,8 +21,8 @@ _DEFAULT_RETRIEVAL = RetrievalOptions()
 _DEFAULT_DECODING = DecodingOptions()
 
 
-class AskOptions(TypedDict, total=False):
-    """What a question may carry beside its text. Everything has a default."""
+class QuestionOptions(TypedDict, total=False):
+    """What any question may carry beside its text. Everything has a default."""
 
     asked_at_s: float | None
     """Time in the stream at which it is asked; None: now."""
@@ -30,14 +30,19 @@ class AskOptions(TypedDict, total=False):
     """See what is before `asked_at_s` only, not what is at it."""
     choices: Sequence[str]
     """Up to 26 options, of which the most likely is picked."""
-    history: Sequence[Turn]
-    """Earlier turns of the conversation, oldest first."""
     retrieval: RetrievalOptions
     """What may be read from memory."""
     decoding: DecodingOptions
     """How the text is decoded."""
     timeout_s: float
     """Deadline of the whole answer; default 120."""
+
+
+class AskOptions(QuestionOptions, total=False):
+    """What a question that stands alone may carry; a `Conversation` keeps the turns itself."""
+
+    history: Sequence[Turn]
+    """Earlier turns of the conversation, oldest first."""
 
 
 class QuestionCalls:

@@ -183,6 +183,9 @@ class Turn:
 
     question: str
     answer: str
+    evidence_until_s: float | None = None
+    """How far the answer saw, as `Answer.evidence_until_s` said: a question as of an earlier time
+    goes without the turn. None: it tells of nothing that such a question may not see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,3 +326,5 @@ class Answer:
     """Start of what is remembered, where older video was dropped; None: from the start."""
     evidence_coarsened: tuple[CoarsenedEvidence, ...] = ()
     """What the answer used that had been thinned, in order of time; mostly empty."""
+    history_turn_count: int = 0
+    """Earlier turns that were used, of those sent: the newest that it may see and that fit."""

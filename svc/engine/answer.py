@@ -25,6 +25,7 @@ from svc.engine.losses import Losses
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.engine.packed import PackedSession, Segment
+from svc.engine.prompt import QuestionPrompt
 from svc.engine.sampling import Sampling, TokenSampler, warn_of_unhonoured_settings
 from svc.engine.text_stream import TextStream
 from svc.engine.whole_newest import WholeNewest
@@ -58,11 +59,9 @@ class AnswerEngine:
         model = self._model
         if request.newest_whole:
             memory = WholeNewest(memory, model.adapter.tokens_per_unit)
-        prompt = model.prompt.question(
-            request.question, request.history, max_token_count=self.limits.max_question_tokens
-        )
         choice_ids = tuple(self._encode_choice(text) for text in request.choices)
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)
+        prompt = self._prompt(request, memory, answer_count)
         tail_count = prompt.position_count + answer_count
         chooser = self._chooser(request, memory, tail_count)
         losses = Losses(
@@ -79,7 +78,7 @@ class AnswerEngine:
                 memory,
                 chooser,
                 losses,
-                text_positions=prompt.text_positions,
+                searches=prompt.searches,
                 tail_capacity=tail_count,
             )
 
@@ -97,6 +96,7 @@ class AnswerEngine:
                 embed=model.decoder.embed,
                 open_context=open_context,
                 prefix_count=self._grounds.prefix_count,
+                history_turn_count=len(prompt.turn_positions),
             )
         )
 
@@ -147,6 +147,25 @@ class AnswerEngine:
             except Exception as error:  # noqa: BLE001 - told to whoever waits for this answer
                 answering.fail(error)
 
+    def _prompt(self, request: AnswerRequest, memory: Memory, answer_count: int) -> QuestionPrompt:
+        """Return the question after as many turns as leave room for what is asked to be read."""
+        make, limit = self._model.prompt.question, self.limits.max_question_tokens
+        alone = make(request.question, max_token_count=limit)
+        if not request.history:
+            return alone
+        tail_count = alone.position_count + answer_count
+        self._chooser(request, memory, tail_count)  # what is refused alone is refused here
+        if request.unit_indices:
+            wanted = int(memory.position_spans[list(request.unit_indices)].sum())
+        else:
+            wanted = request.token_count or int(memory.position_spans[-1])
+        spare = max(0, self._room(tail_count) - wanted)
+        return make(
+            request.question,
+            request.history,
+            max_token_count=min(limit, len(alone.token_ids) + spare),
+        )
+
     def _encode_choice(self, text: str) -> tuple[int, ...]:
         ids = self._model.prompt.encode_text(text)
         if not 1 <= len(ids) <= self.limits.max_choice_tokens:
@@ -155,9 +174,13 @@ class AnswerEngine:
             )
         return ids
 
+    def _room(self, tail_count: int) -> int:
+        """Return the positions that are left for units."""
+        return self._model.decoder.max_position_count - self._grounds.prefix_count - tail_count
+
     def _chooser(self, request: AnswerRequest, memory: Memory, tail_count: int) -> Chooser:
         """Return what chooses units within the positions that the model has left for them."""
-        room = self._model.decoder.max_position_count - self._grounds.prefix_count - tail_count
+        room = self._room(tail_count)
         if room < 1:
             raise RequestError(
                 "question and max_new_tokens", tail_count, f"at least {1 - room} tokens less"

@@ -33,8 +33,11 @@ class AnswerLimits:
     """What one question may ask for. Beyond the model's own limit on positions."""
 
     max_question_tokens: int = 4096
-    """Tokens of the question segment: template, history and question."""
+    """Tokens of the question segment: template, history and question. A question that takes more
+    by itself is refused; turns that do not fit before it are left out, the oldest first."""
     max_history_turns: int = 32
+    max_history_chars: int = 64_000
+    """Characters of all turns together."""
     max_choices: int = 26
     max_choice_tokens: int = 256
     max_new_tokens: int = 4096
@@ -57,7 +60,8 @@ class AnswerRequest:
 
     question: str
     history: tuple[tuple[str, str], ...] = ()
-    """Earlier (question, answer) turns of the conversation, oldest first."""
+    """Earlier (question, answer) turns of the conversation, oldest first. None may tell of what the
+    snapshot does not hold."""
     choices: tuple[str, ...] = ()
     """Where given, the answer is the most likely of these, and nothing is decoded."""
 
@@ -90,6 +94,8 @@ class AnswerRequest:
     def check(self, limits: AnswerLimits) -> None:
         """Raise RequestError at the first field that is outside what is allowed."""
         _check_count("history", len(self.history), 0, limits.max_history_turns)
+        chars = sum(len(text) for turn in self.history for text in turn)
+        _check_count("characters of history", chars, 0, limits.max_history_chars)
         _check_count("choices", len(self.choices), 0, limits.max_choices)
         _check_count("unit_count", self.unit_count, 1, limits.max_units)
         _check_count("recent_unit_count", self.recent_unit_count, 0, self.unit_count)

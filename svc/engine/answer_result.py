@@ -43,8 +43,9 @@ class AnswerResult:
 
     layer_units: tuple[NDArray[np.int64], ...]
     """Per layer the units in its context, ascending; fewer layers when cancelled early."""
-    layer_scores: tuple[NDArray[np.float32], ...]
-    """Per layer (snapshot units,): the retrieval scores; fewer layers when cancelled early."""
+    layer_scores: tuple[NDArray[np.floating], ...]
+    """Per layer (snapshot units,): the retrieval scores, in a conversation of all its searches
+    together; fewer layers when cancelled early."""
     score_scale: float
     """What they are multiplied by before a softmax."""
     tiers: Mapping[int, Tier]
@@ -59,6 +60,9 @@ class AnswerResult:
     """Tokens of units of the layer that has most."""
     prompt_token_count: int
     """Tokens of prefix, units and question segment, in the layer that has most."""
+    history_turn_count: int
+    """Earlier turns of the conversation that were before the question: of those asked with, the
+    newest that fit."""
     snapshot_unit_count: int
     timings: AnswerTimings
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrieval.fusion import softmax_mean
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult, AnswerTimings, FinishReason
 from svc.engine.choice import BestScored, Chooser, SharedScores
@@ -47,6 +46,8 @@ class Plan:
     embed: Callable[[Sequence[int]], Tensor]
     open_context: Callable[[Chooser], Context]
     prefix_count: int
+    history_turn_count: int
+    """Earlier turns that are before the question in `question_embeds`."""
 
 
 class Answering:
@@ -141,7 +142,7 @@ class Answering:
 
     def _share_choice(self, chooser: BestScored) -> None:
         """Choose once for all layers by the sum of their softmax scores, and start over."""
-        scores = softmax_mean(self._context.layer_scores, self._context.score_scale)
+        scores = self._context.shared_scores()
         self._earlier_retrieval_s = self._context.retrieval_s
         self._context = self._plan.open_context(SharedScores(chooser, scores))
         self._probe = None
@@ -207,6 +208,7 @@ class Answering:
             context_unit_count=max(map(len, context.layer_units), default=0),
             context_token_count=max(token_counts, default=0),
             prompt_token_count=plan.prefix_count + max(token_counts, default=0) + question_count,
+            history_turn_count=plan.history_turn_count,
             snapshot_unit_count=plan.memory.unit_count,
             timings=AnswerTimings(
                 ttft_s=None if first is None else first - self._started,

@@ -8,6 +8,7 @@ that layer's own units; then the answer. Keys lie here rotated; each is rotated 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.errors import SliceCorruptError, UnitsThinnedError
+from retrieval.fusion import softmax_mean
 from retrieval.query import rekv_query
+from retrieval.searches import interleaved, mixed
 from svc.engine.attention import core
 from svc.engine.choice import Chooser
 from svc.engine.decoder import Decoder
@@ -97,7 +100,7 @@ class Context:
         chooser: Chooser,
         losses: Losses,
         *,
-        text_positions: tuple[int, ...],
+        searches: Sequence[tuple[int, ...]],
         tail_capacity: int,
     ) -> None:
         """Prepare an empty context.
@@ -107,20 +110,22 @@ class Context:
             memory: the snapshot.
             chooser: which units each layer reads.
             losses: of the answer; what a layer cannot read, the next ones do not choose.
-            text_positions: places in the question segment of the question's own text, whose mean
-                query searches.
+            searches: places in the question segment of each text whose mean query searches: the
+                question's own first, then those of the turns before it.
             tail_capacity: tokens of question and answer that there must be room for.
         """
         self._grounds = grounds
         self._memory = memory
         self._chooser = chooser
         self._losses = losses
-        self._text_positions = torch.tensor(text_positions, device=grounds.decoder.device)
+        device = grounds.decoder.device
+        self._searches = [torch.tensor(positions, device=device) for positions in searches]
         self._tail_capacity = tail_capacity
         self.layer_kv: list[LayerKV] = []
         self.layer_units: list[NDArray[np.int64]] = []
         self._layer_token_counts: list[int] = []
-        self.layer_scores: list[NDArray[np.float32]] = []
+        self.layer_scores: list[NDArray[np.floating]] = []
+        self._layer_searches: list[list[NDArray[np.float32]]] = []
         self.retrieval_s = 0.0
 
     def open_layer(self, layer: int, query: Tensor) -> None:
@@ -139,13 +144,16 @@ class Context:
             EvidenceLostError: too much of what the layer chose is damaged.
         """
         started = time.perf_counter()
-        text_query = query[0][:, self._text_positions].to("cpu", torch.float64).numpy()
-        vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
-        scores = self._memory.scores(layer, vector)
-        units, layer_kv = self._read_layer(layer, scores)
+        searches: list[NDArray[np.float32]] = []
+        for positions in self._searches:
+            text_query = query[0][:, positions].to("cpu", torch.float64).numpy()
+            vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
+            searches.append(self._memory.scores(layer, vector))
+        units, layer_kv = self._read_layer(layer, interleaved(searches))
         self.layer_kv.append(layer_kv)
         self.layer_units.append(units)
-        self.layer_scores.append(scores)
+        self.layer_scores.append(mixed(searches, self.score_scale))
+        self._layer_searches.append(searches)
         self.retrieval_s += time.perf_counter() - started
 
     @property
@@ -153,12 +161,19 @@ class Context:
         """What the layers' scores are multiplied by before a softmax."""
         return self._grounds.score_scale
 
+    def shared_scores(self) -> NDArray[np.floating]:
+        """Return what all opened layers choose by together: their softmax scores, averaged."""
+        scale = self.score_scale
+        return interleaved(
+            [softmax_mean(scores, scale) for scores in zip(*self._layer_searches, strict=True)]
+        )
+
     def token_counts(self) -> list[int]:
         """Return per opened layer the tokens of its units."""
         return list(self._layer_token_counts)
 
     def _read_layer(
-        self, layer: int, scores: NDArray[np.float32]
+        self, layer: int, scores: NDArray[np.floating]
     ) -> tuple[NDArray[np.int64], LayerKV]:
         """Choose and load until everything that was chosen could be read."""
         losses = self._losses

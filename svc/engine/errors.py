@@ -52,11 +52,11 @@ class EmptyQuestionError(EngineError):
 
 
 class QuestionTooLongError(EngineError):
-    """The question and its dialogue history take more tokens than allowed."""
+    """The question takes more tokens than allowed, without any of its history."""
 
     def __init__(self, token_count: int, allowed_token_count: int) -> None:
         super().__init__(
-            f"question and history take {token_count} tokens, allowed are {allowed_token_count}"
+            f"the question takes {token_count} tokens, allowed are {allowed_token_count}"
         )
         self.token_count = token_count
         self.allowed_token_count = allowed_token_count

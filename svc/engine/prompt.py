@@ -9,6 +9,7 @@ text stays text: `<|im_end|>` in a question is ten characters, never the end of 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from svc.engine.errors import EmptyQuestionError, QuestionTooLongError, Unsuppor
 _MARK = "\ue000{}\ue001"  # private-use characters: no template trims or contains them
 _MARK_PATTERN = re.compile("\ue000(\\d+)\ue001")
 _PROBE = "What is on screen, and since when?"
+_SEARCHING_TURNS = 3
+"""A follow-up to a follow-up still finds what the first one named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,17 @@ class QuestionPrompt:
     text_positions: tuple[int, ...]
     """Places in the segment, lead embeddings counted, of the question's own text: the newest
     question without history and template. Retrieval's query is the mean over these."""
+    turn_positions: tuple[tuple[int, ...], ...]
+    """Places likewise of the texts of the earlier turns that are in the segment, question and
+    answer of each, oldest first."""
     lead_count: int
     """Embeddings that the adapter puts before the tokens."""
+
+    @property
+    def searches(self) -> tuple[tuple[int, ...], ...]:
+        """Places of each text that searches: the question, then the last turns, newest first."""
+        newest_first = self.turn_positions[::-1][:_SEARCHING_TURNS]
+        return (self.text_positions, *filter(None, newest_first))
 
     @property
     def position_count(self) -> int:
@@ -82,7 +94,7 @@ class PromptFormat:
         self._video: str = tokenizer.convert_ids_to_tokens(video_token_id)
         prefix, _ = self._render_apart([_PROBE])
         self._prefix_text = prefix
-        self.prefix_ids: tuple[int, ...] = self._encode_pieces([prefix], [], None)[0]
+        self.prefix_ids: tuple[int, ...] = self._encode_pieces([prefix], [])[0]
         self._check_pieces_equal_whole()
 
     def question(
@@ -92,33 +104,53 @@ class PromptFormat:
         *,
         max_token_count: int | None = None,
     ) -> QuestionPrompt:
-        """Return the question segment.
+        """Return the question segment, with as many of the newest turns as fit, each whole.
 
         Args:
             question: what the user asks, any text.
             history: earlier (question, answer) turns of the conversation, oldest first.
-            max_token_count: refuse more tokens than this, template and history included.
+            max_token_count: tokens at most, template and history included.
 
         Raises:
             EmptyQuestionError: the question tokenises to nothing.
-            QuestionTooLongError: it takes more than `max_token_count` tokens.
+            QuestionTooLongError: it takes more than `max_token_count` tokens without any turn.
         """
-        texts = [text for turn in history for text in turn] + [question]
-        _, tail = self._render_apart(texts)
-        token_ids, marked = self._encode_pieces(*_cut(tail, texts), len(texts) - 1)
-        if not marked:
-            raise EmptyQuestionError
-        if max_token_count is not None and len(token_ids) > max_token_count:
-            raise QuestionTooLongError(len(token_ids), max_token_count)
-        return QuestionPrompt(
-            token_ids=token_ids,
-            text_positions=tuple(self._lead_count + index for index in marked),
-            lead_count=self._lead_count,
-        )
+        prompt = self._segment(question, history)
+        if max_token_count is None or len(prompt.token_ids) <= max_token_count:
+            return prompt
+
+        def fits(turns_left_out: int) -> bool:
+            shorter = self._segment(question, history[turns_left_out:])
+            return len(shorter.token_ids) <= max_token_count
+
+        turns_left_out = bisect_left(range(len(history) + 1), True, lo=1, key=fits)
+        prompt = self._segment(question, history[turns_left_out:])
+        if len(prompt.token_ids) > max_token_count:
+            raise QuestionTooLongError(len(prompt.token_ids), max_token_count)
+        return prompt
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Return the tokens of plain text; special-token strings in it are plain text too."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def _segment(self, question: str, turns: Sequence[tuple[str, str]]) -> QuestionPrompt:
+        texts = [text for turn in turns for text in turn] + [question]
+        _, tail = self._render_apart(texts)
+        token_ids, places = self._encode_pieces(*_cut(tail, texts))
+        *of_turns, own_places = (
+            tuple(self._lead_count + place for place in of_text) for of_text in places
+        )
+        if not own_places:
+            raise EmptyQuestionError
+        return QuestionPrompt(
+            token_ids=token_ids,
+            text_positions=own_places,
+            turn_positions=tuple(
+                asked + answered
+                for asked, answered in zip(of_turns[::2], of_turns[1::2], strict=True)
+            ),
+            lead_count=self._lead_count,
+        )
 
     def _render_apart(self, texts: Sequence[str]) -> tuple[str, str]:
         """Return the template's text before and after the video, with marks for the texts."""
@@ -150,27 +182,32 @@ class PromptFormat:
         return rendered
 
     def _encode_pieces(
-        self, template_texts: Sequence[str], user_texts: Sequence[str], marked_text: int | None
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Tokenise template and user texts in turn; return the ids, and which are of one text.
+        self, template_texts: Sequence[str], user_texts: Sequence[str]
+    ) -> tuple[tuple[int, ...], list[list[int]]]:
+        """Tokenise template and user texts in turn; return the ids, and which are of which text.
 
         Args:
             template_texts: special tokens are recognised in these.
             user_texts: one after each template text but the last; nothing is recognised here.
-            marked_text: index of the user text whose tokens are wanted.
+
+        Returns:
+            ids, and per user text the places of its tokens among them.
         """
         ids: list[int] = []
-        marked: list[int] = []
-        run, span = "", (0, 0)
+        places: list[list[int]] = [[] for _ in user_texts]
+        run = ""
+        spans: list[tuple[int, int, list[int]]] = []  # of user texts in the run
 
         def flush() -> None:
-            nonlocal run, span
+            nonlocal run
             encoding = self._plain.encode(run, add_special_tokens=False)
             for token_id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-                if start < span[1] and stop > span[0]:
-                    marked.append(len(ids))
+                for text_start, text_stop, of_text in spans:
+                    if start < text_stop and stop > text_start:
+                        of_text.append(len(ids))
                 ids.append(token_id)
-            run, span = "", (0, 0)
+            run = ""
+            spans.clear()
 
         for index, template_text in enumerate(template_texts):
             for part in self._special_pattern.split(template_text):
@@ -179,18 +216,17 @@ class PromptFormat:
                     ids.append(self._special_ids[part])
                 else:
                     run += part
-            if index < len(user_texts):
-                if index == marked_text:
-                    span = (len(run), len(run) + len(user_texts[index]))
+            if index < len(user_texts) and user_texts[index]:
+                spans.append((len(run), len(run) + len(user_texts[index]), places[index]))
                 run += user_texts[index]
         flush()
-        return tuple(ids), tuple(marked)
+        return tuple(ids), places
 
     def _check_pieces_equal_whole(self) -> None:
         """Refuse a tokenizer whose special tokens are no hard boundaries."""
         texts = [_PROBE, "A cat.", "And\nnow?"]
         _, tail = self._render_apart(texts)
-        apart, _ = self._encode_pieces(*_cut(tail, texts), None)
+        apart, _ = self._encode_pieces(*_cut(tail, texts))
         whole = self._tokenizer.encode(self._render(texts), add_special_tokens=False)
         video_id = self._tokenizer.convert_tokens_to_ids(self._video)
         if [*self.prefix_ids, video_id, *apart] != whole:

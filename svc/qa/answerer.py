@@ -24,7 +24,7 @@ from svc.engine.model import LoadedModel
 from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import model_identity
 from svc.engine.store_memory import StoreMemory
-from svc.qa.as_of import Wait, cut_snapshot
+from svc.qa.as_of import Wait, cut_history, cut_snapshot
 from svc.qa.convert import Answered, Question
 from svc.qa.deadline import Deadline
 from svc.qa.disk_threads import DiskThreads
@@ -165,7 +165,7 @@ class Answerer:
 
         job = Job(
             session_id=question.session_id,
-            request=_for_session(question.request, record),
+            request=_as_of(question, record, snapshot),
             memory=memory,
             deliver=deliver,
             let_go=let_go,
@@ -265,10 +265,19 @@ class Answerer:
         )
 
 
-def _for_session(request: AnswerRequest, record: SessionRecord) -> AnswerRequest:
-    """Returns the request, its newest unit as stored where what lacks was no repetition."""
+def _as_of(question: Question, record: SessionRecord, snapshot: Snapshot) -> AnswerRequest:
+    """Returns the request as the snapshot lets it be put.
+
+    Turns that tell of later video are left out. The newest unit is as it is stored where what it
+    lacks was no repetition.
+    """
+    request = question.request
     reduction = ReductionSpec.parse(str(record.identity.get("reduction", "none")))
-    return replace(request, newest_whole=request.newest_whole and reduction.drops_repeats)
+    return replace(
+        request,
+        history=cut_history(request.history, question.history_until_s, snapshot),
+        newest_whole=request.newest_whole and reduction.drops_repeats,
+    )
 
 
 def _release_unwanted(leasing: asyncio.Future[Lease]) -> None:

@@ -1,8 +1,9 @@
-"""Which units a question may see. Nothing else decides it, so nothing else can leak the future."""
+"""What a question may see, of units and of earlier turns. Nothing else decides it or can leak."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +67,25 @@ def cut_snapshot(
             first_pts_s=first_s,
         )
     return snapshot.cut(count)
+
+
+def cut_history(
+    history: Sequence[tuple[str, str]], until_s: Sequence[float | None], snapshot: Snapshot
+) -> tuple[tuple[str, str], ...]:
+    """Returns the turns of a conversation that tell of nothing after a snapshot.
+
+    Args:
+        history: (question, answer) turns, oldest first.
+        until_s: time of the last frame that each turn's answer could see; None: not said, and the
+            turn stays. A turn's own history was cut to that time when it was asked.
+        snapshot: what the question may see, not empty.
+    """
+    seen_until_s = float(snapshot.last_pts_s[-1])
+    return tuple(
+        turn
+        for turn, at_s in zip(history, until_s, strict=True)
+        if at_s is None or at_s <= seen_until_s
+    )
 
 
 def _settled_and_received(snapshot: Snapshot, watermarks: Watermarks) -> tuple[float, float]:

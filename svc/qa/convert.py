@@ -20,7 +20,6 @@ from svc.rpc.errors import Reason, RequestError
 T = TypeVar("T")
 
 MAX_QUESTION_CHARS = 8_000
-MAX_HISTORY_CHARS = 64_000
 MAX_CHOICE_CHARS = 1_000
 _DEFAULT_NEW_TOKENS = 64
 
@@ -55,6 +54,9 @@ class Question:
     """Time in the stream; None: everything visible now."""
     cut: Cut
     request: AnswerRequest
+    """With all turns of the conversation; see `history_until_s`."""
+    history_until_s: tuple[float | None, ...] = ()
+    """Per turn how far its answer saw; None: it is not said, and the turn is taken as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,7 @@ def parse_question(
         asked_at_s=asked_at_s,
         cut=_known(_CUTS, "cut", message.cut),
         request=request,
+        history_until_s=_history_until_s(message),
     )
 
 
@@ -138,6 +141,7 @@ def answer_message(answered: Answered) -> pb.AskResponse:
         remembers_from_s=answered.remembers_from_s,
         evidence_lost=[_lost_message(span) for span in answered.lost],
         evidence_coarsened=[_coarsened_message(span) for span in answered.coarsened],
+        history_turn_count=result.history_turn_count,
     )
     return pb.AskResponse(answer=answer)
 
@@ -189,9 +193,6 @@ def _check_texts(message: pb.AskRequest) -> None:
             given=question_chars,
             allowed=MAX_QUESTION_CHARS,
         )
-    history_chars = sum(len(turn.question) + len(turn.answer) for turn in message.history)
-    if history_chars > MAX_HISTORY_CHARS:
-        raise invalid_field("characters of history", history_chars, f"at most {MAX_HISTORY_CHARS}")
     if len(message.choices) == 1:
         raise invalid_field("choices", 1, "absent, or at least 2")
     for index, choice in enumerate(message.choices):
@@ -199,6 +200,18 @@ def _check_texts(message: pb.AskRequest) -> None:
             raise invalid_field(
                 f"choices[{index}]", choice, f"1 to {MAX_CHOICE_CHARS} characters, not blank"
             )
+
+
+def _history_until_s(message: pb.AskRequest) -> tuple[float | None, ...]:
+    """Returns how far each turn's answer saw."""
+    found: list[float | None] = []
+    for index, turn in enumerate(message.history):
+        given = turn.HasField("evidence_until_s")
+        if given and not math.isfinite(turn.evidence_until_s):
+            field = f"history[{index}].evidence_until_s"
+            raise invalid_field(field, turn.evidence_until_s, "finite")
+        found.append(turn.evidence_until_s if given else None)
+    return tuple(found)
 
 
 def _retrieval(options: pb.RetrievalOptions, default_unit_count: int) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class AskRequest(_message.Message):
     session_id: _builtins.str
     """Required."""
     question: _builtins.str
-    """Required; 1 to 8,000 characters, not blank. With the history and the model's chat template
-    around it, it may take 4,096 tokens: QUESTION_INVALID otherwise.
+    """Required; 1 to 8,000 characters, not blank. With the model's chat template around it, it may
+    take 4,096 tokens: QUESTION_INVALID otherwise.
     """
     asked_at_s: _builtins.float
     """Time in the stream at which the question is asked. Absent: everything visible now.
@@ -104,8 +104,11 @@ class AskRequest(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Turn]:
-        """Earlier turns of the conversation, oldest first; at most 32, of 64,000 characters in all. Their
-        tokens count toward the 4,096 of the question.
+        """Earlier turns of the conversation, oldest first; at most 32, of 64,000 characters in all. They
+        stand as text before the question, and the last three of them search with it. A turn whose
+        answer saw more than this question may see is left out. Where the rest does not fit the 4,096
+        tokens together with the question, or would take the room that `retrieval` asks for, the oldest
+        turns are left out, each whole. `Answer.history_turn_count` says how many were used.
         """
 
     @_builtins.property
@@ -146,21 +149,30 @@ class Turn(_message.Message):
 
     QUESTION_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
+    EVIDENCE_UNTIL_S_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """The question."""
     answer: _builtins.str
     """The answer that was given."""
+    evidence_until_s: _builtins.float
+    """How far that answer saw, as its `evidence_until_s` said: so that nothing of later video reaches
+    a question as of an earlier time. Absent: the turn holds nothing of the video that this question
+    may not see, on the client's word.
+    """
     def __init__(
         self,
         *,
         question: _builtins.str = ...,
         answer: _builtins.str = ...,
+        evidence_until_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_evidence_until_s", b"_evidence_until_s", "evidence_until_s", b"evidence_until_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "question", b"question"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_evidence_until_s", b"_evidence_until_s", "answer", b"answer", "evidence_until_s", b"evidence_until_s", "question", b"question"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__evidence_until_s: _TypeAlias = _typing.Literal["evidence_until_s"]  # noqa: Y015
+    _WhichOneofArgType__evidence_until_s: _TypeAlias = _typing.Literal["_evidence_until_s", b"_evidence_until_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__evidence_until_s) -> _WhichOneofReturnType__evidence_until_s | None: ...
 
 Global___Turn: _TypeAlias = Turn  # noqa: Y015
 
@@ -387,6 +399,7 @@ class Answer(_message.Message):
     EVIDENCE_LOST_FIELD_NUMBER: _builtins.int
     REMEMBERS_FROM_S_FIELD_NUMBER: _builtins.int
     EVIDENCE_COARSENED_FIELD_NUMBER: _builtins.int
+    HISTORY_TURN_COUNT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: Global___Answer.FinishReason.ValueType
@@ -416,6 +429,10 @@ class Answer(_message.Message):
     remembers_from_s: _builtins.float
     """Start of what the session remembers, where older video was dropped to make room or for its
     age; absent: it remembers from its start.
+    """
+    history_turn_count: _builtins.int
+    """Turns of the request's history that were used, the newest ones that this question may see and
+    that fit.
     """
     @_builtins.property
     def choice_log_likelihoods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -458,10 +475,11 @@ class Answer(_message.Message):
         evidence_lost: _abc.Iterable[Global___LostEvidence] | None = ...,
         remembers_from_s: _builtins.float | None = ...,
         evidence_coarsened: _abc.Iterable[Global___CoarsenedEvidence] | None = ...,
+        history_turn_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "choice_index", b"choice_index", "remembers_from_s", b"remembers_from_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_coarsened", b"evidence_coarsened", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_coarsened", b"evidence_coarsened", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "history_turn_count", b"history_turn_count", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_index: _TypeAlias = _typing.Literal["choice_index"]  # noqa: Y015
     _WhichOneofArgType__choice_index: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index"]  # noqa: Y015
@@ -624,7 +642,9 @@ class Evidence(_message.Message):
     end_s: _builtins.float
     """End of the span, exclusive."""
     score: _builtins.float
-    """Mean over the layers of the softmax retrieval score, summed over the span's units; 0 to 1."""
+    """Mean over the layers of the softmax retrieval score, summed over the span's units; 0 to 1. In a
+    conversation half of it is the question's search, half the last turns'.
+    """
     tier: Global___Evidence.Tier.ValueType
     """The slowest tier that the span was read from."""
     coarsened: _builtins.bool

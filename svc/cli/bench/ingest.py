@@ -1,4 +1,4 @@
-"""`lookback bench ingest`: frames per second beside the bare model, and memory over hours."""
+"""`lookback bench ingest`: frames per second beside the bare model, memory over hours, stages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from svc.child import ProcessName
+from svc.cli.bench.ingest_stages import stage_rows
 from svc.cli.bench.stock import StockModel
 from svc.cli.bench.stream import PushedStream
 from svc.client import LookbackClient, SessionSettings, TextDelta
 from svc.config import Settings, read_settings
+from svc.engine.model import load_model
 from svc.engine.serving import model_config, serving_defaults
+from svc.engine.window import WindowConfig
 from svc.memory import Memory, read_memory
 from svc.report import Row, print_rows, write_rows
 from svc.supervisor import Supervisor
@@ -34,6 +37,7 @@ def bench_ingest(frames: int, hours: float, json_file: Path | None) -> None:
             data_dir=Path(name) / "data", ingest_port=0, qa_port=0, log_level="WARNING"
         )
         rows = asyncio.run(_measure(settings, frames, int(hours * 3600), console))
+        rows += _stage_rows(settings, frames, Path(name), console)
     print_rows("bench ingest", rows, console)
     if json_file:
         write_rows(json_file, "ingest", rows)
@@ -70,6 +74,23 @@ async def _measure(settings: Settings, frames: int, length_s: int, console: Cons
     for name in _PROCESSES:
         rows += _memory_rows(name, young[name], old[name], length_s)
     return rows
+
+
+def _stage_rows(settings: Settings, frames: int, folder: Path, console: Console) -> list[Row]:
+    config = model_config(settings.model, settings.dtype, settings.device)
+    defaults = serving_defaults(config)
+    window = WindowConfig(
+        window_tokens=defaults.window_tokens, window_positions=defaults.window_positions
+    )
+    return stage_rows(
+        load_model(config, vision=True),
+        StockModel(config, settings.threads_of("ingest")),
+        window,
+        folder,
+        frames=frames,
+        units_per_pass=settings.units_per_pass,
+        console=console,
+    )
 
 
 async def _service_frames_per_s(client: LookbackClient, session_id: str, frames: int) -> float:

@@ -118,6 +118,7 @@ def test_an_answer_as_json_is_one_object_with_exactly_these_fields(
         "retrieved_unit_count": 8,
         "retrieved_token_count": 288,
         "prompt_token_count": 310,
+        "history_turn_count": 0,
         "ttft_s": 0.25,
         "total_s": 0.5,
         "model": "tiny@0123abcd",
@@ -134,7 +135,7 @@ def test_with_choices_the_object_also_names_the_choice(
     fields = json.loads(outcome.out)
     assert fields["choice_index"] == 1
     assert fields["choice_log_likelihoods"] == [-1.0, -2.0]
-    assert len(fields) == 17
+    assert len(fields) == 18
 
 
 def test_an_answer_for_people_is_its_text_and_the_moments(
@@ -290,14 +291,54 @@ def test_a_conversation_is_sent_along_and_kept(
         outcome = lookback.run("ask", "hall", question, "--history", str(file), *service.options)
         assert outcome.status == 0
     assert [turn.question for turn in service.server.asked[-1].history] == ["What?"]
+    assert "with 1 earlier turn; seen up to" in outcome.out
     assert json.loads(file.read_text()) == [
-        {"question": "What?", "answer": "A red circle."},
-        {"question": "And before?", "answer": "A red circle."},
+        {"question": "What?", "answer": "A red circle.", "evidence_until_s": 62.0},
+        {"question": "And before?", "answer": "A red circle.", "evidence_until_s": 62.0},
     ]
-    file.write_text('{"question": 1}')
+
+
+def test_a_conversation_kept_in_a_file_tells_an_earlier_time_nothing_of_later_video(
+    lookback: type[Lookback], service: Service, tmp_path: Path
+) -> None:
+    service.server.sessions["hall"] = StoredSession()
+    file = tmp_path / "talk.json"
+    turns = [{"question": "a", "answer": "b", "evidence_until_s": t} for t in (1, 9.5, None)]
+    file.write_text(json.dumps([*turns, {"question": "written", "answer": "by hand"}]))
+    history = ("--history", str(file), *service.options)
+    outcome = lookback.run("ask", "hall", "What?", "--at", "9", *history)
+    assert outcome.status == 0
+    sent = service.server.asked[-1].history
+    assert [(t.evidence_until_s, t.HasField("evidence_until_s")) for t in sent] == [
+        (1.0, True),
+        (0.0, False),
+        (0.0, False),
+    ]
+    assert outcome.err.startswith("note: 1 of 4 earlier turns left out: they saw later video")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"question": 1}',
+        '[{"question": "a"}]',
+        '[{"question": "a", "answer": "b", "evidence_until_s": "1"}]',
+        '[{"question": "a", "answer": "b", "evidence_until_s": NaN}]',
+        '[{"question": "a", "answer": "b", "other": 1}]',
+        "[1]",
+        "not json",
+    ],
+)
+def test_a_file_that_is_no_conversation_is_refused_and_left_as_it_is(
+    lookback: type[Lookback], service: Service, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(text)
     outcome = lookback.run("ask", "hall", "And?", "--history", str(file), *service.options)
     assert outcome.status == 1
     assert outcome.err.startswith("error: HISTORY_INVALID: ")
+    assert file.read_text() == text
+    assert not service.server.asked
 
 
 @pytest.mark.parametrize(

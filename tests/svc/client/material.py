@@ -36,6 +36,7 @@ def one_answer(request: question_pb2.AskRequest) -> Iterator[question_pb2.AskRes
         total_s=0.5,
         model="tiny@0123abcd",
         snapshot_unit_count=63,
+        history_turn_count=len(request.history),
     )
     if request.choices:
         answer.finish_reason = question_pb2.Answer.FINISH_REASON_CHOICE

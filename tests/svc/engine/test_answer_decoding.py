@@ -190,18 +190,6 @@ def test_options_do_not_see_each_other(model: LoadedModel, memory: ListMemory) -
     )
 
 
-def test_history_precedes_the_question_and_does_not_search(
-    model: LoadedModel, memory: ListMemory
-) -> None:
-    history = (("When did it start?", "Before the red circle."),)
-    with_history = answer(model, request(history=history, temperature=0.0), memory)
-    without = answer(model, request(temperature=0.0), memory)
-    assert with_history.prompt_token_count > without.prompt_token_count
-    prompt = model.prompt.question(QUESTION, history)
-    text = model.tokenizer.decode([prompt.token_ids[i - 1] for i in prompt.text_positions])
-    assert text.strip() == QUESTION
-
-
 def test_settings_that_are_not_followed_are_said(
     model: LoadedModel, memory: ListMemory, caplog: pytest.LogCaptureFixture
 ) -> None:

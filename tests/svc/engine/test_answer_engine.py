@@ -238,6 +238,7 @@ def test_the_same_question_again_gives_the_same_answer_to_the_bit(
         ({"choices": ("red", "")}, "choices"),
         ({"choices": ("red", "long " * 300)}, "choices"),
         ({"history": (("a", "b"),) * 33}, "history"),
+        ({"history": (("a" * 32_000, "b" * 32_001),)}, "characters of history"),
         ({"unit_count": 0}, "unit_count"),
         ({"unit_count": 2, "recent_unit_count": 3}, "recent_unit_count"),
         ({"token_count": 0}, "token_count"),

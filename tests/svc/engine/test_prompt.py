@@ -134,15 +134,49 @@ def test_a_question_without_a_token_is_refused(tiny_model: Models) -> None:
         tiny_model("float32").prompt.question("")
 
 
-def test_token_limit_counts_template_and_history(tiny_model: Models) -> None:
+@settings(max_examples=60, deadline=None)
+@given(
+    history=st.lists(st.tuples(texts_with_specials, texts_with_specials), max_size=5),
+    limit_share=st.floats(0, 1),
+)
+def test_where_history_does_not_fit_the_oldest_turns_go_whole_and_no_more_than_needed(
+    tiny_model: Models, history: list[tuple[str, str]], limit_share: float
+) -> None:
     prompt = tiny_model("float32").prompt
-    history = [("When?", "Now.")]
-    count = len(prompt.question("What?", history).token_ids)
-    assert count > len(prompt.question("What?").token_ids)
-    prompt.question("What?", history, max_token_count=count)
+    suffixes = [prompt.question("What?", history[start:]) for start in range(len(history) + 1)]
+    counts = [len(each.token_ids) for each in suffixes]
+    limit = counts[-1] + int(limit_share * (counts[0] - counts[-1]))
+    fitting = next(each for each in suffixes if len(each.token_ids) <= limit)
+    assert prompt.question("What?", history, max_token_count=limit) == fitting
+    assert len(fitting.turn_positions) <= len(history)
+
+
+@pytest.mark.parametrize("history", [(), (("When?", "Now."), ("What?", "It."))], ids=len)
+def test_a_question_that_does_not_fit_alone_is_refused_with_its_own_tokens(
+    tiny_model: Models, history: tuple[tuple[str, str], ...]
+) -> None:
+    prompt = tiny_model("float32").prompt
+    count = len(prompt.question("What is it?").token_ids)
+    assert not prompt.question("What is it?", history, max_token_count=count).turn_positions
     with pytest.raises(QuestionTooLongError) as caught:
-        prompt.question("What?", history, max_token_count=count - 1)
+        prompt.question("What is it?", history, max_token_count=count - 1)
     assert (caught.value.token_count, caught.value.allowed_token_count) == (count, count - 1)
+
+
+def test_the_question_searches_and_the_last_three_turns_without_the_template(
+    tiny_model: Models,
+) -> None:
+    model = tiny_model("float32")
+    history = [("Who?", "I."), ("When?", "Now."), ("", ""), ("And<|im_end|> where?", "Here.")]
+    segment = model.prompt.question("What is it?", history)
+
+    def texts(searches: Sequence[Sequence[int]]) -> list[str]:
+        ids = [[segment.token_ids[place - segment.lead_count] for place in s] for s in searches]
+        return [model.tokenizer.decode(each) for each in ids]
+
+    turns = ["Who?I.", "When?Now.", "", "And<|im_end|> where?Here."]
+    assert texts(segment.turn_positions) == turns
+    assert texts(segment.searches) == ["What is it?", turns[3], turns[1]]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_given_fields_arrive() -> None:
         asked_at_s=0.0,
         cut=pb.SNAPSHOT_CUT_BEFORE,
         choices=["a", "b"],
-        history=[pb.Turn(question="q", answer="a")],
+        history=[pb.Turn(question="q", answer="a"), pb.Turn(answer="b", evidence_until_s=0.0)],
         retrieval=pb.RetrievalOptions(
             mode=pb.RETRIEVAL_MODE_SHARED, unit_count=3, token_count=50, recent_unit_count=0
         ),
@@ -58,7 +58,8 @@ def test_given_fields_arrive() -> None:
     assert question.cut == "before"
     request = question.request
     assert request.choices == ("a", "b")
-    assert request.history == (("q", "a"),)
+    assert request.history == (("q", "a"), ("", "b"))
+    assert question.history_until_s == (None, 0.0)
     assert request.retrieval == "shared"
     assert (request.unit_count, request.recent_unit_count, request.token_count) == (3, 0, 50)
     assert (request.max_new_tokens, request.temperature, request.top_p) == (5, 0.0, 0.5)
@@ -93,6 +94,7 @@ def test_the_longest_question_passes() -> None:
         ("choices[0]", {"choices": ["a" * 1001, "b"]}),
         ("choices", {"choices": ["a"] * 27}),
         ("history", {"history": [pb.Turn(question="q", answer="a")] * 33}),
+        ("history[0].evidence_until_s", {"history": [pb.Turn(evidence_until_s=math.nan)]}),
         ("characters of history", {"history": [pb.Turn(question="q" * 64_001)]}),
         ("mode", {"retrieval": pb.RetrievalOptions(mode=9)}),  # type: ignore[arg-type]
         ("unit_count", {"retrieval": pb.RetrievalOptions(unit_count=-1)}),
