@@ -1,4 +1,4 @@
-"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip`."""
+"""Command line: `python -m eval.streamworld train|measure|export|evaluate|clip|ablate`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from eval.streamworld.ablate_command import add_ablate
 from eval.streamworld.card import model_card
 from eval.streamworld.export import RECOMMENDED, export
 from eval.streamworld.launch import launch
@@ -124,6 +125,7 @@ def main() -> None:
     _add_export(commands)
     add_evaluate(commands)
     add_clip(commands)
+    add_ablate(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

@@ -79,12 +79,18 @@ class StreamMemory:
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each kept token's position within its unit's span, unit after unit."""
-        return self.stream.positions[self._tokens(units)]
+        positions: NDArray[np.int64] = self.stream.positions[self._tokens(units)]
+        return positions
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner product of `query` with each unit's mean key."""
         scores: NDArray[np.float32] = self.index[layer, : self.unit_count] @ query
         return scores
+
+    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the mean keys of the units, in the order given."""
+        rows: NDArray[np.float32] = self.index[layer, units]
+        return rows
 
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given."""

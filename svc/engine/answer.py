@@ -80,6 +80,7 @@ class AnswerEngine:
                 chooser,
                 losses,
                 text_positions=prompt.text_positions,
+                pooling=request.pooling,
                 tail_capacity=tail_count,
             )
 
@@ -180,4 +181,4 @@ class AnswerEngine:
             position_count=room,
             recent_unit_count=request.recent_unit_count,
         )
-        return BestScored(memory, budget)
+        return BestScored(memory, budget, request.ranking, score_scale=self._grounds.score_scale)

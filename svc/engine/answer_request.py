@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+from retrieval.query import Pooling
+from retrieval.ranking import Ranking
 from svc.engine.errors import EngineError
 
-Retrieval = Literal["per_layer", "shared"]
+Retrieval = Literal["per_layer", "shared", "two_pass", "agreed"]
 
 
 class RequestError(EngineError):
@@ -62,7 +64,13 @@ class AnswerRequest:
     """Where given, the answer is the most likely of these, and nothing is decoded."""
 
     retrieval: Retrieval = "per_layer"
-    """Whether every layer chooses its own units, or all share one choice."""
+    """Who chooses: every layer as the question passes it; all layers together, from a first pass
+    over the recent units; every layer, from such a pass; or all together, from a first pass in
+    which every layer chose."""
+    pooling: Pooling = "mean"
+    """How the question's tokens search."""
+    ranking: Ranking = field(default_factory=Ranking)
+    """Rules beyond the score."""
     unit_count: int = 8
     """Units in each layer's context, the recent ones included."""
     recent_unit_count: int = 1
@@ -97,8 +105,8 @@ class AnswerRequest:
         _check_count("stop", len(self.stop), 0, limits.max_stop_strings)
         for text in self.stop:
             _check_count("length of a stop string", len(text), 1, limits.max_stop_string_chars)
-        if self.retrieval not in ("per_layer", "shared"):
-            raise RequestError("retrieval", self.retrieval, "'per_layer' or 'shared'")
+        if self.retrieval not in get_args(Retrieval):
+            raise RequestError("retrieval", self.retrieval, f"one of {get_args(Retrieval)}")
         if self.token_count is not None and self.token_count < 1:
             raise RequestError("token_count", self.token_count, ">= 1")
         if self.top_k is not None and self.top_k < 0:

@@ -19,7 +19,7 @@ from torch import Tensor
 from retrieval.fusion import softmax_mean
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult, AnswerTimings, FinishReason
-from svc.engine.choice import BestScored, Chooser, SharedScores
+from svc.engine.choice import BestScored, Chooser, GatheredScores, SharedScores
 from svc.engine.context import Context
 from svc.engine.losses import Losses
 from svc.engine.memory import Memory
@@ -71,9 +71,10 @@ class Answering:
         self._earlier_retrieval_s = 0.0
         self._after_question = _EMPTY  # logits (vocabulary,) where the answer begins
         self._probe: BestScored | None = None  # set while gathering scores for a shared choice
-        if plan.request.retrieval == "shared" and isinstance(plan.chooser, BestScored):
+        if plan.request.retrieval != "per_layer" and isinstance(plan.chooser, BestScored):
             self._probe = plan.chooser
-            self._context = plan.open_context(self._probe.recent())
+            agreed = plan.request.retrieval == "agreed"
+            self._context = plan.open_context(plan.chooser if agreed else plan.chooser.recent())
         else:
             self._context = plan.open_context(plan.chooser)
         self._segments: list[Segment] = []
@@ -141,9 +142,15 @@ class Answering:
 
     def _share_choice(self, chooser: BestScored) -> None:
         """Choose once for all layers by the sum of their softmax scores, and start over."""
-        scores = softmax_mean(self._context.layer_scores, self._context.score_scale)
+        layer_scores = self._context.layer_scores
         self._earlier_retrieval_s = self._context.retrieval_s
-        self._context = self._plan.open_context(SharedScores(chooser, scores))
+        second: Chooser
+        if self._plan.request.retrieval == "two_pass":
+            second = GatheredScores(chooser, layer_scores)
+        else:
+            shared = softmax_mean(layer_scores, self._context.score_scale)
+            second = SharedScores(chooser, shared)
+        self._context = self._plan.open_context(second)
         self._probe = None
 
     def _take(self, token_id: int) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kvstore.errors import SliceCorruptError, UnitsThinnedError
-from retrieval.query import rekv_query
+from retrieval.query import Pooling, pooled_queries, pooled_scores
 from svc.engine.attention import core
 from svc.engine.choice import Chooser
 from svc.engine.decoder import Decoder
@@ -98,6 +98,7 @@ class Context:
         losses: Losses,
         *,
         text_positions: tuple[int, ...],
+        pooling: Pooling,
         tail_capacity: int,
     ) -> None:
         """Prepare an empty context.
@@ -109,6 +110,7 @@ class Context:
             losses: of the answer; what a layer cannot read, the next ones do not choose.
             text_positions: places in the question segment of the question's own text, whose mean
                 query searches.
+            pooling: how their queries search.
             tail_capacity: tokens of question and answer that there must be room for.
         """
         self._grounds = grounds
@@ -116,6 +118,7 @@ class Context:
         self._chooser = chooser
         self._losses = losses
         self._text_positions = torch.tensor(text_positions, device=grounds.decoder.device)
+        self._pooling = pooling
         self._tail_capacity = tail_capacity
         self.layer_kv: list[LayerKV] = []
         self.layer_units: list[NDArray[np.int64]] = []
@@ -140,8 +143,12 @@ class Context:
         """
         started = time.perf_counter()
         text_query = query[0][:, self._text_positions].to("cpu", torch.float64).numpy()
-        vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
-        scores = self._memory.scores(layer, vector)
+        vectors = pooled_queries(text_query, self._grounds.decoder.kv_head_count, self._pooling)
+        scores = pooled_scores(
+            np.stack([self._memory.scores(layer, vector) for vector in vectors]),
+            self._pooling,
+            self.score_scale,
+        )
         units, layer_kv = self._read_layer(layer, scores)
         self.layer_kv.append(layer_kv)
         self.layer_units.append(units)
@@ -162,13 +169,13 @@ class Context:
     ) -> tuple[NDArray[np.int64], LayerKV]:
         """Choose and load until everything that was chosen could be read."""
         losses = self._losses
-        units = wanted = self._chooser.choose(scores, losses.dropped)
+        units = wanted = self._chooser.choose(layer, scores, losses.dropped)
         missed: set[int] = set()
         while True:
             if losses:
                 missed.update(wanted[losses.mask[wanted]].tolist())
                 losses.check(missed, self._chooser.judged_by(wanted))
-                units = self._chooser.choose(scores, losses.mask)
+                units = self._chooser.choose(layer, scores, losses.mask)
             try:
                 return units, self._load(layer, units)
             except UnitsThinnedError as error:
