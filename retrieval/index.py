@@ -142,29 +142,6 @@ class KeyIndexReader:
         self._check_epoch()
         return out
 
-    def rows(self, layer: int, units: NDArray[np.int64], count: int) -> NDArray[np.float32]:
-        """Return rows of the first `count`, (n, dim), in the order given.
-
-        Args:
-            layer: in [0, layer_count).
-            units: (n,), each in [0, count).
-            count: how many rows, from the start, belong to the snapshot.
-
-        Raises:
-            IndexShortError, IndexDamagedError, EpochChangedError: as for `scores`.
-        """
-        if len(units) and not 0 <= int(units.min()) <= int(units.max()) < count:
-            raise ValueError(f"units must be in [0, {count})")
-        size = self._file.layout.chunk_row_count
-        slices = self._slices(layer, count)
-        rows = np.empty((len(units), self.dim), np.float32)
-        chunk_of = units // size
-        for chunk in np.unique(chunk_of).tolist():
-            mine = chunk_of == chunk
-            rows[mine] = slices[chunk][units[mine] - chunk * size]
-        self._check_epoch()
-        return rows
-
     def top_k(
         self, layer: int, query: NDArray[np.float32], count: int, k: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -100,38 +100,6 @@ def select(
     return np.concatenate([np.sort(best_first), chosen])
 
 
-def select_ordered(
-    order: NDArray[np.int64],
-    token_counts: NDArray[np.int64],
-    position_spans: NDArray[np.int64],
-    budget: Budget,
-) -> NDArray[np.int64]:
-    """Return the units to read, ascending: the recent ones, then those of `order` that fit.
-
-    Args:
-        order: candidates, best first; recent ones among them count once. Others are not read.
-        token_counts: (n,) kept tokens of each unit.
-        position_spans: (n,) positions of each unit.
-        budget: limits of the whole selection.
-
-    Raises:
-        BudgetTooSmallError: recent units are wanted, and the newest alone does not fit.
-    """
-    recent = select_recent(token_counts, position_spans, budget)
-    others = order[order < len(token_counts) - len(recent)]
-    if not len(others):
-        return recent
-    fitting = _fitting(
-        others,
-        token_counts,
-        position_spans,
-        units_left=budget.unit_count - len(recent),
-        tokens_left=budget.token_count - int(token_counts[recent].sum()),
-        positions_left=budget.position_count - int(position_spans[recent].sum()),
-    )
-    return np.concatenate([np.sort(fitting), recent])
-
-
 def best(scores: NDArray[np.floating], count: int) -> NDArray[np.int64]:
     """Return the indices of the best scores, at most `count`, best first, newer at a tie."""
     if count < 1:

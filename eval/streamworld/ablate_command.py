@@ -40,4 +40,4 @@ def _ablate(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
         for done in run(ablation, model, serving_defaults(config), arguments.out):
             sys.stderr.write(done + "\n")
-    sys.stdout.write(table(read_lines([arguments.out]), BASE) + "\n")
+    sys.stdout.write(table(read_lines(arguments.out), BASE) + "\n")

@@ -13,7 +13,6 @@ import numpy as np
 
 from eval.streamworld.exam import Question, make_exam
 from eval.streamworld.exam_memory import StreamMemory, encode_stream, whole_units
-from retrieval.ranking import Ranking
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
@@ -25,28 +24,14 @@ BASE = "per_layer"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     BASE: {},
     "shared": {"retrieval": "shared"},
-    "two_pass": {"retrieval": "two_pass"},
     "agreed": {"retrieval": "agreed"},
-    "last token": {"pooling": "last"},
-    "max over tokens": {"pooling": "max"},
-    "softmax of each token": {"pooling": "tokens"},
-    "mean and each token": {"pooling": "both"},
-    "agreed, mean and each token": {"retrieval": "agreed", "pooling": "both"},
-    "detrended": {"ranking": Ranking(detrended=True)},
-    "neighbours": {"ranking": Ranking(neighbour_reach=1)},
-    "3 of a run": {"ranking": Ranking(per_run_count=3)},
-    "novelty": {"ranking": Ranking(novelty=1.0)},
-    "cut at 1/20": {"ranking": Ranking(least_ratio=0.05)},
-    "shared, 3 of a run": {"retrieval": "shared", "ranking": Ranking(per_run_count=3)},
-    "agreed, 3 of a run": {"retrieval": "agreed", "ranking": Ranking(per_run_count=3)},
-    "agreed, novelty": {"retrieval": "agreed", "ranking": Ranking(novelty=1.0)},
-    "agreed, cut at 1/20": {"retrieval": "agreed", "ranking": Ranking(least_ratio=0.05)},
-    "agreed, 3 of a run, cut at 1/20": {
-        "retrieval": "agreed",
-        "ranking": Ranking(per_run_count=3, least_ratio=0.05),
-    },
-    "evenly": {"ranking": Ranking(even=True)},
-    "recent only": {"recent_unit_count": 8},
+    "mean and each token": {"pooling": "mean_and_tokens"},
+    "agreed, mean and each token": {"retrieval": "agreed", "pooling": "mean_and_tokens"},
+    "half the units": {"unit_count": 4},
+    "twice the units": {"unit_count": 16},
+    "newest not first": {"recent_unit_count": 0},
+    "newest as stored": {"newest_whole": False},
+    "newest only": {"unit_count": 1},
 }
 """By name: what a request says in place of the defaults."""
 
@@ -74,7 +59,7 @@ def run(
 
     A line holds the questions of one stream; equal arguments give equal lines.
     """
-    done = {_key(line) for line in read_lines([out])} if out.exists() else set()
+    done = {_key(line) for line in _resumed(out)}
     engine = AnswerEngine(model)
     window = WindowConfig(
         window_tokens=defaults.window_tokens, window_positions=defaults.window_positions
@@ -108,14 +93,18 @@ def run(
         yield f"{ablation.duration_s:g} s, seed {seed}"
 
 
-def read_lines(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return the lines of the files; a last one that was cut off is left out."""
-    return [
-        json.loads(text)
-        for path in paths
-        for text in path.read_text().splitlines(keepends=True)
-        if text.endswith("\n")
-    ]
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a file; a last one that was cut off is left out."""
+    return [json.loads(text) for text in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _resumed(out: Path) -> list[dict[str, Any]]:
+    """Return the lines of an earlier run, and cut off what it had not finished writing."""
+    if not out.exists():
+        return []
+    with out.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+    return read_lines(out)
 
 
 def _key(line: Mapping[str, Any]) -> tuple[float, int, str, str]:
@@ -136,8 +125,6 @@ def _graded(
                 "right": result.text.strip() == question.answer,
                 "found": _found(question, result),
                 "units": float(np.mean([len(units) for units in result.layer_units])),
-                "best": float(result.unit_scores[:-1].max(initial=0.0)),
-                "top": float(np.sort(result.unit_scores[:-1])[-8:].sum()),
             }
 
 

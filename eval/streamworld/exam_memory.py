@@ -87,11 +87,6 @@ class StreamMemory:
         scores: NDArray[np.float32] = self.index[layer, : self.unit_count] @ query
         return scores
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the mean keys of the units, in the order given."""
-        rows: NDArray[np.float32] = self.index[layer, units]
-        return rows
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given."""
         tokens = torch.from_numpy(self._tokens(units))

@@ -1,44 +1,44 @@
 """Tables of an ablation: each variant beside the base, paired by question.
 
-Intervals are of the streams, from which questions come several at once: streams are drawn again,
-not questions.
+Intervals are of streams, from which questions come several at once: streams are drawn again, not
+questions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-_DRAWS = 2000
-_GROUPS = {
-    "now_what": "now", "now_object": "now", "now_colour": "now", "now_scene": "now",
-    "past_object": "past", "past_colour": "past", "past_scene": "past", "past_text": "past",
-}  # fmt: skip
 KINDS = ("now", "past", "motion", "count", "order", "not_seen")
+_FOUND_KINDS = ("motion", "count", "order")
+_DRAWS = 2000
 
-Cells = dict[tuple[str, float, str], dict[int, list[tuple[str, float, float | None, float]]]]
-"""(reduction, duration, variant) -> seed -> (kind, right, found, units) of each question."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one question."""
+
+    kind: str
+    """One of KINDS."""
+    right: bool
+    found: float | None
+    """Share of the evidence's spans that a layer read a unit of; None without evidence."""
+    units: float
+    """In a layer's context."""
 
 
-def cells(lines: Sequence[Mapping[str, Any]]) -> Cells:
-    """Return the questions by what they were answered with."""
-    found: Cells = defaultdict(dict)
-    for line in lines:
-        found[line["reduction"], line["duration_s"], line["variant"]][line["seed"]] = [
-            (_GROUPS.get(q["kind"], q["kind"]), float(q["right"]), q["found"], q["units"])
-            for q in line["questions"]
-        ]
-    return found
+Streams = dict[tuple[float, int], list[Outcome]]
+"""(duration, seed) -> outcomes, in the same order for every variant."""
 
 
 def paired_interval(
     differences: Sequence[NDArray[np.float64]], *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return mean, and the ends of its 95 % interval, of differences that come by stream."""
+    """Return the mean of differences that come by stream, and the ends of its 95 % interval."""
     sums = np.array([part.sum() for part in differences])
     counts = np.array([len(part) for part in differences])
     drawn = np.random.default_rng(seed).integers(len(sums), size=(_DRAWS, len(sums)))
@@ -48,44 +48,88 @@ def paired_interval(
 
 
 def table(lines: Sequence[Mapping[str, Any]], base: str) -> str:
-    """Return text: for each reduction and duration a row a variant, a column a kind.
+    """Return Markdown: for each reduction, by duration and over all, a row a variant.
 
-    A cell is the accuracy, and for others than the base the difference to it with its interval;
-    `found` is the share of the evidence's spans that a layer read, for count and order.
+    A cell is the accuracy; for others than the base also the difference to it, over the streams
+    that both answered, and its interval.
     """
-    found = cells(lines)
     text: list[str] = []
-    for reduction, duration_s in dict.fromkeys(key[:2] for key in found):
-        first = found[reduction, duration_s, base]
-        counts = {kind: sum(q[0] == kind for qs in first.values() for q in qs) for kind in KINDS}
-        head = " | ".join(f"{kind} ({counts[kind]})" for kind in KINDS)
-        text.append(f"\n{reduction}, {duration_s:g} s, {len(first)} streams\n")
-        text.append(f"| variant | {head} | found: count, order | units |")
-        text.append("|---" * (len(KINDS) + 3) + "|")
-        for (own_reduction, own_duration_s, variant), seeds in found.items():
-            if (own_reduction, own_duration_s) != (reduction, duration_s):
-                continue
-            both = [seed for seed in seeds if seed in first]
-            row = [
-                _cell([(seeds[s], first[s]) for s in both], kind, variant == base) for kind in KINDS
-            ]
-            every = [q for seed in both for q in seeds[seed]]
-            row.append(", ".join(_mean([q[2] for q in every if q[0] == k]) for k in KINDS[3:5]))
-            row.append(_mean([q[3] for q in every]))
-            text.append(f"| {variant} | " + " | ".join(row) + " |")
+    for reduction in dict.fromkeys(line["reduction"] for line in lines):
+        own = [line for line in lines if line["reduction"] == reduction]
+        durations = sorted({float(line["duration_s"]) for line in own})
+        text += [
+            part
+            for duration_s in durations
+            for part in _rows(
+                f"{reduction}, {duration_s:g} s",
+                [line for line in own if line["duration_s"] == duration_s],
+                base,
+            )
+        ]
+        if len(durations) > 1:
+            text += _rows(f"{reduction}, all", own, base)
     return "\n".join(text)
 
 
-def _cell(pairs: Sequence[tuple[Any, Any]], kind: str, is_base: bool) -> str:
-    own = [np.array([q[1] for q in mine if q[0] == kind]) for mine, _ in pairs]
-    accuracy = float(np.concatenate(own).mean())
-    if is_base:
-        return f"{accuracy:.3f}"
-    theirs = [np.array([q[1] for q in other if q[0] == kind]) for _, other in pairs]
-    mean, low, high = paired_interval([a - b for a, b in zip(own, theirs, strict=True)])
-    return f"{accuracy:.3f} {mean:+.3f} [{low:+.2f}, {high:+.2f}]"
+def _rows(title: str, lines: Sequence[Mapping[str, Any]], base: str) -> list[str]:
+    variants = _by_variant(lines)
+    first = variants.pop(base)
+    head = " | ".join(f"{kind} ({len(_of(first, kind))})" for kind in KINDS)
+    return [
+        "",
+        f"{title}, {len(first)} streams",
+        "",
+        f"| variant | {head} | found: {', '.join(_FOUND_KINDS)} | units |",
+        "|---" * (len(KINDS) + 3) + "|",
+        _row(base, first, None),
+        *(_row(name, streams, first) for name, streams in variants.items()),
+    ]
 
 
-def _mean(values: Sequence[float | None]) -> str:
-    given = [value for value in values if value is not None]
-    return f"{np.mean(given):.2f}" if given else "-"
+def _row(name: str, streams: Streams, base: Streams | None) -> str:
+    cells = [_cell(streams, kind, base) for kind in KINDS]
+    found = [
+        [one.found for one in _of(streams, kind) if one.found is not None] for kind in _FOUND_KINDS
+    ]
+    cells.append(", ".join(f"{np.mean(values):.2f}" if values else "-" for values in found))
+    cells.append(f"{np.mean([one.units for ones in streams.values() for one in ones]):.1f}")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _cell(streams: Streams, kind: str, base: Streams | None) -> str:
+    ones = _of(streams, kind)
+    if not ones:
+        return "-"
+    accuracy = f"{np.mean([one.right for one in ones]):.3f}"
+    both = [] if base is None else [stream for stream in streams if stream in base]
+    if base is None or not both:
+        return accuracy
+    differences = [_right(streams, each, kind) - _right(base, each, kind) for each in both]
+    mean, low, high = paired_interval(differences)
+    return f"{accuracy} {mean:+.3f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _right(streams: Streams, stream: tuple[float, int], kind: str) -> NDArray[np.float64]:
+    return np.array([float(one.right) for one in streams[stream] if one.kind == kind])
+
+
+def _of(streams: Streams, kind: str) -> list[Outcome]:
+    return [one for ones in streams.values() for one in ones if one.kind == kind]
+
+
+def _by_variant(lines: Sequence[Mapping[str, Any]]) -> dict[str, Streams]:
+    variants: dict[str, Streams] = {}
+    for line in lines:
+        streams = variants.setdefault(line["variant"], {})
+        streams[line["duration_s"], line["seed"]] = [
+            Outcome(
+                kind=_group(question["kind"]), right=question["right"],
+                found=question["found"], units=question["units"],
+            )
+            for question in line["questions"]
+        ]  # fmt: skip
+    return variants
+
+
+def _group(kind: str) -> str:
+    return next((group for group in ("now", "past") if kind.startswith(group)), kind)

@@ -181,4 +181,4 @@ class AnswerEngine:
             position_count=room,
             recent_unit_count=request.recent_unit_count,
         )
-        return BestScored(memory, budget, request.ranking, score_scale=self._grounds.score_scale)
+        return BestScored(memory, budget)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from retrieval.query import Pooling
-from retrieval.ranking import Ranking
 from svc.engine.errors import EngineError
 
-Retrieval = Literal["per_layer", "shared", "two_pass", "agreed"]
+Retrieval = Literal["per_layer", "shared", "agreed"]
 
 
 class RequestError(EngineError):
@@ -64,13 +63,10 @@ class AnswerRequest:
     """Where given, the answer is the most likely of these, and nothing is decoded."""
 
     retrieval: Retrieval = "per_layer"
-    """Who chooses: every layer as the question passes it; all layers together, from a first pass
-    over the recent units; every layer, from such a pass; or all together, from a first pass in
-    which every layer chose."""
+    """Who chooses: every layer as the question passes it; or all together, from a first pass over
+    the recent units; or all together, from a first pass in which every layer chose."""
     pooling: Pooling = "mean"
     """How the question's tokens search."""
-    ranking: Ranking = field(default_factory=Ranking)
-    """Rules beyond the score."""
     unit_count: int = 8
     """Units in each layer's context, the recent ones included."""
     recent_unit_count: int = 1

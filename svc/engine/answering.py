@@ -19,7 +19,7 @@ from torch import Tensor
 from retrieval.fusion import softmax_mean
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult, AnswerTimings, FinishReason
-from svc.engine.choice import BestScored, Chooser, GatheredScores, SharedScores
+from svc.engine.choice import BestScored, Chooser, SharedScores
 from svc.engine.context import Context
 from svc.engine.losses import Losses
 from svc.engine.memory import Memory
@@ -144,13 +144,8 @@ class Answering:
         """Choose once for all layers by the sum of their softmax scores, and start over."""
         layer_scores = self._context.layer_scores
         self._earlier_retrieval_s = self._context.retrieval_s
-        second: Chooser
-        if self._plan.request.retrieval == "two_pass":
-            second = GatheredScores(chooser, layer_scores)
-        else:
-            shared = softmax_mean(layer_scores, self._context.score_scale)
-            second = SharedScores(chooser, shared)
-        self._context = self._plan.open_context(second)
+        scores = softmax_mean(layer_scores, self._context.score_scale)
+        self._context = self._plan.open_context(SharedScores(chooser, scores))
         self._probe = None
 
     def _take(self, token_id: int) -> None:

@@ -146,7 +146,6 @@ class Context:
         vectors = pooled_queries(text_query, self._grounds.decoder.kv_head_count, self._pooling)
         scores = pooled_scores(
             np.stack([self._memory.scores(layer, vector) for vector in vectors]),
-            self._pooling,
             self.score_scale,
         )
         units, layer_kv = self._read_layer(layer, scores)
@@ -169,13 +168,13 @@ class Context:
     ) -> tuple[NDArray[np.int64], LayerKV]:
         """Choose and load until everything that was chosen could be read."""
         losses = self._losses
-        units = wanted = self._chooser.choose(layer, scores, losses.dropped)
+        units = wanted = self._chooser.choose(scores, losses.dropped)
         missed: set[int] = set()
         while True:
             if losses:
                 missed.update(wanted[losses.mask[wanted]].tolist())
                 losses.check(missed, self._chooser.judged_by(wanted))
-                units = self._chooser.choose(layer, scores, losses.mask)
+                units = self._chooser.choose(scores, losses.mask)
             try:
                 return units, self._load(layer, units)
             except UnitsThinnedError as error:

@@ -74,10 +74,6 @@ class Memory(Protocol):
         """
         ...
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the units' mean keys before RoPE, (n, kv_heads * head_dim), in their order."""
-        ...
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given.
 

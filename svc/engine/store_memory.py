@@ -107,14 +107,6 @@ class StoreMemory:
         scores[: self._snapshot.first_unit] = -np.inf  # their rows stay
         return scores
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the mean keys before RoPE of the units, in the order given.
-
-        Raises:
-            RetrievalError: the index was recovered meanwhile, or is short.
-        """
-        return self._index.rows(layer, units, self._snapshot.unit_count)
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given.
 

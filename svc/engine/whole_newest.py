@@ -106,10 +106,6 @@ class WholeNewest:
         """Return the inner product of `query` with each unit's mean key before RoPE."""
         return self._memory.scores(layer, query)
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the mean keys before RoPE of the units, in the order given."""
-        return self._memory.rows(layer, units)
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return keys before RoPE and values of the units, in the order given.
 

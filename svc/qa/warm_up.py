@@ -45,11 +45,6 @@ class RandomMemory:
         """Returns scores that prefer the newer unit."""
         return np.arange(self.unit_count, dtype=np.float32)
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Returns mean keys of no direction."""
-        dim = self._model.kv_head_count * self._model.head_dim
-        return np.zeros((len(units), dim), np.float32)
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Returns random keys and values."""
         model = self._model

@@ -77,9 +77,6 @@ class ListMemory:
         scores[: self.first_unit] = -np.inf
         return scores
 
-    def rows(self, layer: int, units: NDArray[np.int64]) -> NDArray[np.float32]:
-        return np.stack([mean_key(self.units[unit].kv, layer) for unit in units.tolist()])
-
     def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         chosen = [self.units[unit].kv for unit in units]
         return (

@@ -105,7 +105,7 @@ def answer_and_reference(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("retrieval", ["per_layer", "shared"])
+@pytest.mark.parametrize("retrieval", ["per_layer", "shared", "agreed"])
 @pytest.mark.parametrize("make_units", [streams.full_units, streams.ragged_units])
 def test_subsets_of_units_equal_a_dense_reference(
     dtype: str,
@@ -166,6 +166,25 @@ def test_shared_choice_is_the_best_by_the_sum_of_softmax_scores_before_retrieval
     probe = dense_answer(model, units, QUESTION, [0], lambda layer, scores: [newest])
     scale = (model.decoder.head_count * model.decoder.head_dim) ** -0.5
     shares = torch.stack([(scores * scale).softmax(0) for scores in probe.layer_scores]).sum(0)
+    best = shares[:newest].topk(3).indices.tolist()
+    assert [layer.tolist() for layer in result.layer_units] == [[*sorted(best), newest]] * 3
+
+
+def test_layers_agree_on_the_best_by_the_sum_of_the_softmax_scores_of_their_own_choices(
+    tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("float64")
+    result, _, units, _ = answer_and_reference(
+        model, streams.full_units, monkeypatch, unit_count=4, retrieval="agreed"
+    )
+    newest = len(units) - 1
+
+    def own_choice(layer: int, scores: Tensor) -> list[int]:
+        return [*sorted(scores[:newest].topk(3).indices.tolist()), newest]
+
+    first = dense_answer(model, units, QUESTION, [0], own_choice)
+    scale = (model.decoder.head_count * model.decoder.head_dim) ** -0.5
+    shares = torch.stack([(scores * scale).softmax(0) for scores in first.layer_scores]).sum(0)
     best = shares[:newest].topk(3).indices.tolist()
     assert [layer.tolist() for layer in result.layer_units] == [[*sorted(best), newest]] * 3
 
