@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from retrieval.fusion import softmax_mean
 from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
-from retrieval.fusion import softmax_mean
 from retrieval.query import MAX_TOKEN_QUERIES, pooled_queries, pooled_scores, rekv_query
 
 
