@@ -174,19 +174,25 @@ def test_layers_agree_on_the_best_by_the_sum_of_the_softmax_scores_of_their_own_
     tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("float64")
-    result, _, units, _ = answer_and_reference(
-        model, streams.full_units, monkeypatch, unit_count=4, retrieval="agreed"
-    )
-    newest = len(units) - 1
-
-    def own_choice(layer: int, scores: Tensor) -> list[int]:
-        return [*sorted(scores[:newest].topk(3).indices.tolist()), newest]
-
-    first = dense_answer(model, units, QUESTION, [0], own_choice)
     scale = (model.decoder.head_count * model.decoder.head_dim) ** -0.5
-    shares = torch.stack([(scores * scale).softmax(0) for scores in first.layer_scores]).sum(0)
-    best = shares[:newest].topk(3).indices.tolist()
-    assert [layer.tolist() for layer in result.layer_units] == [[*sorted(best), newest]] * 3
+    differs = False
+    for unit_count in (3, 4, 5, 6, 7, 8):
+        result, _, units, _ = answer_and_reference(
+            model, streams.full_units, monkeypatch, unit_count=unit_count, retrieval="agreed"
+        )
+        newest, count = len(units) - 1, unit_count - 1
+
+        def best(scores: Tensor, newest: int = newest, count: int = count) -> list[int]:
+            return [*sorted(scores[:newest].topk(count).indices.tolist()), newest]
+
+        first = dense_answer(model, units, QUESTION, [0], lambda layer, scores: best(scores))
+        shares = torch.stack([(scores * scale).softmax(0) for scores in first.layer_scores])
+        assert [layer.tolist() for layer in result.layer_units] == [best(shares.sum(0))] * 3
+        shared = answer(
+            model, request(unit_count=unit_count, retrieval="shared"), ListMemory(units)
+        )
+        differs |= shared.layer_units[0].tolist() != result.layer_units[0].tolist()
+    assert differs, "or the test shows little"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
