@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from eval.streamworld.ablation import BASE, VARIANTS, Ablation, read_lines, run
-from eval.streamworld.paired import table
+from eval.streamworld.ablation_table import table
 from svc.engine.model import load_model
 from svc.engine.serving import model_config, serving_defaults
 

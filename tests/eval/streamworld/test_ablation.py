@@ -12,7 +12,7 @@ import pytest
 from eval.streamworld.ablation import BASE, VARIANTS, Ablation, read_lines, run
 from eval.streamworld.exam import make_exam
 from eval.streamworld.exam_memory import EncodedStream, StreamMemory, encode_stream, whole_units
-from eval.streamworld.paired import paired_interval, table
+from eval.streamworld.ablation_table import paired_interval, table
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
