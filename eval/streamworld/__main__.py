@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from eval.streamworld.ablate_command import add_ablate
 from eval.streamworld.card import model_card
 from eval.streamworld.converse import add_converse
 from eval.streamworld.export import RECOMMENDED, export
@@ -127,6 +128,7 @@ def main() -> None:
     add_clip(commands)
     add_export_benchmark(commands)
     add_converse(commands)
+    add_ablate(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

@@ -29,6 +29,7 @@ class Retrieval(Enum):
 
     PER_LAYER = "per_layer"
     SHARED = "shared"
+    AGREED = "agreed"
 
 
 _FLAGS = {
@@ -42,6 +43,7 @@ _FLAGS = {
     "recent_unit_count": "--recent",
     "token_count": "--tokens",
     "unit_indices": "--unit-index",
+    "search_each_token": "--each-token",
     "max_new_token_count": "--max-new-tokens",
     "max_new_tokens": "--max-new-tokens",
     "temperature": "--temperature",
@@ -108,10 +110,18 @@ def ask(
     retrieval: Annotated[
         Retrieval | None,
         _recall_option(
-            help="Whether each layer of the model recalls its own moments, or all the same. ",
+            help="Whether each layer of the model recalls its own moments, or all the same: shared "
+            "from a first look at the newest, agreed after each looked for its own.",
             show_default="per_layer",
         ),
     ] = None,
+    each_token: Annotated[
+        bool,
+        _recall_option(
+            "--each-token",
+            help="Search by each word too, for questions that name several things.",
+        ),
+    ] = False,
     units: Annotated[
         int | None,
         _recall_option(
@@ -172,7 +182,7 @@ def ask(
         raise typer.BadParameter("give one, or --chat", param_hint="QUESTION")
     if before and at is None and not chat:
         raise typer.BadParameter("--before needs --at: before which time?", param_hint="--before")
-    if unit_index and (retrieval or units or tokens or recent is not None):
+    if unit_index and (retrieval or each_token or units or tokens or recent is not None):
         raise typer.BadParameter(
             "takes the place of the other options of retrieval", param_hint="--unit-index"
         )
@@ -184,6 +194,7 @@ def ask(
             recent_unit_count=recent,
             token_count=tokens,
             unit_indices=tuple(unit_index or ()),
+            search_each_token=each_token,
         ),
         "decoding": DecodingOptions(
             max_new_token_count=max_new_tokens,

@@ -64,6 +64,7 @@ _ON_FULL_NUMBERS = {
 _MODES = {
     RetrievalMode.PER_LAYER: question_pb2.RETRIEVAL_MODE_PER_LAYER,
     RetrievalMode.SHARED: question_pb2.RETRIEVAL_MODE_SHARED,
+    RetrievalMode.AGREED: question_pb2.RETRIEVAL_MODE_AGREED,
 }
 
 
@@ -184,6 +185,7 @@ def retrieval_to(options: RetrievalOptions) -> question_pb2.RetrievalOptions:
         token_count=options.token_count or 0,
         recent_unit_count=options.recent_unit_count,
         unit_indices=options.unit_indices,
+        search_each_token=options.search_each_token,
     )
 
 

@@ -25,7 +25,9 @@ class RetrievalMode(Enum):
     PER_LAYER = "per_layer"
     """Every layer of the model chooses its own."""
     SHARED = "shared"
-    """All layers share one choice."""
+    """All layers share one choice, from a first look at the newest units only."""
+    AGREED = "agreed"
+    """All layers share one choice, from a first pass in which each read its own."""
 
 
 class FinishReason(Enum):
@@ -201,6 +203,9 @@ class RetrievalOptions:
     """Newest units, taken first and charged to the budget."""
     unit_indices: tuple[int, ...] = ()
     """Exactly these units in every layer, in place of retrieval; the rest is then absent."""
+    search_each_token: bool = False
+    """Search by each of the question's tokens beside their mean: for questions that name several
+    things."""
 
     def __post_init__(self) -> None:
         # 0 would travel as "the default": refused rather than turned into something else.

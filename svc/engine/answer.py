@@ -79,6 +79,7 @@ class AnswerEngine:
                 chooser,
                 losses,
                 searches=prompt.searches,
+                pooling=request.pooling,
                 tail_capacity=tail_count,
             )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+from retrieval.query import Pooling
 from svc.engine.errors import EngineError
 
-Retrieval = Literal["per_layer", "shared"]
+Retrieval = Literal["per_layer", "shared", "agreed"]
 
 
 class RequestError(EngineError):
@@ -66,7 +67,10 @@ class AnswerRequest:
     """Where given, the answer is the most likely of these, and nothing is decoded."""
 
     retrieval: Retrieval = "per_layer"
-    """Whether every layer chooses its own units, or all share one choice."""
+    """Who chooses: every layer as the question passes it; or all together, from a first pass over
+    the recent units; or all together, from a first pass in which every layer chose."""
+    pooling: Pooling = "mean"
+    """How the question's tokens search."""
     unit_count: int = 8
     """Units in each layer's context, the recent ones included."""
     recent_unit_count: int = 1
@@ -103,8 +107,8 @@ class AnswerRequest:
         _check_count("stop", len(self.stop), 0, limits.max_stop_strings)
         for text in self.stop:
             _check_count("length of a stop string", len(text), 1, limits.max_stop_string_chars)
-        if self.retrieval not in ("per_layer", "shared"):
-            raise RequestError("retrieval", self.retrieval, "'per_layer' or 'shared'")
+        if self.retrieval not in get_args(Retrieval):
+            raise RequestError("retrieval", self.retrieval, f"one of {get_args(Retrieval)}")
         if self.token_count is not None and self.token_count < 1:
             raise RequestError("token_count", self.token_count, ">= 1")
         if self.top_k is not None and self.top_k < 0:

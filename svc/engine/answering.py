@@ -72,9 +72,10 @@ class Answering:
         self._earlier_retrieval_s = 0.0
         self._after_question = _EMPTY  # logits (vocabulary,) where the answer begins
         self._probe: BestScored | None = None  # set while gathering scores for a shared choice
-        if plan.request.retrieval == "shared" and isinstance(plan.chooser, BestScored):
+        if plan.request.retrieval != "per_layer" and isinstance(plan.chooser, BestScored):
             self._probe = plan.chooser
-            self._context = plan.open_context(self._probe.recent())
+            agreed = plan.request.retrieval == "agreed"
+            self._context = plan.open_context(plan.chooser if agreed else plan.chooser.recent())
         else:
             self._context = plan.open_context(plan.chooser)
         self._segments: list[Segment] = []

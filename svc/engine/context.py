@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kvstore.errors import SliceCorruptError, UnitsThinnedError
 from retrieval.fusion import softmax_mean
-from retrieval.query import rekv_query
+from retrieval.query import Pooling, pooled_queries, pooled_scores
 from retrieval.searches import interleaved, mixed
 from svc.engine.attention import core
 from svc.engine.choice import Chooser
@@ -101,6 +101,7 @@ class Context:
         losses: Losses,
         *,
         searches: Sequence[tuple[int, ...]],
+        pooling: Pooling,
         tail_capacity: int,
     ) -> None:
         """Prepare an empty context.
@@ -112,6 +113,7 @@ class Context:
             losses: of the answer; what a layer cannot read, the next ones do not choose.
             searches: places in the question segment of each text whose mean query searches: the
                 question's own first, then those of the turns before it.
+            pooling: how the queries of a text search.
             tail_capacity: tokens of question and answer that there must be room for.
         """
         self._grounds = grounds
@@ -120,6 +122,7 @@ class Context:
         self._losses = losses
         device = grounds.decoder.device
         self._searches = [torch.tensor(positions, device=device) for positions in searches]
+        self._pooling = pooling
         self._tail_capacity = tail_capacity
         self.layer_kv: list[LayerKV] = []
         self.layer_units: list[NDArray[np.int64]] = []
@@ -144,11 +147,10 @@ class Context:
             EvidenceLostError: too much of what the layer chose is damaged.
         """
         started = time.perf_counter()
-        searches: list[NDArray[np.float32]] = []
-        for positions in self._searches:
-            text_query = query[0][:, positions].to("cpu", torch.float64).numpy()
-            vector = rekv_query(text_query, self._grounds.decoder.kv_head_count)
-            searches.append(self._memory.scores(layer, vector))
+        searches = [
+            self._search(layer, query[0][:, positions].to("cpu", torch.float64).numpy())
+            for positions in self._searches
+        ]
         units, layer_kv = self._read_layer(layer, interleaved(searches))
         self.layer_kv.append(layer_kv)
         self.layer_units.append(units)
@@ -160,6 +162,12 @@ class Context:
     def score_scale(self) -> float:
         """What the layers' scores are multiplied by before a softmax."""
         return self._grounds.score_scale
+
+    def _search(self, layer: int, text_query: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return each unit's score for one text, of (heads, tokens, head_dim) queries."""
+        vectors = pooled_queries(text_query, self._grounds.decoder.kv_head_count, self._pooling)
+        found = np.stack([self._memory.scores(layer, vector) for vector in vectors])
+        return pooled_scores(found, self.score_scale)
 
     def shared_scores(self) -> NDArray[np.floating]:
         """Return what all opened layers choose by together: their softmax scores, averaged."""

@@ -32,6 +32,7 @@ _MODES: dict[int, engine.Retrieval] = {
     pb.RETRIEVAL_MODE_UNSPECIFIED: "per_layer",
     pb.RETRIEVAL_MODE_PER_LAYER: "per_layer",
     pb.RETRIEVAL_MODE_SHARED: "shared",
+    pb.RETRIEVAL_MODE_AGREED: "agreed",
 }
 _FINISH_REASONS = {
     "stop": pb.Answer.FINISH_REASON_STOP,
@@ -229,6 +230,7 @@ def _retrieval(options: pb.RetrievalOptions, default_unit_count: int) -> dict[st
     recent_given = options.HasField("recent_unit_count")
     return {
         "retrieval": _known(_MODES, "mode", options.mode),
+        "pooling": "mean_and_tokens" if options.search_each_token else "mean",
         "unit_count": unit_count,
         "token_count": options.token_count or None,
         "recent_unit_count": options.recent_unit_count if recent_given else 1,

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from retrieval.fusion import softmax_mean
 from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
-from retrieval.query import rekv_query
+from retrieval.query import MAX_TOKEN_QUERIES, pooled_queries, pooled_scores, rekv_query
 
 
 def rekv_score(queries: NDArray[np.floating], keys: NDArray[np.floating]) -> np.floating:
@@ -68,3 +69,45 @@ def test_a_question_without_tokens_has_no_query() -> None:
 def test_heads_must_form_whole_groups() -> None:
     with pytest.raises(ValueError, match="whole groups"):
         rekv_query(np.zeros((4, 2, 8)), 3)
+
+
+def test_every_token_searches_beside_the_mean_and_long_questions_in_runs() -> None:
+    queries = np.random.default_rng(0).standard_normal((4, 150, 8))
+    alone = pooled_queries(queries, 2, "mean")
+    np.testing.assert_array_equal(alone, rekv_query(queries, 2)[None])
+    short = pooled_queries(queries[:, :5], 2, "mean_and_tokens")
+    assert len(short) == 6
+    np.testing.assert_array_equal(short[0], rekv_query(queries[:, :5], 2))
+    np.testing.assert_array_equal(short[3], rekv_query(queries[:, 2:3], 2))
+    assert len(pooled_queries(queries, 2, "mean_and_tokens")) == MAX_TOKEN_QUERIES + 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    vector_count=st.integers(2, 9),
+    unit_count=st.integers(1, 30),
+    later_count=st.integers(0, 5),
+    dropped_count=st.integers(0, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_pooled_score_is_the_mean_of_softmax_scores(
+    vector_count: int, unit_count: int, later_count: int, dropped_count: int, seed: int
+) -> None:
+    scale = 0.1
+    generator = np.random.default_rng(seed)
+    every = generator.normal(0, 60, (vector_count, unit_count + later_count)).astype(np.float32)
+    scores = every[:, :unit_count]
+    dropped_count = min(dropped_count, unit_count - 1)
+    scores[:, :dropped_count] = -np.inf
+    shares = np.exp(scores.astype(np.float64) * scale)
+    shares /= shares.sum(axis=1, keepdims=True)
+    expected = (shares[0] + shares[1:].mean(axis=0)) / 2
+    pooled = pooled_scores(scores, scale)
+    assert np.isneginf(pooled[:dropped_count]).all()  # what was dropped is still no candidate
+    assert not np.isnan(pooled).any()
+    np.testing.assert_allclose(softmax_mean([pooled], scale), expected, atol=1e-6)
+
+
+def test_a_single_vectors_scores_stay_as_they_are() -> None:
+    scores = np.array([[3.0, -np.inf, 1.5]], np.float32)
+    np.testing.assert_array_equal(pooled_scores(scores, 0.1), scores[0])

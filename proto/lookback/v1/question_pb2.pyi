@@ -31,6 +31,8 @@ class _RetrievalModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retriev
     """Every layer of the model chooses its own units."""
     RETRIEVAL_MODE_SHARED: _RetrievalMode.ValueType  # 2
     """All layers share one choice, by the sum of their softmax scores."""
+    RETRIEVAL_MODE_AGREED: _RetrievalMode.ValueType  # 3
+    """As shared, the scores being of a first pass in which every layer read its own choice."""
 
 class RetrievalMode(_RetrievalMode, metaclass=_RetrievalModeEnumTypeWrapper):
     """How the units that an answer rests on are chosen."""
@@ -41,6 +43,8 @@ RETRIEVAL_MODE_PER_LAYER: RetrievalMode.ValueType  # 1
 """Every layer of the model chooses its own units."""
 RETRIEVAL_MODE_SHARED: RetrievalMode.ValueType  # 2
 """All layers share one choice, by the sum of their softmax scores."""
+RETRIEVAL_MODE_AGREED: RetrievalMode.ValueType  # 3
+"""As shared, the scores being of a first pass in which every layer read its own choice."""
 Global___RetrievalMode: _TypeAlias = RetrievalMode  # noqa: Y015
 
 class _SnapshotCut:
@@ -187,6 +191,7 @@ class RetrievalOptions(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     RECENT_UNIT_COUNT_FIELD_NUMBER: _builtins.int
     UNIT_INDICES_FIELD_NUMBER: _builtins.int
+    SEARCH_EACH_TOKEN_FIELD_NUMBER: _builtins.int
     mode: Global___RetrievalMode.ValueType
     """Default: per layer."""
     unit_count: _builtins.int
@@ -197,6 +202,10 @@ class RetrievalOptions(_message.Message):
     """
     recent_unit_count: _builtins.int
     """Newest units, taken first and charged to the budget; default 1, at most `unit_count`."""
+    search_each_token: _builtins.bool
+    """Search by each of the question's tokens beside their mean: for questions that name several
+    things. Costs a pass over the index for each token, of up to 64.
+    """
     @_builtins.property
     def unit_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Exactly these units of the snapshot, by index, in every layer, in place of retrieval: to ask
@@ -212,10 +221,11 @@ class RetrievalOptions(_message.Message):
         token_count: _builtins.int = ...,
         recent_unit_count: _builtins.int | None = ...,
         unit_indices: _abc.Iterable[_builtins.int] | None = ...,
+        search_each_token: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count", "recent_unit_count", b"recent_unit_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count", "mode", b"mode", "recent_unit_count", b"recent_unit_count", "token_count", b"token_count", "unit_count", b"unit_count", "unit_indices", b"unit_indices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count", "mode", b"mode", "recent_unit_count", b"recent_unit_count", "search_each_token", b"search_each_token", "token_count", b"token_count", "unit_count", b"unit_count", "unit_indices", b"unit_indices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__recent_unit_count: _TypeAlias = _typing.Literal["recent_unit_count"]  # noqa: Y015
     _WhichOneofArgType__recent_unit_count: _TypeAlias = _typing.Literal["_recent_unit_count", b"_recent_unit_count"]  # noqa: Y015

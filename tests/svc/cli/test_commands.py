@@ -265,7 +265,8 @@ def test_every_option_of_ask_arrives(lookback: type[Lookback], service: Service)
     service.server.sessions["hall"] = StoredSession()
     outcome = lookback.run(
         *("ask", "hall", "What?", "--at", "5", "--before", "--json"),
-        *("--units", "7", "--recent", "0", "--tokens", "99", "--retrieval", "shared"),
+        *("--units", "7", "--recent", "0", "--tokens", "99", "--retrieval", "agreed"),
+        "--each-token",
         *("--max-new-tokens", "3", "--temperature", "0.5", "--top-p", "0.9", "--top-k", "4"),
         *("--repetition-penalty", "1.5", "--seed", "11", "--stop", "x", "--stop", "y"),
         *service.options,
@@ -275,7 +276,8 @@ def test_every_option_of_ask_arrives(lookback: type[Lookback], service: Service)
     assert asked.cut == 2
     retrieval, decoding = asked.retrieval, asked.decoding
     assert (retrieval.unit_count, retrieval.recent_unit_count) == (7, 0)
-    assert (retrieval.token_count, retrieval.mode) == (99, 2)
+    assert (retrieval.token_count, retrieval.mode) == (99, 3)
+    assert retrieval.search_each_token
     assert (decoding.max_new_token_count, decoding.top_k, decoding.seed) == (3, 4, 11)
     assert (decoding.temperature, decoding.top_p) == (0.5, 0.9)
     assert decoding.repetition_penalty == 1.5

@@ -163,6 +163,26 @@ def test_the_unit_before_takes_the_place_of_the_newest(
     assert lists(result)[1:] == [[NEWEST - 2, NEWEST - 1]] * (model.layer_count - 1)
 
 
+@pytest.mark.parametrize("own", [request(retrieval="shared"), request(pooling="mean_and_tokens")])
+def test_a_damaged_unit_is_chosen_by_no_layer_that_could_not_read_it(
+    model: LoadedModel, memory: ListMemory, own: AnswerRequest
+) -> None:
+    unit = chosen_in(answer(model, own, memory), 0)
+    result = answer(model, own, DamagedMemory(memory, {unit: 0}))
+    assert all(unit not in units and len(units) == own.unit_count for units in lists(result))
+    assert [lost.unit_index for lost in result.lost] == [unit]
+
+
+def test_a_unit_lost_while_layers_make_up_their_minds_stays_lost(
+    model: LoadedModel, memory: ListMemory
+) -> None:
+    own = request(retrieval="agreed")
+    unit = chosen_in(answer(model, request(), memory), 1)
+    result = answer(model, own, DamagedMemory(memory, {unit: 1}))
+    assert all(units == lists(result)[0] and unit not in units for units in lists(result))
+    assert [lost.unit_index for lost in result.lost] == [unit]
+
+
 @pytest.mark.parametrize("first_layer", [0, 1])
 def test_a_choice_that_all_layers_share_goes_on_shared(
     model: LoadedModel, memory: ListMemory, first_layer: int

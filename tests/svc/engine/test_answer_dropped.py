@@ -52,7 +52,7 @@ def request(**fields: Any) -> AnswerRequest:
     return AnswerRequest(**(defaults | fields))
 
 
-@pytest.mark.parametrize("retrieval", ["per_layer", "shared"])
+@pytest.mark.parametrize("retrieval", ["per_layer", "shared", "agreed"])
 @pytest.mark.parametrize("unit_count", [1, 3, 100])
 @pytest.mark.parametrize("recent_unit_count", [0, 1])
 def test_an_answer_is_as_if_dropped_units_had_never_been(

@@ -105,7 +105,7 @@ def answer_and_reference(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("retrieval", ["per_layer", "shared"])
+@pytest.mark.parametrize("retrieval", ["per_layer", "shared", "agreed"])
 @pytest.mark.parametrize("make_units", [streams.full_units, streams.ragged_units])
 def test_subsets_of_units_equal_a_dense_reference(
     dtype: str,
@@ -168,6 +168,31 @@ def test_shared_choice_is_the_best_by_the_sum_of_softmax_scores_before_retrieval
     shares = torch.stack([(scores * scale).softmax(0) for scores in probe.layer_scores]).sum(0)
     best = shares[:newest].topk(3).indices.tolist()
     assert [layer.tolist() for layer in result.layer_units] == [[*sorted(best), newest]] * 3
+
+
+def test_layers_agree_on_the_best_by_the_sum_of_the_softmax_scores_of_their_own_choices(
+    tiny_model: LoadTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("float64")
+    scale = (model.decoder.head_count * model.decoder.head_dim) ** -0.5
+    differs = False
+    for unit_count in (3, 4, 5, 6, 7, 8):
+        result, _, units, _ = answer_and_reference(
+            model, streams.full_units, monkeypatch, unit_count=unit_count, retrieval="agreed"
+        )
+        newest, count = len(units) - 1, unit_count - 1
+
+        def best(scores: Tensor, newest: int = newest, count: int = count) -> list[int]:
+            return [*sorted(scores[:newest].topk(count).indices.tolist()), newest]
+
+        first = dense_answer(model, units, QUESTION, [0], lambda layer, scores: best(scores))
+        shares = torch.stack([(scores * scale).softmax(0) for scores in first.layer_scores])
+        assert [layer.tolist() for layer in result.layer_units] == [best(shares.sum(0))] * 3
+        shared = answer(
+            model, request(unit_count=unit_count, retrieval="shared"), ListMemory(units)
+        )
+        differs |= shared.layer_units[0].tolist() != result.layer_units[0].tolist()
+    assert differs, "or the test shows little"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -25,8 +25,9 @@ from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError
 from retrieval.index import KeyIndexReader
 from retrieval.index_writer import KeyIndexWriter
+from retrieval.query import Pooling
 from svc.engine.answer import AnswerEngine
-from svc.engine.answer_request import AnswerRequest
+from svc.engine.answer_request import AnswerRequest, Retrieval
 from svc.engine.answer_result import AnswerResult
 from svc.engine.encoder import StreamEncoder, UnitEmbeds
 from svc.engine.key_rows import key_index_path, key_row, open_key_index
@@ -205,7 +206,15 @@ def test_a_stored_unit_is_read_as_it_was_encoded(
         assert set(memory.tiers) == set(chosen.tolist())
 
 
-@pytest.mark.parametrize("own", [request(), request(retrieval="shared")], ids=["each", "shared"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        request(),
+        request(retrieval="shared"),
+        request(retrieval="agreed", pooling="mean_and_tokens"),
+    ],
+    ids=["each", "shared", "agreed"],
+)
 @pytest.mark.parametrize("make_units", [streams.full_units, streams.ragged_units])
 def test_live_at_t_equals_as_of_t_later(
     own: AnswerRequest, make_units: Any, tiny_model: LoadTiny, tmp_path: Path
@@ -248,14 +257,16 @@ def test_the_tier_makes_no_difference(tiny_model: LoadTiny, tmp_path: Path) -> N
     count=st.integers(1, 8),
     later=st.integers(1, 5),
     recent=st.integers(0, 2),
-    shared=st.booleans(),
+    retrieval=st.sampled_from(get_args(Retrieval)),
+    pooling=st.sampled_from(get_args(Pooling)),
     seed=st.integers(0, 99),
 )
 def test_what_comes_after_the_snapshot_never_reaches_the_answer(
     count: int,
     later: int,
     recent: int,
-    shared: bool,
+    retrieval: Retrieval,
+    pooling: Pooling,
     seed: int,
     tiny_model: LoadTiny,
     tmp_path_factory: pytest.TempPathFactory,
@@ -264,7 +275,8 @@ def test_what_comes_after_the_snapshot_never_reaches_the_answer(
     units = streams.full_units(model, 14)
     own = request(
         recent_unit_count=recent,
-        retrieval="shared" if shared else "per_layer",
+        retrieval=retrieval,
+        pooling=pooling,
         temperature=1.0,
         seed=seed,
     )

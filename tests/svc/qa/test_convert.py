@@ -67,6 +67,13 @@ def test_given_fields_arrive() -> None:
     assert (request.stop, request.ignore_eos) == (("\n",), True)
 
 
+def test_how_units_are_chosen_arrives() -> None:
+    assert parse().request.pooling == "mean"
+    asked = pb.RetrievalOptions(mode=pb.RETRIEVAL_MODE_AGREED, search_each_token=True)
+    request = parse(retrieval=asked).request
+    assert (request.retrieval, request.pooling) == ("agreed", "mean_and_tokens")
+
+
 def test_units_by_name_leave_no_other_retrieval_option() -> None:
     assert parse(retrieval=pb.RetrievalOptions(unit_indices=[0, 4])).request.unit_indices == (0, 4)
     mixed = pb.RetrievalOptions(unit_indices=[0], recent_unit_count=0)

@@ -1,0 +1,143 @@
+"""Exams encoded in this process, as the service would encode them, and answerable as of any time.
+
+The engine's own encoder, reduction and prompt; in place of the store, lists: what is measured here
+is what answers are made of, not how it is kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eval.streamworld.clip_file import read_mp4, write_mp4
+from eval.streamworld.exam import Exam
+from kvstore.errors import UnitsThinnedError
+from kvstore.geometry import Tier
+from svc.engine.encoder import StreamEncoder
+from svc.engine.model import LoadedModel
+from svc.engine.reducer import Reducer, WholeUnit
+from svc.engine.reduction.spec import ReductionSpec
+from svc.engine.window import WindowConfig
+
+_VISION_BATCH = 64
+_ENCODE_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedStream:
+    """All units of a stream; the tokens of a unit lie behind those of the one before."""
+
+    keys: Tensor
+    """(layers, tokens, kv_heads, head_dim), before RoPE."""
+    values: Tensor
+    positions: NDArray[np.int64]
+    """(tokens,): each within its unit's span."""
+    token_counts: NDArray[np.int64]
+    """(units,)"""
+    position_span: int
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """(layers, units, kv_heads * head_dim): the mean key of each unit."""
+        parts = self.keys.flatten(2).split(self.token_counts.tolist(), dim=1)
+        rows: NDArray[np.float32] = torch.stack([part.mean(1) for part in parts], 1).numpy()
+        return rows
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class StreamMemory:
+    """The first `unit_count` units of a stream; see `svc.engine.memory.Memory`."""
+
+    stream: EncodedStream
+    index: NDArray[np.float32]
+    """The stream's `rows`."""
+    unit_count: int
+    first_unit: int = 0
+    tiers: Mapping[int, Tier] = field(default_factory=dict)
+    coarsened: Set[int] = frozenset()
+
+    @property
+    def token_counts(self) -> NDArray[np.int64]:
+        """(unit_count,): kept tokens of each unit."""
+        return self.stream.token_counts[: self.unit_count]
+
+    @property
+    def position_spans(self) -> NDArray[np.int64]:
+        """(unit_count,): positions each unit takes."""
+        return np.full(self.unit_count, self.stream.position_span)
+
+    def meet(self, thinned: UnitsThinnedError) -> None:
+        """Never happens: nothing thins a list."""
+        raise thinned
+
+    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each kept token's position within its unit's span, unit after unit."""
+        positions: NDArray[np.int64] = self.stream.positions[self._tokens(units)]
+        return positions
+
+    def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the inner product of `query` with each unit's mean key."""
+        scores: NDArray[np.float32] = self.index[layer, : self.unit_count] @ query
+        return scores
+
+    def load(self, layer: int, units: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return keys before RoPE and values of the units, in the order given."""
+        tokens = torch.from_numpy(self._tokens(units))
+        return self.stream.keys[layer, tokens], self.stream.values[layer, tokens]
+
+    def _tokens(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
+        counts = self.stream.token_counts
+        starts = np.cumsum(counts) - counts
+        parts = [np.arange(starts[unit], starts[unit] + counts[unit]) for unit in units.tolist()]
+        return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+def whole_units(model: LoadedModel, exam: Exam, *, crf: int = 23) -> list[WholeUnit]:
+    """Return an exam's frames, through H.264 at quality `crf`, as the vision tower leaves them."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_mp4(exam.clip, path, fps=exam.fps, crf=crf)
+        frames, _ = read_mp4(path)
+    return [
+        WholeUnit(pixels=pixels, embeds=embeds, gap_before=False)
+        for start in range(0, len(frames), _VISION_BATCH)
+        for pixels, embeds in _seen(model, list(frames[start : start + _VISION_BATCH]))
+    ]
+
+
+def encode_stream(
+    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], reduction: str
+) -> EncodedStream:
+    """Run units through the reduction and the text model, in order."""
+    kept = list(_reduced(model, window, units, reduction))
+    return EncodedStream(
+        keys=torch.cat([keys for keys, _, _ in kept], 1),
+        values=torch.cat([values for _, values, _ in kept], 1),
+        positions=np.concatenate([positions for _, _, positions in kept]),
+        token_counts=np.array([len(positions) for _, _, positions in kept], np.int64),
+        position_span=model.adapter.position_span,
+    )
+
+
+def _seen(model: LoadedModel, frames: list[NDArray[np.uint8]]) -> Iterator[tuple[Tensor, Tensor]]:
+    pixels = model.adapter.preprocess(frames)
+    return zip(pixels, model.adapter.encode(pixels), strict=True)
+
+
+def _reduced(
+    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], reduction: str
+) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
+    reducer = Reducer(ReductionSpec.parse(reduction), model.adapter)
+    encoder = StreamEncoder(model, window)
+    local = model.adapter.local_positions()
+    for start in range(0, len(units), _ENCODE_BATCH):
+        for unit in reducer.encode(encoder, units[start : start + _ENCODE_BATCH]):
+            reducer.state = unit.state
+            yield unit.kv.keys, unit.kv.values, local[unit.kept.numpy()]
