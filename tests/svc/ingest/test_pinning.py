@@ -100,9 +100,9 @@ async def test_a_pin_that_is_set_while_a_push_runs_is_known_to_its_writer(
 
     real = StreamIngest.open
 
-    def watched(model: Any, window: Any, session_id: str, store: Any) -> Any:
+    def watched(model: Any, window: Any, session_id: str, store: Any, *others: Any) -> Any:
         opened.append(store.pinned)
-        return real(model, window, session_id, store)
+        return real(model, window, session_id, store, *others)
 
     monkeypatch.setattr(stream_open, watched)
     client = await start()
