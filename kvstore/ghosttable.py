@@ -70,8 +70,16 @@ class GhostTable:
         return None
 
     def _put(self, hash_: int, time: int) -> None:
-        """Into a free place of its bucket, or over what came there first."""
-        index = min(self._bucket(hash_), key=self._times.__getitem__)
+        """Over itself, else into a free place of its bucket, else over what came there first.
+
+        Over itself, for it may lie there too old to be remembered now, and not too old for a larger
+        capacity later.
+        """
+
+        def claim(index: int) -> int:
+            return -1 if self._hashes[index] == hash_ else self._times[index]
+
+        index = min(self._bucket(hash_), key=claim)
         self._hashes[index], self._times[index] = hash_, time
 
     def _bucket(self, hash_: int) -> range:

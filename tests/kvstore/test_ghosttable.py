@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvstore.eviction import Place
@@ -16,6 +16,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, capacity=st.integers(0, 20))
+@example(steps=[("add", 0), ("add", 0), ("resize", 2)], capacity=0)
 def test_nothing_is_remembered_but_the_last_so_many_that_were_not_taken(
     steps: list[tuple[str, int]], capacity: int
 ) -> None:
