@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-faults soak check lint types proto proto-check install fix clean
+.PHONY: demo test test-search test-faults soak check proto install fix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lookback demo
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) check
 	$(BIN)/pytest -q
+
+# Property tests on new examples each time, more than `make test` tries of most.
+test-search: $(VENV)/.installed-dev
+	nice $(BIN)/pytest -q --hypothesis-profile=search $(shell grep -rl "from hypothesis" tests)
 
 # The long fault suite, with a table at its end: about twelve minutes; tests/faults/README.md says
 # which fault is where. The tests beside it are those whose mutants must be caught.

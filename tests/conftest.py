@@ -1,0 +1,14 @@
+"""What all tests share: the examples that property tests try.
+
+A change is judged by the same examples each time, so that it does not fail for one that has
+nothing to do with it. `make test-search` looks for others; what it finds goes into an `@example`.
+No example is timed: what is slow on a busy machine is not wrong.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
