@@ -1,4 +1,4 @@
-"""What all tests share: the examples that property tests try.
+"""What all tests share: the examples that property tests try, and a Ctrl-C that is heard.
 
 A change is judged by the same examples each time, so that it does not fail for one that has
 nothing to do with it. `make test-search` looks for others; what it finds goes into an `@example`.
@@ -7,8 +7,16 @@ No example is timed: what is slow on a busy machine is not wrong.
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure() -> None:
+    """Hears SIGINT, which a shell has its background jobs ignore, and they their children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
