@@ -90,12 +90,13 @@ class Settings(BaseSettings):
     gap_max_s: float = Field(default=5.0, gt=0)
     """A hole in the stream longer than this is recorded as a gap; kept by sessions made so."""
 
-    reduction: str = "none"
+    reduction: str = "auto"
     """Which visual tokens of new sessions are kept: a policy (none, dtd, dtd_pixel, last_kept,
     budget, key_norm), alone or as policy:preset (light, balanced, aggressive) or
-    policy:strength."""
-    kv_encoding: Literal["model", "int8", "int4"] = "model"
-    """How new sessions store keys and values: as the model makes them, or in so many bits."""
+    policy:strength; auto: what was measured with the model, none where nothing was."""
+    kv_encoding: Literal["auto", "model", "int8", "int4"] = "auto"
+    """How new sessions store keys and values: as the model makes them, or in so many bits; auto:
+    what was measured with the model, as it makes them where nothing was."""
     block_tokens: int = Field(default=4096, ge=1)
     """Kept tokens at which a block is closed."""
     block_span_s: float = Field(default=16.0, gt=0)

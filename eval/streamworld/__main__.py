@@ -13,6 +13,7 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.ablate_command import add_ablate
+from eval.streamworld.calibrate import add_calibrate
 from eval.streamworld.card import model_card
 from eval.streamworld.converse import add_converse
 from eval.streamworld.export import RECOMMENDED, export
@@ -129,6 +130,7 @@ def main() -> None:
     add_export_benchmark(commands)
     add_converse(commands)
     add_ablate(commands)
+    add_calibrate(commands)
     arguments = parser.parse_args()
     arguments.command(arguments)
 

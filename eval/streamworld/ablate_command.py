@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from eval.streamworld.ablation import BASE, VARIANTS, Ablation, read_lines, run
+from eval.streamworld.ablation import BASE, VARIANTS, Ablation, run
 from eval.streamworld.ablation_table import table
+from eval.streamworld.lines import read_lines
 from svc.engine.model import load_model
 from svc.engine.serving import model_config, serving_defaults
 

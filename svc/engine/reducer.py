@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -93,7 +94,7 @@ class Reducer:
     def _features(self, unit: WholeUnit) -> UnitFeatures:
         return UnitFeatures(
             embeds=unit.embeds,
-            pixels=self._adapter.shown(unit.pixels),
+            pixels=partial(self._adapter.shown, unit.pixels),
             grid=self._adapter.grid,
             gap_before=unit.gap_before,
         )

@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 import xxhash
 
+from kvstore.encoding import Encoding, encoding_named
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
@@ -36,6 +37,10 @@ class ServingDefaults:
     """Units in the context of a question, the recent ones included."""
     reduction_presets: Presets = field(default_factory=dict)
     """Strengths that suit the model's features; see `svc.engine.reduction.spec`."""
+    reduction: str = "none"
+    """Which visual tokens are kept. Nothing is dropped that was not measured with the model."""
+    kv_encoding: Encoding = "model"
+    """How keys and values are stored. Nothing is rounded that was not measured with the model."""
 
 
 def model_config(model: str, dtype: str, device: str) -> ModelConfig:
@@ -79,14 +84,21 @@ def serving_defaults(config: ModelConfig) -> ServingDefaults:
                 config.path,
                 f"its {_RECOMMENDATIONS} has {name!r}, known are {', '.join(sorted(known))}",
             )
-        if name == "reduction_presets":
-            _check_presets(config.path, value)
-        elif type(value) is not int or value < 1:
+        if name in ("reduction_presets", "reduction", "kv_encoding"):
+            continue
+        if type(value) is not int or value < 1:
             raise UnsupportedModelError(
                 config.path,
                 f"its {_RECOMMENDATIONS} gives {name} as {value!r}, not an integer >= 1",
             )
-    return ServingDefaults(**given)
+    defaults = ServingDefaults(**given)
+    _check_presets(config.path, defaults.reduction_presets)
+    try:
+        ReductionSpec.parse(str(defaults.reduction), defaults.reduction_presets)
+        encoding_named(str(defaults.kv_encoding))
+    except ValueError as error:
+        raise UnsupportedModelError(config.path, f"its {_RECOMMENDATIONS}: {error}") from error
+    return defaults
 
 
 def _check_presets(path: str, given: object) -> None:

@@ -127,14 +127,15 @@ class App:
         clean_stale_hot_tails(root, shm_dir=settings.shm_dir)
         clean_stale_files(root, "ram", shm_dir=settings.shm_dir)
         clean_stale_files(root, "use", shm_dir=settings.shm_dir)
+        rules = IdentityRules(model, defaults, settings)
         sessions = Sessions(
             root,
-            rules=IdentityRules(model, defaults, settings),
+            rules=rules,
             model=model.name,
             unit_frames=model.adapter.frames_per_unit,
         )
         _warn_of_foreign(sessions, model)
-        arena = open_arena(settings, model)
+        arena = open_arena(settings, model, rules.kv_encoding)
         return cls(settings, model, sessions, encode_thread, media_threads, arena)
 
     async def open_push(self, opening: Opening) -> tuple[Push, Session, bool]:

@@ -84,8 +84,13 @@ class IdentityRules:
             if fault:
                 raise ConfigError(f"window_tokens {fault}")
         self._presets = defaults.reduction_presets
+        self.kv_encoding: Encoding = (
+            defaults.kv_encoding if settings.kv_encoding == "auto" else settings.kv_encoding
+        )
+        """How new sessions store keys and values."""
+        reduction = defaults.reduction if settings.reduction == "auto" else settings.reduction
         try:
-            self._default_reduction = self._reduction(settings.reduction)
+            self._default_reduction = self._reduction(reduction)
         except ReductionNameError as error:
             raise ConfigError(f"reduction: {error}") from error
         self._default_window_tokens = settings.window_tokens or min(
@@ -95,7 +100,6 @@ class IdentityRules:
             "format": IDENTITY_FORMAT,
             **model_identity(model),
             "resolution": f"{adapter.frame_width}x{adapter.frame_height}",
-            "kv_encoding": settings.kv_encoding,
         }
 
     def choose(
@@ -137,7 +141,7 @@ class IdentityRules:
             gap_max_s=self._settings.gap_max_s,
             window_tokens=window_tokens or self._default_window_tokens,
             window_positions=self._window_positions,
-            kv_encoding=self._settings.kv_encoding,
+            kv_encoding=self.kv_encoding,
             reduction=reduction,
             block_tokens=self._settings.block_tokens,
             block_span_s=self._settings.block_span_s,
@@ -149,6 +153,7 @@ class IdentityRules:
             **self._served,
             "window_tokens": settings.window_tokens,
             "window_positions": settings.window_positions,
+            "kv_encoding": settings.kv_encoding,
             "reduction": settings.reduction,
             "sample_fps": settings.sample_fps,
             "reorder_tolerance_s": settings.reorder_tolerance_s,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvstore.arena import Arena
 from kvstore.arenakeeper import ArenaKeeper
-from kvstore.encoding import Layout
+from kvstore.encoding import Encoding, Layout
 from kvstore.geometry import Geometry
 from svc.config import Settings
 from svc.engine.model import LoadedModel
@@ -26,10 +26,10 @@ _LOWEST_PRIORITY = 19
 _STOP_S = 1.0
 
 
-def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
+def open_arena(settings: Settings, model: LoadedModel, encoding: Encoding) -> Arena | None:
     """Returns the arena of the store, its memory allocated; None where no budget is set.
 
-    A slot holds a full unit of one layer, as new sessions store it. Sessions whose own encoding is
+    A slot holds a full unit of one layer in `encoding`, that of new sessions. Sessions whose own is
     longer do without; the log tells when one is pushed.
 
     Raises:
@@ -43,7 +43,7 @@ def open_arena(settings: Settings, model: LoadedModel) -> Arena | None:
         head_dim=model.head_dim,
         element=model.element,
     )
-    layout = Layout(geometry, settings.kv_encoding)
+    layout = Layout(geometry, encoding)
     unit_tokens = model.adapter.tokens_per_unit
     arena = Arena.create(
         settings.data_dir,

@@ -6,6 +6,7 @@ Kept tokens keep their positions, and every unit keeps at least one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -20,8 +21,9 @@ class UnitFeatures:
 
     embeds: Tensor
     """(tokens, hidden): what the vision tower and projector made, in the model's dtype."""
-    pixels: Tensor
-    """(frames_per_unit, 3, height, width) float32 in [0, 1], on the CPU."""
+    pixels: Callable[[], Tensor]
+    """Makes (frames_per_unit, 3, height, width) float32 in [0, 1], on the CPU: work that a policy
+    which compares features does not ask for."""
     grid: tuple[int, int]
     """Rows and columns of the tokens, which lie in reading order."""
     gap_before: bool

@@ -47,9 +47,10 @@ class PixelDrop:
 
     def choose(self, unit: UnitFeatures, state: ReductionState) -> tuple[Tensor, ReductionState]:
         """Return the tokens whose pixels changed since the unit before."""
-        after = ReductionState(reference=unit.pixels[0])
+        pixels = unit.pixels()
+        after = ReductionState(reference=pixels[0])
         if state.reference is None or unit.gap_before:
             return all_tokens(unit), after
-        difference = (unit.pixels[-1] - state.reference).abs().mean(dim=0)
+        difference = (pixels[-1] - state.reference).abs().mean(dim=0)
         cells = adaptive_avg_pool2d(difference[None], unit.grid).flatten()
         return below(-cells, -self.threshold), after

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.streamworld.ablation import BASE, VARIANTS, Ablation, read_lines, run
+from eval.streamworld.ablation import BASE, VARIANTS, Ablation, run
 from eval.streamworld.ablation_table import paired_interval, table
 from eval.streamworld.exam import make_exam
 from eval.streamworld.exam_memory import EncodedStream, StreamMemory, encode_stream, whole_units
+from eval.streamworld.lines import read_lines
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult

@@ -26,7 +26,7 @@ PLACES = 4
 def unit(embeds: Tensor, *, pixels: Tensor | None = None, gap_before: bool = False) -> UnitFeatures:
     if pixels is None:
         pixels = torch.zeros(1, 3, 4, 4)
-    return UnitFeatures(embeds=embeds, pixels=pixels, grid=GRID, gap_before=gap_before)
+    return UnitFeatures(embeds=embeds, pixels=lambda: pixels, grid=GRID, gap_before=gap_before)
 
 
 def turned(*degrees: float) -> Tensor:

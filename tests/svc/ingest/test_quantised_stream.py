@@ -13,7 +13,7 @@ import pytest
 
 from kvstore.limits import BlockLimits
 from svc.engine.index_repair import repair_index
-from tests.svc.ingest.calls import FINISH, Client, IngestCall, Refused, images, open_images
+from tests.svc.ingest.calls import FINISH, Client, IngestCall, images, open_images
 from tests.svc.ingest.conftest import StartServer
 from tests.svc.ingest.stored import Stored, read_stored
 
@@ -92,15 +92,16 @@ async def test_a_resumed_push_says_whether_its_window_was_rounded(
     assert relative_error(stored, exact) < 0.02
 
 
-async def test_a_session_is_not_gone_on_with_in_another_encoding(start: StartServer) -> None:
+async def test_a_session_goes_on_in_its_own_encoding_whatever_new_ones_have(
+    start: StartServer, values: dict[str, Any]
+) -> None:
     client = await start(kv_encoding="int8")
     await client.create("cam", **WINDOW)
     await push(client, TIMES_S[:3])
     await client.close()
     client = await start(kv_encoding="int4")
-    with pytest.raises(Refused) as refusal:
-        await client.open(open_images("cam"))
-    assert refusal.value.reason == "IDENTITY_MISMATCH"
-    assert "kv_encoding 'int8'" in refusal.value.message
+    await push(client, TIMES_S, finish=True)
+    assert (await client.create("new", **WINDOW)).session.kv_encoding == "int4"
     session = (await client.sessions("GetSession", session_id="cam")).session
     assert session.kv_encoding == "int8"
+    assert read_stored(values["data_dir"], "cam").last_pts_s == TIMES_S
