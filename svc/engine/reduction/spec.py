@@ -95,8 +95,12 @@ class ReductionSpec:
 
     @property
     def drops_repeats(self) -> bool:
-        """Whether a dropped token is one that repeats what was kept before at its place."""
-        return self.policy_name in ("dtd", "dtd_pixel", "last_kept", "budget")
+        """Whether a dropped token is one that repeats what was kept before at its place.
+
+        Not where pixels were compared: a vision tower looks at the whole frame, and what it makes
+        of a cell changes though its pixels do not.
+        """
+        return self.policy_name in ("dtd", "last_kept", "budget")
 
     def __str__(self) -> str:
         """What `parse` reads back as the same."""

@@ -168,3 +168,13 @@ def test_a_name_is_a_policy_with_a_preset_or_a_number(text: str, strength: float
 def test_another_name_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ReductionNameError, match=r"none, dtd|light, balanced"):
         ReductionSpec.parse(text)
+
+
+@pytest.mark.parametrize("name", ["dtd", "last_kept", "budget"])
+def test_what_goes_for_its_features_is_lent_to_the_newest_unit(name: str) -> None:
+    assert ReductionSpec.parse(name).drops_repeats
+
+
+@pytest.mark.parametrize("name", ["none", "dtd_pixel", "key_norm"])
+def test_what_goes_for_anything_else_is_not(name: str) -> None:
+    assert not ReductionSpec.parse(name).drops_repeats
