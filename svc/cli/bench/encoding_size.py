@@ -25,7 +25,10 @@ SESSION = "bench"
 UNIT_S = 2.0  # 0.5 frames per second, a frame a unit
 UNITS_AN_HOUR = 1800
 _ENCODINGS: tuple[Encoding, ...] = ("model", "int8", "int4")
-_DROP_FRACTIONS = (0.0, 0.5, 0.75, 0.9)
+_RECOMMENDED = ("int4", 0.71)
+"""The built-in model's element type, and what `last_kept` drops of its streams on average, by
+`python -m eval.streamworld calibrate`."""
+_DROP_FRACTIONS = (0.0, 0.5, _RECOMMENDED[1], 0.9)
 _GRID = 14  # patches a side
 _PICTURE_PX = 384
 _GIB = 2**30
@@ -127,6 +130,7 @@ def size_rows(folder: Path, shape: Geometry, material: Material, unit_count: int
                     unit="GiB",
                     baseline=whole_gib,
                     ratio=None if whole_gib is None else whole_gib / gib,
+                    target=">= 10" if (encoding, drop_fraction) == _RECOMMENDED else "",
                 )
             )
             whole_gib = whole_gib or gib
