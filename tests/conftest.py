@@ -1,4 +1,4 @@
-"""What all tests share: the examples that property tests try, and a Ctrl-C that is heard.
+"""What all tests share: examples that property tests try, a Ctrl-C that is heard, a memory limit.
 
 A change is judged by the same examples each time, so that it does not fail for one that has
 nothing to do with it. `make test-search` looks for others; what it finds goes into an `@example`.
@@ -7,6 +7,7 @@ No example is timed: what is slow on a busy machine is not wrong.
 
 from __future__ import annotations
 
+import resource
 import signal
 
 from hypothesis import settings
@@ -15,8 +16,16 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
+_MOST_MEMORY_BYTES = 12 << 30
+
 
 def pytest_configure() -> None:
-    """Hears SIGINT, which a shell has its background jobs ignore, and they their children."""
+    """Hears SIGINT, which a shell has its background jobs ignore, and they their children.
+
+    What runs away ends with a traceback that tells where, not with the machine's memory.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY or most > _MOST_MEMORY_BYTES:
+        resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY_BYTES, most))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
