@@ -46,7 +46,8 @@ def add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     calibrate = commands.add_parser("calibrate", help="what strengths of token reduction cost")
     calibrate.add_argument("--model", default="builtin", help="as the service names it")
     calibrate.add_argument("--seed", type=int, default=990_000, help="of the first stream")
-    calibrate.add_argument("--streams", type=int, default=12, help="of all scenarios in turn")
+    calibrate.add_argument("--streams", type=int, default=12, help="of the scenarios in turn")
+    calibrate.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     calibrate.add_argument("--duration-s", type=float, default=400.0)
     calibrate.add_argument("--questions-per-kind", type=int, default=4)
     calibrate.add_argument("--reduction", nargs="+", default=names)
@@ -64,14 +65,15 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     for number in range(arguments.streams):
         seed = arguments.seed + number
         stream = {
-            "seed": seed, "scenario": SCENARIOS[number % len(SCENARIOS)],
+            "seed": seed, "scenario": arguments.scenario[number % len(arguments.scenario)],
             "duration_s": arguments.duration_s, "per_kind": arguments.questions_per_kind,
         }  # fmt: skip
         for line in _missing(stream, reductions, model, defaults, arguments.out):
             with arguments.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         sys.stderr.write(f"{stream['scenario']}, seed {seed}\n")
-    sys.stdout.write(table(read_lines(arguments.out)) + "\n")
+    lines = read_lines(arguments.out)
+    sys.stdout.write(f"{table(lines)}\n\n{drift_table(lines)}\n")
 
 
 def _missing(
@@ -142,5 +144,35 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text)
 
 
-def _right(line: Mapping[str, Any], kinds: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+def drift_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return Markdown: questions about what a slow change led to, `last_kept` beside `dtd`."""
+    text = [
+        "| strength | last_kept | dtd | last_kept, less dtd | 95 % | questions |",
+        "|---|---|---|---|---|---|",
+    ]
+    found = {(line["seed"], line["reduction"]): _after_drift(line) for line in lines}
+    for strength in STRENGTHS["dtd"]:
+        names = f"last_kept:{strength:g}", f"dtd:{strength:g}"
+        seeds = [s for s, name in found if name == names[0] and len(found.get((s, names[1]), ()))]
+        if not seeds:
+            continue
+        ours, theirs = ([found[seed, name] for seed in seeds] for name in names)
+        value, low, high = paired_interval([a - b for a, b in zip(ours, theirs, strict=True)])
+        shares = [float(np.mean(np.concatenate(each))) for each in (ours, theirs)]
+        count = sum(len(each) for each in ours)
+        text.append(
+            f"| {strength:g} | {shares[0]:.3f} | {shares[1]:.3f} "
+            f"| {value:+.3f} | {low:+.3f} to {high:+.3f} | {count} |"
+        )
+    return "\n".join(text)
+
+
+_Rights = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _right(line: Mapping[str, Any], kinds: Sequence[str]) -> _Rights:
     return np.array([float(q["right"]) for q in line["questions"] if q["kind"] in kinds])
+
+
+def _after_drift(line: Mapping[str, Any]) -> _Rights:
+    return np.array([float(q["right"]) for q in line["questions"] if q["drift"] == "after"])

@@ -37,6 +37,7 @@ def graded(
         for question, result in zip(asked, _answers(engine, memory, asked, fields), strict=True):
             yield {
                 "kind": question.kind,
+                "drift": question.drift,
                 "right": result.text.strip() == question.answer,
                 "found": _found(question, result),
                 "units": float(np.mean([len(units) for units in result.layer_units])),

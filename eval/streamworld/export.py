@@ -25,7 +25,7 @@ RECOMMENDED = {
     # by `calibrate`: no loss, at most a point, two and a half; ARCHITECTURE.md has the table
     "reduction_presets": {
         "last_kept": {"light": 0.95, "balanced": 0.7, "aggressive": 0.5},
-        "dtd": {"light": 0.95, "balanced": 0.7, "aggressive": 0.5},
+        "dtd": {"light": 0.95, "balanced": 0.7, "aggressive": 0.6},
         "budget": {"light": 0.5, "balanced": 0.2, "aggressive": 0.1},
         "key_norm": {"light": 0.7, "balanced": 0.6, "aggressive": 0.4},
     },

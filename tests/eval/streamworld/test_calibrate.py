@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
-from eval.streamworld.calibrate import add_calibrate, table
+from eval.streamworld.calibrate import add_calibrate, drift_table, table
 from eval.streamworld.lines import read_lines
 
 
 def line(seed: int, reduction: str, dropped: float, right: list[tuple[str, bool]]) -> Any:
-    questions = [{"kind": kind, "right": each} for kind, each in right]
+    questions = [
+        {"kind": kind, "right": each, "drift": "after" if kind == "now_colour" else ""}
+        for kind, each in right
+    ]
     return {"seed": seed, "reduction": reduction, "dropped": dropped, "questions": questions}
 
 
@@ -39,6 +42,20 @@ def test_a_stream_that_was_not_asked_whole_is_left_out() -> None:
         ]
     )
     assert "| dtd:0.5 | 0.500 | 1.000 | 1.000 | +0.000 |" in rows
+
+
+def test_what_a_slow_change_led_to_is_asked_of_both_policies() -> None:
+    rows = drift_table(
+        [
+            line(1, "last_kept:0.7", 0.5, [("now_colour", True), ("now_what", False)]),
+            line(1, "dtd:0.7", 0.5, [("now_colour", False), ("now_what", False)]),
+            line(2, "last_kept:0.7", 0.5, [("now_colour", True)]),
+            line(2, "dtd:0.7", 0.5, [("now_colour", True)]),
+            line(3, "last_kept:0.7", 0.5, [("now_colour", False)]),
+        ]
+    )
+    assert "| 0.7 | 1.000 | 0.500 | +0.500 |" in rows
+    assert rows.endswith("| 2 |")
 
 
 def test_a_run_goes_on_where_it_was_stopped(
