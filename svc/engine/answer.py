@@ -57,7 +57,7 @@ class AnswerEngine:
         if memory.unit_count == memory.first_unit:
             raise NothingVisibleError
         model = self._model
-        if request.newest_whole:
+        if request.newest_whole and not request.unit_indices:
             memory = WholeNewest(memory, model.adapter.tokens_per_unit)
         choice_ids = tuple(self._encode_choice(text) for text in request.choices)
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)

@@ -76,7 +76,8 @@ class AnswerRequest:
     recent_unit_count: int = 1
     """Newest units, taken first and charged to the budget."""
     newest_whole: bool = True
-    """Whether places that the newest unit lacks show what was last kept there."""
+    """Whether places that the newest unit lacks show what was last kept there; not where
+    `unit_indices` say what is shown."""
     token_count: int | None = None
     """Tokens of units in each layer's context; None: as many as the positions have room for."""
     unit_indices: tuple[int, ...] = ()

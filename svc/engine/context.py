@@ -198,7 +198,8 @@ class Context:
                 self._memory.meet(error)
             except SliceCorruptError as error:
                 losses.add(error.damaged)
-                missed.update(slice_error.unit_index for slice_error in error.damaged)
+                damaged = {slice_error.unit_index for slice_error in error.damaged}
+                missed.update(damaged.intersection(units.tolist()))  # others only lent tokens
 
     def _load(self, layer: int, units: NDArray[np.int64]) -> LayerKV:
         grounds = self._grounds

@@ -20,7 +20,8 @@ from kvstore.geometry import Tier
 from svc.engine.memory import Memory
 
 MAX_LOOKBACK_UNITS = 64
-"""How far back a place is looked for: policies keep a unit whole more often."""
+"""How far back a place is looked for: `last_kept` and `budget` keep a unit whole more often. `dtd`
+never does again, as published: what has stood still for longer lacks in its newest unit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from kvstore.encoding import Encoding
 from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
 from svc.engine.model import LoadedModel
-from svc.engine.reduction.spec import ReductionNameError, ReductionSpec
+from svc.engine.reduction.spec import WHOLE_EVERY_UNITS, ReductionNameError, ReductionSpec
 from svc.engine.serving import ServingDefaults, model_identity
 from svc.engine.window import WindowConfig
 from svc.ingest.keeping import RulesInForce
@@ -29,6 +29,9 @@ class SessionSettings:
     gap_max_s: float
     window_tokens: int
     window_positions: int
+    keep_tokens: int
+    """Of the newest units, which are neither dropped nor thinned: what the next unit sees, and what
+    makes the newest one whole."""
     kv_encoding: Encoding
     reduction: str
     """As `svc.engine.reduction.spec` names it, its strength a number."""
@@ -58,7 +61,7 @@ class SessionSettings:
             block_span_s=self.block_span_s,
             min_free_bytes=settings.min_free_bytes,
             budget=rules.budget,
-            keep_tokens=self.window_tokens,
+            keep_tokens=self.keep_tokens,
             retain_s=rules.retain_s,
             disk_io=settings.disk_io,
         )
@@ -135,12 +138,17 @@ class IdentityRules:
                 field="settings.reduction",
                 given=reduction,
             ) from error
+        window_tokens = window_tokens or self._default_window_tokens
+        lent_tokens = 0
+        if ReductionSpec.parse(reduction).drops_repeats:
+            lent_tokens = WHOLE_EVERY_UNITS * self._tokens_per_unit
         return SessionSettings(
             sample_fps=sample_fps or self._settings.sample_fps,
             reorder_tolerance_s=self._settings.reorder_tolerance_s,
             gap_max_s=self._settings.gap_max_s,
-            window_tokens=window_tokens or self._default_window_tokens,
+            window_tokens=window_tokens,
             window_positions=self._window_positions,
+            keep_tokens=max(window_tokens, lent_tokens),
             kv_encoding=self.kv_encoding,
             reduction=reduction,
             block_tokens=self._settings.block_tokens,

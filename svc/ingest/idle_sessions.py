@@ -45,8 +45,8 @@ class IdleSession:
 
     @property
     def keep_tokens(self) -> int:
-        """What must be left of it: what the next unit sees, where one may come."""
-        return self.session.settings.window_tokens if self.session.state == "live" else 0
+        """What must be left of it: of the newest units so many, where another one may come."""
+        return self.session.settings.keep_tokens if self.session.state == "live" else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,8 +90,14 @@ def finished_error(session_id: str) -> RequestError:
 
 def session_of(record: SessionRecord) -> Session:
     """Returns the session that a record describes."""
-    # Sessions of before store format 2 say nothing of it; the store refuses them by their format.
-    stored = {"kv_encoding": "model", "reduction": "none", **record.settings}
+    # Older sessions do not say: of the first two the store refuses them by their format, and for
+    # the last they kept what the next unit sees.
+    missing = {
+        "kv_encoding": "model",
+        "reduction": "none",
+        "keep_tokens": record.settings["window_tokens"],
+    }
+    stored = {**missing, **record.settings}
     return Session(
         session_id=record.session_id,
         display_name=stored["display_name"],

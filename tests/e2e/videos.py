@@ -34,10 +34,11 @@ async def push(
     frames: Sequence[tuple[float, int]],
     *,
     fps: float,
+    reduction: str = "none",
     finish: bool = True,
 ) -> PushFinished | PushLeft:
     """Pushes a video to a session, which is made if it is not there; returns how it ended."""
-    settings = SessionSettings(sample_fps=fps)
+    settings = SessionSettings(sample_fps=fps, reduction=reduction)
     await client.create_session(session_id, settings=settings, exist_ok=True)
     last: PushEvent | None = None
     async for event in client.push(session_id, Pictures(frames=frames), finish=finish):

@@ -86,9 +86,14 @@ Policy = FeaturePolicy | KeyPolicy
 
 
 def similarity(reference: Tensor, embeds: Tensor) -> Tensor:
-    """Return each row's cosine with the one at its place, (tokens,) float32 on the CPU."""
+    """Return each row's cosine with the one at its place, (tokens,) float32 on the CPU.
+
+    To three decimals: how many units go through the vision tower at once shows in later ones, and
+    what is kept of a still picture, where all cosines are nearly 1, must not hang on it.
+    """
     reference = reference.to(embeds.device)
-    return torch.cosine_similarity(reference.float(), embeds.float(), dim=1).cpu()
+    alike = torch.cosine_similarity(reference.float(), embeds.float(), dim=1)
+    return alike.round(decimals=3).cpu()
 
 
 def all_tokens(unit: UnitFeatures) -> Tensor:
@@ -103,6 +108,9 @@ def below(alike: Tensor, threshold: float) -> Tensor:
 
 
 def smallest(scores: Tensor, share: float) -> Tensor:
-    """Return the places of the smallest scores, a share of all rounded up, ascending."""
+    """Return the places of the smallest scores, a share of all rounded up, ascending.
+
+    Of equal scores the first.
+    """
     count = max(1, -int(-share * len(scores) // 1))
-    return torch.topk(scores, count, largest=False).indices.sort().values
+    return torch.sort(scores, stable=True).indices[:count].sort().values

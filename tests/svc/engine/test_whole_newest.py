@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from kvstore.errors import SliceCorruptError
+from kvstore.errors import SliceCorruptError, joined
 from svc.engine.answer_request import AnswerRequest
+from svc.engine.encoder import UnitEmbeds
 from svc.engine.model import LoadedModel
 from svc.engine.whole_newest import MAX_LOOKBACK_UNITS, WholeNewest
 from svc.engine.window_cache import UnitKV
@@ -139,3 +140,50 @@ def test_a_unit_that_cannot_be_read_is_told_and_then_lends_no_more() -> None:
         memory.load(0, np.array([2]))
     assert told.value.unit_index == 1
     assert tokens_of(memory, [2]) == [200.0, 1.0, 2.0, 3.0]
+
+
+def lending(model: LoadedModel) -> ListMemory:
+    """Units of which the newest has one token, and each of eight before it another."""
+    places = [list(range(9))] * 6 + [[place] for place in range(9)]
+    whole = streams.full_units(model, len(places))
+    return ListMemory(
+        encode(
+            model,
+            [
+                UnitEmbeds(
+                    embeds=unit.embeds[own],
+                    positions=unit.positions[own],
+                    position_span=unit.position_span,
+                )
+                for unit, own in zip(whole, places, strict=True)
+            ],
+        )
+    )
+
+
+@pytest.mark.parametrize("unit_count", [1, 2, 4])
+def test_lenders_that_cannot_be_read_are_no_share_of_what_was_chosen(
+    unit_count: int, tiny_model: LoadTiny
+) -> None:
+    model = tiny_model("float32")
+    memory = lending(model)
+    read, bad = memory.load, {7, 8, 9, 10}
+
+    def load(layer: int, units: Any) -> Any:
+        damaged = [SliceCorruptError("s", 0, int(unit), layer) for unit in units if unit in bad]
+        if damaged:
+            raise joined(damaged)
+        return read(layer, units)
+
+    memory.load = load  # type: ignore[method-assign]
+    result = answer(model, request(unit_count=unit_count), memory)
+    assert {each.unit_index for each in result.lost} == bad
+    assert all(len(units) == unit_count and 14 in units for units in result.layer_units)
+
+
+def test_units_that_are_asked_for_by_name_are_shown_as_they_are(tiny_model: LoadTiny) -> None:
+    model = tiny_model("float32")
+    memory = lending(model)
+    newest = answer(model, request(unit_indices=(14,)), memory)
+    assert newest.context_token_count == 1
+    assert answer(model, request(unit_count=1), memory).context_token_count == 9

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kvstore.session import load_session
 from tests.svc.ingest.conftest import StartServer
 
 
@@ -53,3 +54,19 @@ async def test_a_session_goes_before_the_settings_and_those_before_the_model(
 async def test_a_model_without_recommendations_keeps_all_as_it_is(start: StartServer) -> None:
     session = (await (await start()).create("cam")).session
     assert (session.settings.reduction, session.kv_encoding) == ("none", "model")
+
+
+@pytest.mark.parametrize(
+    ("reduction", "window_tokens", "expected"),
+    [("none", 45, 45), ("key_norm", 45, 45), ("last_kept", 45, 32 * 9), ("last_kept", 300, 300)],
+)
+async def test_what_makes_the_newest_unit_whole_stays_with_what_the_next_one_sees(
+    start: StartServer,
+    values: dict[str, Any],
+    reduction: str,
+    window_tokens: int,
+    expected: int,
+) -> None:
+    client = await start()
+    await client.create("cam", reduction=reduction, window_token_count=window_tokens)
+    assert load_session(values["data_dir"], "cam").settings["keep_tokens"] == expected
