@@ -8,6 +8,7 @@ the next unit is kept whole. It is of the size of a unit's embeddings, too large
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from safetensors import SafetensorError
 
 from kvstore.paths import REDUCTION_NAMES, session_folder
 from svc.engine.reduction.base import ReductionState
+
+logger = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<8sQQQ")  # magic, units, bytes of the state, XXH3-64 of those
 _MAGIC = b"LBREDUCE"
@@ -89,6 +92,9 @@ def _read(path: Path) -> tuple[int, bytes] | None:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("a reduction's state cannot be read", extra={"reason": str(error)})
         return None
     if len(content) < _HEAD.size:
         return None

@@ -95,6 +95,9 @@ def parse_question(
     asked_at_s = message.asked_at_s if message.HasField("asked_at_s") else None
     if asked_at_s is not None and not math.isfinite(asked_at_s):
         raise invalid_field("asked_at_s", asked_at_s, "finite")
+    cut = _known(_CUTS, "cut", message.cut)
+    if cut == "before" and asked_at_s is None:
+        raise invalid_field("cut", "before", "absent where asked_at_s is")
     request = AnswerRequest(
         question=message.question,
         history=tuple((turn.question, turn.answer) for turn in message.history),
@@ -109,7 +112,7 @@ def parse_question(
     return Question(
         session_id=message.session_id,
         asked_at_s=asked_at_s,
-        cut=_known(_CUTS, "cut", message.cut),
+        cut=cut,
         request=request,
         history_until_s=_history_until_s(message),
     )

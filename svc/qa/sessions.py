@@ -140,11 +140,16 @@ class OpenSession:
         index.check(snapshot.unit_count)
         return index
 
+    def close_old_indexes(self) -> None:
+        """Closes indexes of earlier epochs; nobody may be using the session."""
+        while self._old_indexes:
+            self._old_indexes.pop().close()
+
     def close(self) -> None:
         """Closes the files; nobody may be using them."""
-        for index in (self._index, *self._old_indexes):
-            if index is not None:
-                index.close()
+        self.close_old_indexes()
+        if self._index is not None:
+            self._index.close()
         self.reader.close()
 
 
@@ -287,8 +292,10 @@ class SessionCache:
     def _release(self, session: OpenSession) -> None:
         with self._lock:
             session.lease_count -= 1
-            if session.discarded and not session.lease_count:
-                session.close()
+            if not session.lease_count:
+                session.close_old_indexes()
+                if session.discarded:
+                    session.close()
             self._shrink()
 
     def _discard(self, session: OpenSession) -> None:

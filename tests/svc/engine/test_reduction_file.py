@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -99,3 +100,17 @@ def test_a_state_that_remembers_nothing_takes_no_file(root: Path) -> None:
         4, ReductionState(), durable_unit_count=0, room=lambda _: nullcontext()
     )
     assert not list(session_folder(root, SESSION).iterdir())
+
+
+def test_a_state_that_the_disk_does_not_give_is_none_and_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(ReductionFile(root, SESSION), 3, durable=0)
+    assert marks(root) == [3]
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, "no such luck")
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    assert ReductionFile(root, SESSION).read(3) is None
+    assert "cannot be read" in caplog.text

@@ -96,6 +96,7 @@ def test_the_longest_question_passes() -> None:
         ("asked_at_s", {"asked_at_s": math.nan}),
         ("asked_at_s", {"asked_at_s": math.inf}),
         ("cut", {"cut": 9}),
+        ("cut", {"cut": pb.SNAPSHOT_CUT_BEFORE}),
         ("choices", {"choices": ["only"]}),
         ("choices[1]", {"choices": ["a", " "]}),
         ("choices[0]", {"choices": ["a" * 1001, "b"]}),
