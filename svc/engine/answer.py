@@ -156,11 +156,7 @@ class AnswerEngine:
             return alone
         tail_count = alone.position_count + answer_count
         self._chooser(request, memory, tail_count)  # what is refused alone is refused here
-        if request.unit_indices:
-            wanted = int(memory.position_spans[list(request.unit_indices)].sum())
-        else:
-            wanted = request.token_count or int(memory.position_spans[-1])
-        spare = max(0, self._room(tail_count) - wanted)
+        spare = max(0, self._room(tail_count) - _wanted_positions(request, memory))
         return make(
             request.question,
             request.history,
@@ -205,3 +201,19 @@ class AnswerEngine:
             recent_unit_count=request.recent_unit_count,
         )
         return BestScored(memory, budget)
+
+
+def _wanted_positions(request: AnswerRequest, memory: Memory) -> int:
+    """Return the positions that the units which are asked for take at most.
+
+    `token_count` counts tokens: where units keep only some of theirs, positions on average.
+    """
+    spans = memory.position_spans
+    if request.unit_indices:
+        return int(spans[list(request.unit_indices)].sum())
+    held = spans[memory.first_unit :]
+    wanted = int(np.sort(held)[-request.unit_count :].sum())
+    if request.token_count is not None:
+        token_total = int(memory.token_counts[memory.first_unit :].sum())
+        wanted = min(wanted, -(-request.token_count * int(held.sum()) // token_total))
+    return wanted

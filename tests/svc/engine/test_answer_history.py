@@ -163,8 +163,13 @@ def room_for(model: LoadedModel, turn_count: int, token_count: int) -> int:
 @pytest.mark.parametrize("turn_count", [0, 1, 3, 4])
 @pytest.mark.parametrize(
     ("fields", "token_count"),
-    [({"token_count": 20}, 20), ({"unit_indices": (0, 4, 9)}, 27), ({}, 9)],
-    ids=["tokens", "units", "nothing said"],
+    [
+        ({"token_count": 20}, 20),
+        ({"unit_indices": (0, 4, 9)}, 27),
+        ({"unit_count": 5}, 45),
+        ({"unit_count": 100}, 9 * UNIT_COUNT),
+    ],
+    ids=["tokens", "units", "so many units", "more than there are"],
 )
 def test_turns_leave_the_room_that_the_question_asks_to_read(
     model: LoadedModel,
