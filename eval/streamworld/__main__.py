@@ -18,6 +18,7 @@ from eval.streamworld.card import model_card
 from eval.streamworld.converse import add_converse
 from eval.streamworld.export import RECOMMENDED, export
 from eval.streamworld.launch import launch
+from eval.streamworld.lines import OtherRunError
 from eval.streamworld.measure import Serving, figures, measure, table
 from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.recipe import Recipe
@@ -132,7 +133,10 @@ def main() -> None:
     add_ablate(commands)
     add_calibrate(commands)
     arguments = parser.parse_args()
-    arguments.command(arguments)
+    try:
+        arguments.command(arguments)
+    except OtherRunError as error:
+        raise SystemExit(f"error: {error}; take another --out") from error
 
 
 if __name__ == "__main__":

@@ -15,23 +15,31 @@ from eval.streamworld.exam_memory import StreamMemory, encode_stream, whole_unit
 from eval.streamworld.lines import resumed
 from svc.engine.answer import AnswerEngine
 from svc.engine.model import LoadedModel
+from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import ServingDefaults
 from svc.engine.window import WindowConfig
 
 BASE = "per_layer"
-VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    BASE: {},
-    "shared": {"retrieval": "shared"},
-    "agreed": {"retrieval": "agreed"},
-    "mean and each token": {"pooling": "mean_and_tokens"},
-    "agreed, mean and each token": {"retrieval": "agreed", "pooling": "mean_and_tokens"},
-    "half the units": {"unit_count": 4},
-    "twice the units": {"unit_count": 16},
-    "newest not first": {"recent_unit_count": 0},
-    "newest as stored": {"newest_whole": False},
-    "newest only": {"unit_count": 1},
-}
-"""By name: what a request says in place of the defaults."""
+
+
+def variants(unit_count: int) -> Mapping[str, Mapping[str, Any]]:
+    """Return by name what a request says, of a model that is asked with so many units."""
+    other: Mapping[str, Mapping[str, Any]] = {
+        BASE: {},
+        "shared": {"retrieval": "shared"},
+        "agreed": {"retrieval": "agreed"},
+        "mean and each token": {"pooling": "mean_and_tokens"},
+        "agreed, mean and each token": {"retrieval": "agreed", "pooling": "mean_and_tokens"},
+        "half the units": {"unit_count": max(1, unit_count // 2)},
+        "twice the units": {"unit_count": 2 * unit_count},
+        "newest not first": {"recent_unit_count": 0},
+        "newest as stored": {"newest_whole": False},
+        "newest only": {"unit_count": 1},
+    }
+    return {name: {"unit_count": unit_count, **fields} for name, fields in other.items()}
+
+
+VARIANTS = tuple(variants(2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +60,26 @@ def run(
     """Append a line to `out` for each stream, reduction and variant it lacks; yield what is done.
 
     A line holds the questions of one stream; equal arguments give equal lines.
+
+    Raises:
+        OtherRunError: the file holds lines of another model, or of other questions.
     """
-    done = {_key(line) for line in resumed(out)}
+    plan = {
+        "model": model.digest, "retrieved_units": defaults.retrieved_units,
+        "questions_per_kind": ablation.questions_per_kind,
+    }  # fmt: skip
+    done = {_key(line) for line in resumed(out, plan)}
     engine = AnswerEngine(model)
     window = WindowConfig(
         window_tokens=defaults.window_tokens, window_positions=defaults.window_positions
     )
+    specs = [ReductionSpec.parse(name, defaults.reduction_presets) for name in ablation.reductions]
     for seed in range(ablation.first_seed, ablation.first_seed + ablation.stream_count):
         wanted = [
-            (reduction, variant)
-            for reduction in ablation.reductions
-            for variant in ablation.variants
-            if (ablation.duration_s, seed, reduction, variant) not in done
+            (spec, variant)
+            for spec in dict.fromkeys(specs)
+            for variant in dict.fromkeys([BASE, *ablation.variants])
+            if (ablation.duration_s, seed, str(spec), variant) not in done
         ]
         if not wanted:
             continue
@@ -72,14 +88,15 @@ def run(
             questions_per_kind=ablation.questions_per_kind,
         )  # fmt: skip
         units = whole_units(model, exam)
-        for reduction in dict.fromkeys(reduction for reduction, _ in wanted):
-            stream = encode_stream(model, window, units, reduction)
+        for spec in dict.fromkeys(spec for spec, _ in wanted):
+            stream = encode_stream(model, window, units, spec)
             memory = StreamMemory(stream=stream, index=stream.rows, unit_count=0)
-            for variant in [name for each, name in wanted if each == reduction]:
-                fields = {"unit_count": defaults.retrieved_units} | dict(VARIANTS[variant])
+            as_served = {"newest_whole": spec.drops_repeats}
+            for variant in [name for each, name in wanted if each == spec]:
+                fields = {**as_served, **variants(defaults.retrieved_units)[variant]}
                 line = {
-                    "duration_s": ablation.duration_s, "seed": seed, "reduction": reduction,
-                    "variant": variant,
+                    "plan": plan, "duration_s": ablation.duration_s, "seed": seed,
+                    "reduction": str(spec), "variant": variant,
                     "questions": list(graded(engine, memory, exam.questions, fields)),
                 }  # fmt: skip
                 with out.open("a") as file:

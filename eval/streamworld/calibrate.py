@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from eval.streamworld.ablation_table import paired_interval
 from eval.streamworld.exam_answers import graded
 from eval.streamworld.exam_memory import StreamMemory, encode_stream, whole_units
 from eval.streamworld.lines import read_lines, resumed
-from eval.streamworld.scenarios import PAST_KINDS, SCENARIOS, make_scenario
+from eval.streamworld.scenarios import PAST_KINDS, SCENARIOS, Scenario, make_scenario
 from eval.streamworld.wording import NOW_KINDS
 from svc.engine.answer import AnswerEngine
 from svc.engine.model import LoadedModel, load_model
@@ -61,44 +62,58 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     config = model_config(arguments.model, "float32", "cpu")
     model, defaults = load_model(config, vision=True), serving_defaults(config)
-    reductions = list(dict.fromkeys([WHOLE, *arguments.reduction]))
+    specs = [
+        ReductionSpec.parse(name, defaults.reduction_presets)
+        for name in dict.fromkeys([WHOLE, *arguments.reduction])
+    ]
+    plan = {
+        "model": model.digest, "duration_s": arguments.duration_s,
+        "questions_per_kind": arguments.questions_per_kind, "scenarios": arguments.scenario,
+    }  # fmt: skip
     for number in range(arguments.streams):
-        seed = arguments.seed + number
-        stream = {
-            "seed": seed, "scenario": arguments.scenario[number % len(arguments.scenario)],
-            "duration_s": arguments.duration_s, "per_kind": arguments.questions_per_kind,
-        }  # fmt: skip
-        for line in _missing(stream, reductions, model, defaults, arguments.out):
+        stream = Stream(
+            seed=arguments.seed + number,
+            scenario=arguments.scenario[number % len(arguments.scenario)],
+        )
+        for line in _missing(stream, plan, specs, model, defaults, arguments.out):
             with arguments.out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        sys.stderr.write(f"{stream['scenario']}, seed {seed}\n")
+        sys.stderr.write(f"{stream.scenario}, seed {stream.seed}\n")
     lines = read_lines(arguments.out)
     sys.stdout.write(f"{table(lines)}\n\n{drift_table(lines)}\n")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One generated stream."""
+
+    seed: int
+    scenario: Scenario
+
+
 def _missing(
-    stream: Mapping[str, Any],
-    reductions: Sequence[str],
+    stream: Stream,
+    plan: Mapping[str, Any],
+    specs: Sequence[ReductionSpec],
     model: LoadedModel,
     defaults: ServingDefaults,
     out: Path,
 ) -> Iterator[dict[str, Any]]:
     """Yield what the file lacks of one stream, a line a reduction."""
-    done = [line["reduction"] for line in resumed(out) if line.items() >= stream.items()]
-    wanted = [reduction for reduction in reductions if reduction not in done]
+    done = [line["reduction"] for line in resumed(out, plan) if line["seed"] == stream.seed]
+    wanted = [spec for spec in dict.fromkeys(specs) if str(spec) not in done]
     if not wanted:
         return
     exam = make_scenario(
-        stream["scenario"], seed=stream["seed"], duration_s=stream["duration_s"],
-        fps=Fraction(1), questions_per_kind=stream["per_kind"],
+        stream.scenario, seed=stream.seed, duration_s=plan["duration_s"],
+        fps=Fraction(1), questions_per_kind=plan["questions_per_kind"],
     )  # fmt: skip
     units = whole_units(model, exam)
     window = WindowConfig(
         window_tokens=defaults.window_tokens, window_positions=defaults.window_positions
     )
-    for reduction in wanted:
-        spec = ReductionSpec.parse(reduction, defaults.reduction_presets)
-        stored = encode_stream(model, window, units, str(spec))
+    for spec in wanted:
+        stored = encode_stream(model, window, units, spec)
         memory = StreamMemory(stream=stored, index=stored.rows, unit_count=0)
         asked = graded(
             AnswerEngine(model),
@@ -108,8 +123,10 @@ def _missing(
         )
         whole = model.adapter.tokens_per_unit * len(stored.token_counts)
         yield {
-            **stream,
-            "reduction": reduction,
+            "plan": plan,
+            "seed": stream.seed,
+            "scenario": stream.scenario,
+            "reduction": str(spec),
             "dropped": 1 - int(stored.token_counts.sum()) / whole,
             "questions": list(asked),
         }

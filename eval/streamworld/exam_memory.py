@@ -113,10 +113,10 @@ def whole_units(model: LoadedModel, exam: Exam, *, crf: int = 23) -> list[WholeU
 
 
 def encode_stream(
-    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], reduction: str
+    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], spec: ReductionSpec
 ) -> EncodedStream:
     """Run units through the reduction and the text model, in order."""
-    kept = list(_reduced(model, window, units, reduction))
+    kept = list(_reduced(model, window, units, spec))
     return EncodedStream(
         keys=torch.cat([keys for keys, _, _ in kept], 1),
         values=torch.cat([values for _, values, _ in kept], 1),
@@ -132,9 +132,9 @@ def _seen(model: LoadedModel, frames: list[NDArray[np.uint8]]) -> Iterator[tuple
 
 
 def _reduced(
-    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], reduction: str
+    model: LoadedModel, window: WindowConfig, units: list[WholeUnit], spec: ReductionSpec
 ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
-    reducer = Reducer(ReductionSpec.parse(reduction), model.adapter)
+    reducer = Reducer(spec, model.adapter)
     encoder = StreamEncoder(model, window)
     local = model.adapter.local_positions()
     for start in range(0, len(units), _ENCODE_BATCH):

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from eval.streamworld.ablation import BASE, VARIANTS, Ablation, run
+from eval.streamworld.ablation import BASE, VARIANTS, Ablation, run, variants
 from eval.streamworld.ablation_table import paired_interval, table
 from eval.streamworld.exam import make_exam
 from eval.streamworld.exam_memory import EncodedStream, StreamMemory, encode_stream, whole_units
-from eval.streamworld.lines import read_lines
+from eval.streamworld.lines import OtherRunError, read_lines
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.engine.model import LoadedModel, load_model
+from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.serving import ServingDefaults, model_config, serving_defaults
 from svc.engine.window import WindowConfig
 
@@ -40,7 +42,9 @@ def stream(model: LoadedModel, defaults: ServingDefaults) -> EncodedStream:
     window = WindowConfig(
         window_tokens=defaults.window_tokens, window_positions=defaults.window_positions
     )
-    return encode_stream(model, window, whole_units(model, exam), "last_kept:0.7")
+    return encode_stream(
+        model, window, whole_units(model, exam), ReductionSpec.parse("last_kept:0.7")
+    )
 
 
 def ended_at(stream: EncodedStream, unit_count: int) -> EncodedStream:
@@ -71,7 +75,7 @@ def test_no_variant_knows_what_came_after_the_question(
 ) -> None:
     assert len(stream.token_counts) > CUT
     now, then = (
-        answered(model, each, {"temperature": 0.0} | dict(VARIANTS[variant]))
+        answered(model, each, {"temperature": 0.0} | dict(variants(8)[variant]))
         for each in (stream, ended_at(stream, CUT))
     )
     assert now.token_ids == then.token_ids
@@ -87,7 +91,7 @@ def test_a_run_goes_on_where_it_was_cut_off(
     out = tmp_path / "lines.jsonl"
     ablation = Ablation(
         first_seed=7, stream_count=1, duration_s=120.0, questions_per_kind=1,
-        reductions=["none"], variants=[BASE, "newest only"],
+        reductions=["none"], variants=["newest only"],  # the base comes by itself
     )  # fmt: skip
     assert len(list(run(ablation, model, defaults, out))) == 1
     whole = out.read_bytes()
@@ -97,6 +101,20 @@ def test_a_run_goes_on_where_it_was_cut_off(
     assert [line["variant"] for line in read_lines(out)] == [BASE]
     assert len(list(run(ablation, model, defaults, out))) == 1
     assert out.read_bytes() == whole
+    with pytest.raises(OtherRunError, match="questions_per_kind 1, this one has 2"):
+        list(run(replace(ablation, questions_per_kind=2), model, defaults, out))
+
+
+def test_a_preset_means_what_it_means_in_the_service(
+    model: LoadedModel, defaults: ServingDefaults, tmp_path: Path
+) -> None:
+    out = tmp_path / "lines.jsonl"
+    ablation = Ablation(
+        first_seed=7, stream_count=1, duration_s=120.0, questions_per_kind=1,
+        reductions=["last_kept:light", "last_kept:0.95"], variants=[BASE],
+    )  # fmt: skip
+    assert len(list(run(ablation, model, defaults, out))) == 1
+    assert [line["reduction"] for line in read_lines(out)] == ["last_kept:0.95"]
 
 
 def test_an_interval_is_of_streams_and_not_of_their_questions() -> None:

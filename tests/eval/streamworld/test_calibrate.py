@@ -72,11 +72,11 @@ def test_a_run_goes_on_where_it_was_stopped(
         return read_lines(out)
 
     first = run("last_kept")
-    assert [each["reduction"] for each in first] == ["none", "last_kept"]
+    assert [each["reduction"] for each in first] == ["none", "last_kept:0.7"]
     assert first[0]["dropped"] == 0 < first[1]["dropped"] < 1
     with out.open("r+b") as file:
         file.truncate(out.stat().st_size - 5)  # stopped while it wrote
     again = run("last_kept", "dtd:0.5")
     assert again[:2] == first
-    assert [each["reduction"] for each in again] == ["none", "last_kept", "dtd:0.5"]
+    assert [each["reduction"] for each in again] == ["none", "last_kept:0.7", "dtd:0.5"]
     assert "| dtd:0.5 |" in capsys.readouterr().out
