@@ -58,7 +58,10 @@ class AnswerEngine:
             raise NothingVisibleError
         model = self._model
         if request.newest_whole and not request.unit_indices:
-            memory = WholeNewest(memory, model.adapter.tokens_per_unit)
+            whole = WholeNewest(memory, model.adapter.tokens_per_unit)
+            limit = request.token_count
+            if limit is None or whole.token_counts[-1] <= limit:  # else it is shown as it is
+                memory = whole
         choice_ids = tuple(self._encode_choice(text) for text in request.choices)
         answer_count = max(map(len, choice_ids), default=request.max_new_tokens)
         prompt = self._prompt(request, memory, answer_count)

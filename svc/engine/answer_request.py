@@ -77,7 +77,7 @@ class AnswerRequest:
     """Newest units, taken first and charged to the budget."""
     newest_whole: bool = True
     """Whether places that the newest unit lacks show what was last kept there; not where
-    `unit_indices` say what is shown."""
+    `unit_indices` say what is shown, nor where that is more than `token_count`."""
     token_count: int | None = None
     """Tokens of units in each layer's context; None: as many as the positions have room for."""
     unit_indices: tuple[int, ...] = ()

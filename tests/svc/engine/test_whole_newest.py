@@ -187,3 +187,12 @@ def test_units_that_are_asked_for_by_name_are_shown_as_they_are(tiny_model: Load
     newest = answer(model, request(unit_indices=(14,)), memory)
     assert newest.context_token_count == 1
     assert answer(model, request(unit_count=1), memory).context_token_count == 9
+
+
+@pytest.mark.parametrize(("token_count", "shown"), [(1, 1), (8, 1), (9, 9)])
+def test_what_is_lent_fits_the_tokens_that_are_asked_for_or_is_left_out(
+    token_count: int, shown: int, tiny_model: LoadTiny
+) -> None:
+    model = tiny_model("float32")
+    asked = request(unit_count=1, token_count=token_count)
+    assert answer(model, asked, lending(model)).context_token_count == shown
