@@ -249,6 +249,7 @@ def answer_from(message: question_pb2.Answer) -> Answer:
             message.remembers_from_s if message.HasField("remembers_from_s") else None
         ),
         history_turn_count=message.history_turn_count,
+        units_read=tuple(tuple(layer.unit_indices) for layer in message.units_read),
         evidence_coarsened=tuple(
             CoarsenedEvidence(
                 start_s=each.start_s,

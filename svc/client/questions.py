@@ -36,6 +36,8 @@ class QuestionOptions(TypedDict, total=False):
     """How the text is decoded."""
     timeout_s: float
     """Deadline of the whole answer; default 120."""
+    report_units_read: bool
+    """Say in `Answer.units_read` which units each layer read; then at most 1,024 in context."""
 
 
 class AskOptions(QuestionOptions, total=False):
@@ -131,4 +133,5 @@ def _request(session_id: str, question: str, options: AskOptions) -> question_pb
         history=[turn_to(turn) for turn in options.get("history", ())],
         retrieval=retrieval_to(options.get("retrieval", _DEFAULT_RETRIEVAL)),
         decoding=decoding_to(options.get("decoding", _DEFAULT_DECODING)),
+        report_units_read=options.get("report_units_read", False),
     )

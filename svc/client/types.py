@@ -333,3 +333,5 @@ class Answer:
     """What the answer used that had been thinned, in order of time; mostly empty."""
     history_turn_count: int = 0
     """Earlier turns that were used, of those sent: the newest that it may see and that fit."""
+    units_read: tuple[tuple[int, ...], ...] = ()
+    """Per layer the indices of the units in its context, ascending; empty unless asked for."""

@@ -258,6 +258,7 @@ class Answerer:
                 float(snapshot.first_pts_s[snapshot.first_unit]) if snapshot.first_unit else None
             ),
             held_unit_count=snapshot.unit_count - snapshot.first_unit,
+            units_read=result.layer_units if question.report_units_read else (),
             asked_at_s=asked_at_s,
             ttft_s=started_s - arrived_s + ttft_s,
             total_s=time.perf_counter() - arrived_s,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvstore.geometry import Tier
 from lookback.v1 import question_pb2 as pb
 from svc.engine import answer_request as engine
@@ -21,6 +24,7 @@ T = TypeVar("T")
 
 MAX_QUESTION_CHARS = 8_000
 MAX_CHOICE_CHARS = 1_000
+MAX_REPORTED_UNITS = 1_024
 _DEFAULT_NEW_TOKENS = 64
 
 _CUTS: dict[int, Cut] = {
@@ -58,6 +62,8 @@ class Question:
     """With all turns of the conversation; see `history_until_s`."""
     history_until_s: tuple[float | None, ...] = ()
     """Per turn how far its answer saw; None: it is not said, and the turn is taken as it is."""
+    report_units_read: bool = False
+    """Whether the answer is to say which units each layer read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +81,8 @@ class Answered:
     """Start of the first unit that was not dropped; None: nothing was."""
     held_unit_count: int
     """Units of the snapshot that were not dropped."""
+    units_read: Sequence[NDArray[np.int64]]
+    """Per layer the units it read, where the question asked for them, else empty."""
     asked_at_s: float
     ttft_s: float
     total_s: float
@@ -109,12 +117,15 @@ def parse_question(
         request.check(limits)
     except engine.RequestError as error:
         raise invalid_field(error.field, error.given, error.allowed) from error
+    if message.report_units_read:
+        _check_reportable(request)
     return Question(
         session_id=message.session_id,
         asked_at_s=asked_at_s,
         cut=cut,
         request=request,
         history_until_s=_history_until_s(message),
+        report_units_read=message.report_units_read,
     )
 
 
@@ -146,6 +157,7 @@ def answer_message(answered: Answered) -> pb.AskResponse:
         evidence_lost=[_lost_message(span) for span in answered.lost],
         evidence_coarsened=[_coarsened_message(span) for span in answered.coarsened],
         history_turn_count=result.history_turn_count,
+        units_read=[pb.LayerUnits(unit_indices=units.tolist()) for units in answered.units_read],
     )
     return pb.AskResponse(answer=answer)
 
@@ -204,6 +216,17 @@ def _check_texts(message: pb.AskRequest) -> None:
             raise invalid_field(
                 f"choices[{index}]", choice, f"1 to {MAX_CHOICE_CHARS} characters, not blank"
             )
+
+
+def _check_reportable(request: AnswerRequest) -> None:
+    """A message has a limit, and layers read up to so many units each."""
+    asked = len(request.unit_indices or ()) or request.unit_count
+    if asked > MAX_REPORTED_UNITS:
+        raise invalid_field(
+            "report_units_read",
+            f"{asked} units in context",
+            f"with at most {MAX_REPORTED_UNITS:,} units",
+        )
 
 
 def _history_until_s(message: pb.AskRequest) -> tuple[float | None, ...]:

@@ -24,43 +24,45 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookback/v1/question.proto\x12\x0blookback.v1\"\x98\x02\n\nAskRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x17\n\nasked_at_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12%\n\x03\x63ut\x18\x04 \x01(\x0e\x32\x18.lookback.v1.SnapshotCut\x12\x0f\n\x07\x63hoices\x18\x05 \x03(\t\x12\"\n\x07history\x18\x06 \x03(\x0b\x32\x11.lookback.v1.Turn\x12\x30\n\tretrieval\x18\x07 \x01(\x0b\x32\x1d.lookback.v1.RetrievalOptions\x12.\n\x08\x64\x65\x63oding\x18\x08 \x01(\x0b\x32\x1c.lookback.v1.DecodingOptionsB\r\n\x0b_asked_at_s\"\\\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x1d\n\x10\x65vidence_until_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x13\n\x11_evidence_until_s\"\xcc\x01\n\x10RetrievalOptions\x12(\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.lookback.v1.RetrievalMode\x12\x12\n\nunit_count\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\x1e\n\x11recent_unit_count\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0cunit_indices\x18\x05 \x03(\x03\x12\x19\n\x11search_each_token\x18\x06 \x01(\x08\x42\x14\n\x12_recent_unit_count\"\x8a\x02\n\x0f\x44\x65\x63odingOptions\x12\x1b\n\x13max_new_token_count\x18\x01 \x01(\x05\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"i\n\x0b\x41skResponse\x12\'\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x16.lookback.v1.TextDeltaH\x00\x12%\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x13.lookback.v1.AnswerH\x00\x42\n\n\x08response\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xed\x05\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .lookback.v1.Answer.FinishReason\x12\x19\n\x0c\x63hoice_index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1e\n\x16\x63hoice_log_likelihoods\x18\x04 \x03(\x01\x12\'\n\x08\x65vidence\x18\x05 \x03(\x0b\x32\x15.lookback.v1.Evidence\x12\x18\n\x10\x65vidence_until_s\x18\x06 \x01(\x01\x12\x12\n\nasked_at_s\x18\x07 \x01(\x01\x12\x1c\n\x14retrieved_unit_count\x18\x08 \x01(\x05\x12\x1d\n\x15retrieved_token_count\x18\t \x01(\x05\x12\x1a\n\x12prompt_token_count\x18\n \x01(\x05\x12\x1a\n\x12\x61nswer_token_count\x18\x0b \x01(\x05\x12\x0e\n\x06ttft_s\x18\x0c \x01(\x01\x12\x0f\n\x07total_s\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\x12\x1b\n\x13snapshot_unit_count\x18\x0f \x01(\x03\x12\x30\n\revidence_lost\x18\x10 \x03(\x0b\x32\x19.lookback.v1.LostEvidence\x12\x1d\n\x10remembers_from_s\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12:\n\x12\x65vidence_coarsened\x18\x12 \x03(\x0b\x32\x1e.lookback.v1.CoarsenedEvidence\x12\x1a\n\x12history_turn_count\x18\x13 \x01(\x05\"y\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_CHOICE\x10\x03\x42\x0f\n\r_choice_indexB\x13\n\x11_remembers_from_s\"\x91\x01\n\x11\x43oarsenedEvidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x18\n\x10\x66irst_unit_index\x18\x03 \x01(\x03\x12\x12\n\nunit_count\x18\x04 \x01(\x03\x12\x13\n\x0btoken_count\x18\x05 \x01(\x03\x12\x19\n\x11whole_token_count\x18\x06 \x01(\x03\"\xf7\x01\n\x0cLostEvidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x18\n\x10\x66irst_unit_index\x18\x03 \x01(\x03\x12\x12\n\nunit_count\x18\x04 \x01(\x03\x12\x30\n\x06reason\x18\x05 \x01(\x0e\x32 .lookback.v1.LostEvidence.Reason\x12\x19\n\x11\x66irst_layer_index\x18\x06 \x01(\x05\"L\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_CHECKSUM\x10\x01\x12\x15\n\x11REASON_UNREADABLE\x10\x02\"\xbf\x01\n\x08\x45vidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12(\n\x04tier\x18\x04 \x01(\x0e\x32\x1a.lookback.v1.Evidence.Tier\x12\x11\n\tcoarsened\x18\x05 \x01(\x08\"G\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_HOT\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\x0c\n\x08TIER_RAM\x10\x03*\x83\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18RETRIEVAL_MODE_PER_LAYER\x10\x01\x12\x19\n\x15RETRIEVAL_MODE_SHARED\x10\x02\x12\x19\n\x15RETRIEVAL_MODE_AGREED\x10\x03*c\n\x0bSnapshotCut\x12\x1c\n\x18SNAPSHOT_CUT_UNSPECIFIED\x10\x00\x12\x1d\n\x19SNAPSHOT_CUT_AT_OR_BEFORE\x10\x01\x12\x17\n\x13SNAPSHOT_CUT_BEFORE\x10\x02\x32M\n\x0fQuestionService\x12:\n\x03\x41sk\x12\x17.lookback.v1.AskRequest\x1a\x18.lookback.v1.AskResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alookback/v1/question.proto\x12\x0blookback.v1\"\xb3\x02\n\nAskRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x17\n\nasked_at_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12%\n\x03\x63ut\x18\x04 \x01(\x0e\x32\x18.lookback.v1.SnapshotCut\x12\x0f\n\x07\x63hoices\x18\x05 \x03(\t\x12\"\n\x07history\x18\x06 \x03(\x0b\x32\x11.lookback.v1.Turn\x12\x30\n\tretrieval\x18\x07 \x01(\x0b\x32\x1d.lookback.v1.RetrievalOptions\x12.\n\x08\x64\x65\x63oding\x18\x08 \x01(\x0b\x32\x1c.lookback.v1.DecodingOptions\x12\x19\n\x11report_units_read\x18\t \x01(\x08\x42\r\n\x0b_asked_at_s\"\\\n\x04Turn\x12\x10\n\x08question\x18\x01 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x02 \x01(\t\x12\x1d\n\x10\x65vidence_until_s\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x13\n\x11_evidence_until_s\"\xcc\x01\n\x10RetrievalOptions\x12(\n\x04mode\x18\x01 \x01(\x0e\x32\x1a.lookback.v1.RetrievalMode\x12\x12\n\nunit_count\x18\x02 \x01(\x05\x12\x13\n\x0btoken_count\x18\x03 \x01(\x05\x12\x1e\n\x11recent_unit_count\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0cunit_indices\x18\x05 \x03(\x03\x12\x19\n\x11search_each_token\x18\x06 \x01(\x08\x42\x14\n\x12_recent_unit_count\"\x8a\x02\n\x0f\x44\x65\x63odingOptions\x12\x1b\n\x13max_new_token_count\x18\x01 \x01(\x05\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x02\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x06 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x12\n\nignore_eos\x18\x08 \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x15\n\x13_repetition_penaltyB\x07\n\x05_seed\"i\n\x0b\x41skResponse\x12\'\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x16.lookback.v1.TextDeltaH\x00\x12%\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x13.lookback.v1.AnswerH\x00\x42\n\n\x08response\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x9a\x06\n\x06\x41nswer\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x37\n\rfinish_reason\x18\x02 \x01(\x0e\x32 .lookback.v1.Answer.FinishReason\x12\x19\n\x0c\x63hoice_index\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1e\n\x16\x63hoice_log_likelihoods\x18\x04 \x03(\x01\x12\'\n\x08\x65vidence\x18\x05 \x03(\x0b\x32\x15.lookback.v1.Evidence\x12\x18\n\x10\x65vidence_until_s\x18\x06 \x01(\x01\x12\x12\n\nasked_at_s\x18\x07 \x01(\x01\x12\x1c\n\x14retrieved_unit_count\x18\x08 \x01(\x05\x12\x1d\n\x15retrieved_token_count\x18\t \x01(\x05\x12\x1a\n\x12prompt_token_count\x18\n \x01(\x05\x12\x1a\n\x12\x61nswer_token_count\x18\x0b \x01(\x05\x12\x0e\n\x06ttft_s\x18\x0c \x01(\x01\x12\x0f\n\x07total_s\x18\r \x01(\x01\x12\r\n\x05model\x18\x0e \x01(\t\x12\x1b\n\x13snapshot_unit_count\x18\x0f \x01(\x03\x12\x30\n\revidence_lost\x18\x10 \x03(\x0b\x32\x19.lookback.v1.LostEvidence\x12\x1d\n\x10remembers_from_s\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12:\n\x12\x65vidence_coarsened\x18\x12 \x03(\x0b\x32\x1e.lookback.v1.CoarsenedEvidence\x12\x1a\n\x12history_turn_count\x18\x13 \x01(\x05\x12+\n\nunits_read\x18\x14 \x03(\x0b\x32\x17.lookback.v1.LayerUnits\"y\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_CHOICE\x10\x03\x42\x0f\n\r_choice_indexB\x13\n\x11_remembers_from_s\"\"\n\nLayerUnits\x12\x14\n\x0cunit_indices\x18\x01 \x03(\x03\"\x91\x01\n\x11\x43oarsenedEvidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x18\n\x10\x66irst_unit_index\x18\x03 \x01(\x03\x12\x12\n\nunit_count\x18\x04 \x01(\x03\x12\x13\n\x0btoken_count\x18\x05 \x01(\x03\x12\x19\n\x11whole_token_count\x18\x06 \x01(\x03\"\xf7\x01\n\x0cLostEvidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\x18\n\x10\x66irst_unit_index\x18\x03 \x01(\x03\x12\x12\n\nunit_count\x18\x04 \x01(\x03\x12\x30\n\x06reason\x18\x05 \x01(\x0e\x32 .lookback.v1.LostEvidence.Reason\x12\x19\n\x11\x66irst_layer_index\x18\x06 \x01(\x05\"L\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_CHECKSUM\x10\x01\x12\x15\n\x11REASON_UNREADABLE\x10\x02\"\xbf\x01\n\x08\x45vidence\x12\x0f\n\x07start_s\x18\x01 \x01(\x01\x12\r\n\x05\x65nd_s\x18\x02 \x01(\x01\x12\r\n\x05score\x18\x03 \x01(\x01\x12(\n\x04tier\x18\x04 \x01(\x0e\x32\x1a.lookback.v1.Evidence.Tier\x12\x11\n\tcoarsened\x18\x05 \x01(\x08\"G\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x0c\n\x08TIER_HOT\x10\x01\x12\r\n\tTIER_DISK\x10\x02\x12\x0c\n\x08TIER_RAM\x10\x03*\x83\x01\n\rRetrievalMode\x12\x1e\n\x1aRETRIEVAL_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18RETRIEVAL_MODE_PER_LAYER\x10\x01\x12\x19\n\x15RETRIEVAL_MODE_SHARED\x10\x02\x12\x19\n\x15RETRIEVAL_MODE_AGREED\x10\x03*c\n\x0bSnapshotCut\x12\x1c\n\x18SNAPSHOT_CUT_UNSPECIFIED\x10\x00\x12\x1d\n\x19SNAPSHOT_CUT_AT_OR_BEFORE\x10\x01\x12\x17\n\x13SNAPSHOT_CUT_BEFORE\x10\x02\x32M\n\x0fQuestionService\x12:\n\x03\x41sk\x12\x17.lookback.v1.AskRequest\x1a\x18.lookback.v1.AskResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lookback.v1.question_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RETRIEVALMODE']._serialized_start=2375
-  _globals['_RETRIEVALMODE']._serialized_end=2506
-  _globals['_SNAPSHOTCUT']._serialized_start=2508
-  _globals['_SNAPSHOTCUT']._serialized_end=2607
+  _globals['_RETRIEVALMODE']._serialized_start=2483
+  _globals['_RETRIEVALMODE']._serialized_end=2614
+  _globals['_SNAPSHOTCUT']._serialized_start=2616
+  _globals['_SNAPSHOTCUT']._serialized_end=2715
   _globals['_ASKREQUEST']._serialized_start=44
-  _globals['_ASKREQUEST']._serialized_end=324
-  _globals['_TURN']._serialized_start=326
-  _globals['_TURN']._serialized_end=418
-  _globals['_RETRIEVALOPTIONS']._serialized_start=421
-  _globals['_RETRIEVALOPTIONS']._serialized_end=625
-  _globals['_DECODINGOPTIONS']._serialized_start=628
-  _globals['_DECODINGOPTIONS']._serialized_end=894
-  _globals['_ASKRESPONSE']._serialized_start=896
-  _globals['_ASKRESPONSE']._serialized_end=1001
-  _globals['_TEXTDELTA']._serialized_start=1003
-  _globals['_TEXTDELTA']._serialized_end=1028
-  _globals['_ANSWER']._serialized_start=1031
-  _globals['_ANSWER']._serialized_end=1780
-  _globals['_ANSWER_FINISHREASON']._serialized_start=1621
-  _globals['_ANSWER_FINISHREASON']._serialized_end=1742
-  _globals['_COARSENEDEVIDENCE']._serialized_start=1783
-  _globals['_COARSENEDEVIDENCE']._serialized_end=1928
-  _globals['_LOSTEVIDENCE']._serialized_start=1931
-  _globals['_LOSTEVIDENCE']._serialized_end=2178
-  _globals['_LOSTEVIDENCE_REASON']._serialized_start=2102
-  _globals['_LOSTEVIDENCE_REASON']._serialized_end=2178
-  _globals['_EVIDENCE']._serialized_start=2181
-  _globals['_EVIDENCE']._serialized_end=2372
-  _globals['_EVIDENCE_TIER']._serialized_start=2301
-  _globals['_EVIDENCE_TIER']._serialized_end=2372
-  _globals['_QUESTIONSERVICE']._serialized_start=2609
-  _globals['_QUESTIONSERVICE']._serialized_end=2686
+  _globals['_ASKREQUEST']._serialized_end=351
+  _globals['_TURN']._serialized_start=353
+  _globals['_TURN']._serialized_end=445
+  _globals['_RETRIEVALOPTIONS']._serialized_start=448
+  _globals['_RETRIEVALOPTIONS']._serialized_end=652
+  _globals['_DECODINGOPTIONS']._serialized_start=655
+  _globals['_DECODINGOPTIONS']._serialized_end=921
+  _globals['_ASKRESPONSE']._serialized_start=923
+  _globals['_ASKRESPONSE']._serialized_end=1028
+  _globals['_TEXTDELTA']._serialized_start=1030
+  _globals['_TEXTDELTA']._serialized_end=1055
+  _globals['_ANSWER']._serialized_start=1058
+  _globals['_ANSWER']._serialized_end=1852
+  _globals['_ANSWER_FINISHREASON']._serialized_start=1693
+  _globals['_ANSWER_FINISHREASON']._serialized_end=1814
+  _globals['_LAYERUNITS']._serialized_start=1854
+  _globals['_LAYERUNITS']._serialized_end=1888
+  _globals['_COARSENEDEVIDENCE']._serialized_start=1891
+  _globals['_COARSENEDEVIDENCE']._serialized_end=2036
+  _globals['_LOSTEVIDENCE']._serialized_start=2039
+  _globals['_LOSTEVIDENCE']._serialized_end=2286
+  _globals['_LOSTEVIDENCE_REASON']._serialized_start=2210
+  _globals['_LOSTEVIDENCE_REASON']._serialized_end=2286
+  _globals['_EVIDENCE']._serialized_start=2289
+  _globals['_EVIDENCE']._serialized_end=2480
+  _globals['_EVIDENCE_TIER']._serialized_start=2409
+  _globals['_EVIDENCE_TIER']._serialized_end=2480
+  _globals['_QUESTIONSERVICE']._serialized_start=2717
+  _globals['_QUESTIONSERVICE']._serialized_end=2794
 # @@protoc_insertion_point(module_scope)

@@ -85,6 +85,7 @@ class AskRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     RETRIEVAL_FIELD_NUMBER: _builtins.int
     DECODING_FIELD_NUMBER: _builtins.int
+    REPORT_UNITS_READ_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Required."""
     question: _builtins.str
@@ -100,6 +101,10 @@ class AskRequest(_message.Message):
     """
     cut: Global___SnapshotCut.ValueType
     """Which units are in the snapshot."""
+    report_units_read: _builtins.bool
+    """Say which units each layer read: `Answer.units_read`. For measurements. With it, `retrieval` may
+    ask for at most 1,024 units.
+    """
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """2 to 26 options of 1 to 1,000 characters, not blank, and at most 256 tokens: the answer is the
@@ -134,10 +139,11 @@ class AskRequest(_message.Message):
         history: _abc.Iterable[Global___Turn] | None = ...,
         retrieval: Global___RetrievalOptions | None = ...,
         decoding: Global___DecodingOptions | None = ...,
+        report_units_read: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_asked_at_s", b"_asked_at_s", "asked_at_s", b"asked_at_s", "decoding", b"decoding", "retrieval", b"retrieval"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_asked_at_s", b"_asked_at_s", "asked_at_s", b"asked_at_s", "choices", b"choices", "cut", b"cut", "decoding", b"decoding", "history", b"history", "question", b"question", "retrieval", b"retrieval", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_asked_at_s", b"_asked_at_s", "asked_at_s", b"asked_at_s", "choices", b"choices", "cut", b"cut", "decoding", b"decoding", "history", b"history", "question", b"question", "report_units_read", b"report_units_read", "retrieval", b"retrieval", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__asked_at_s: _TypeAlias = _typing.Literal["asked_at_s"]  # noqa: Y015
     _WhichOneofArgType__asked_at_s: _TypeAlias = _typing.Literal["_asked_at_s", b"_asked_at_s"]  # noqa: Y015
@@ -410,6 +416,7 @@ class Answer(_message.Message):
     REMEMBERS_FROM_S_FIELD_NUMBER: _builtins.int
     EVIDENCE_COARSENED_FIELD_NUMBER: _builtins.int
     HISTORY_TURN_COUNT_FIELD_NUMBER: _builtins.int
+    UNITS_READ_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: Global___Answer.FinishReason.ValueType
@@ -464,6 +471,12 @@ class Answer(_message.Message):
         of time; mostly nothing.
         """
 
+    @_builtins.property
+    def units_read(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerUnits]:
+        """Per layer of the model, first to last, the units in its context, recent ones included. Empty
+        unless the request said `report_units_read`.
+        """
+
     def __init__(
         self,
         *,
@@ -486,10 +499,11 @@ class Answer(_message.Message):
         remembers_from_s: _builtins.float | None = ...,
         evidence_coarsened: _abc.Iterable[Global___CoarsenedEvidence] | None = ...,
         history_turn_count: _builtins.int = ...,
+        units_read: _abc.Iterable[Global___LayerUnits] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "choice_index", b"choice_index", "remembers_from_s", b"remembers_from_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_coarsened", b"evidence_coarsened", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "history_turn_count", b"history_turn_count", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index", "_remembers_from_s", b"_remembers_from_s", "answer_token_count", b"answer_token_count", "asked_at_s", b"asked_at_s", "choice_index", b"choice_index", "choice_log_likelihoods", b"choice_log_likelihoods", "evidence", b"evidence", "evidence_coarsened", b"evidence_coarsened", "evidence_lost", b"evidence_lost", "evidence_until_s", b"evidence_until_s", "finish_reason", b"finish_reason", "history_turn_count", b"history_turn_count", "model", b"model", "prompt_token_count", b"prompt_token_count", "remembers_from_s", b"remembers_from_s", "retrieved_token_count", b"retrieved_token_count", "retrieved_unit_count", b"retrieved_unit_count", "snapshot_unit_count", b"snapshot_unit_count", "text", b"text", "total_s", b"total_s", "ttft_s", b"ttft_s", "units_read", b"units_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__choice_index: _TypeAlias = _typing.Literal["choice_index"]  # noqa: Y015
     _WhichOneofArgType__choice_index: _TypeAlias = _typing.Literal["_choice_index", b"_choice_index"]  # noqa: Y015
@@ -501,6 +515,30 @@ class Answer(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__remembers_from_s) -> _WhichOneofReturnType__remembers_from_s | None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class LayerUnits(_message.Message):
+    """Units that one layer of the model attended to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_INDICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unit_indices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the units in the session, ascending; at most 1,024."""
+
+    def __init__(
+        self,
+        *,
+        unit_indices: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unit_indices", b"unit_indices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerUnits: _TypeAlias = LayerUnits  # noqa: Y015
 
 @_typing.final
 class CoarsenedEvidence(_message.Message):

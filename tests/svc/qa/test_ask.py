@@ -29,6 +29,25 @@ def test_an_answer_says_what_it_rests_on(qa: QaProcess, live: Live) -> None:
     assert span.score == pytest.approx(1.0)
 
 
+def test_an_answer_names_the_units_that_each_layer_read_where_it_is_asked_to(
+    qa: QaProcess, live: Live
+) -> None:
+    session = live()
+    session.push([float(t) for t in range(12)])
+    options = pb.RetrievalOptions(unit_count=3, recent_unit_count=2)
+    answer = qa.ask(session.session_id, retrieval=options, report_units_read=True)
+    layers = [list(layer.unit_indices) for layer in answer.units_read]
+    assert len(layers) == 3
+    for units in layers:
+        assert units == sorted(set(units))
+        assert len(units) == 3
+        assert units[1:] == [10, 11]
+    named = pb.RetrievalOptions(unit_indices=[1, 4])
+    answer = qa.ask(session.session_id, retrieval=named, report_units_read=True)
+    assert [list(layer.unit_indices) for layer in answer.units_read] == [[1, 4]] * 3
+    assert not qa.ask(session.session_id, retrieval=named).units_read
+
+
 def test_evidence_names_the_tier_it_was_read_from(qa: QaProcess, live: Live) -> None:
     session = live()
     session.push([0.0, 1.0])

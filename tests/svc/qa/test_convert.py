@@ -111,6 +111,17 @@ def test_the_longest_question_passes() -> None:
         ("recent_unit_count", {"retrieval": pb.RetrievalOptions(recent_unit_count=-1)}),
         ("recent_unit_count", {"retrieval": pb.RetrievalOptions(recent_unit_count=8)}),
         ("unit_indices", {"retrieval": pb.RetrievalOptions(unit_indices=[1, 1])}),
+        (
+            "report_units_read",
+            {
+                "report_units_read": True,
+                "retrieval": pb.RetrievalOptions(unit_indices=list(range(1025))),
+            },
+        ),
+        (
+            "report_units_read",
+            {"report_units_read": True, "retrieval": pb.RetrievalOptions(unit_count=1025)},
+        ),
         ("max_new_tokens", {"decoding": pb.DecodingOptions(max_new_token_count=-1)}),
         ("max_new_tokens", {"decoding": pb.DecodingOptions(max_new_token_count=4097)}),
         ("temperature", {"decoding": pb.DecodingOptions(temperature=-0.1)}),
