@@ -38,7 +38,10 @@ def _eval() -> None:
 @app.command()
 def streamworld(
     seed: Annotated[int, typer.Option(min=0, help="Another number, other streams.")] = 0,
-    streams: Annotated[int, typer.Option(min=0, help="Streams of all scenarios.")] = 12,
+    selection_streams: Annotated[
+        int, typer.Option(min=0, help="Streams of `selection`; 120 ask some 4,000 questions.")
+    ] = 120,
+    streams: Annotated[int, typer.Option(min=0, help="Streams of the other curves.")] = 12,
     long_streams: Annotated[int, typer.Option(min=0, help="Streams of up to four hours.")] = 2,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many of each: 1 takes minutes.")
@@ -48,7 +51,7 @@ def streamworld(
         typer.Option(metavar="|".join(CURVES), help="Only this curve; may be given again."),
     ] = None,
     duration_s: Annotated[
-        list[int] | None, typer.Option(help="Lengths of streams, in turn.")
+        list[int] | None, typer.Option(help="Lengths of streams that are not long, in turn.")
     ] = None,
     long_duration_s: Annotated[
         list[int] | None, typer.Option(help="Lengths of long streams, in turn.")
@@ -59,6 +62,14 @@ def streamworld(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Where answers.jsonl and report.html go.")
     ] = Path("streamworld-report"),
+    figures: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Also write figures as README's tables are made from."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Also write accuracy against bytes: an .svg file."),
+    ] = None,
     addresses: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="INGEST QA", help="A service that runs; else one is started."),
@@ -66,16 +77,19 @@ def streamworld(
     model: Annotated[str, typer.Option(help="What an own service serves.")] = "builtin",
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Accuracy by token reduction, element type, budget and age of the evidence, with baselines.
+    """Accuracy by choice of units, reduction, element type, budget and age, with baselines.
 
-    Each curve varies one thing. Every answer is appended to OUT/answers.jsonl; the same command
-    goes on where it was stopped, and the report is made from that file alone.
+    Each curve varies one thing; `selection` holds what is claimed of the memory. Every answer is
+    appended to OUT/answers.jsonl; the same command goes on where it was stopped, and the report is
+    made from that file alone.
     """
     if unknown := sorted(set(curve or ()) - set(CURVES)):
         raise typer.BadParameter(f"no curve is called {unknown[0]!r}", param_hint="--curve")
+    if plot is not None and plot.suffix != ".svg":
+        raise typer.BadParameter(f"must end in .svg, got {plot.name!r}", param_hint="--plot")
     plan = BenchmarkPlan(
         seed=seed,
-        mixed_durations_s=tuple(duration_s or _PLAN.mixed_durations_s),
+        durations_s=tuple(duration_s or _PLAN.durations_s),
         long_durations_s=tuple(long_duration_s or _PLAN.long_durations_s),
         questions_per_kind=questions_per_kind,
         model=model if addresses is None else "of the service",
@@ -83,10 +97,13 @@ def streamworld(
     options = Options(
         plan=plan,
         curves=tuple(name for name in CURVES if not curve or name in curve),
+        selection_stream_count=min(selection_streams, limit or selection_streams),
         stream_count=min(streams, limit or streams),
         long_stream_count=min(long_streams, limit or long_streams),
         folder=out,
         addresses=addresses,
+        figures=figures,
+        plot=plot,
     )
     console = Console(stderr=True) if json_output else Console()
     try:

@@ -68,12 +68,18 @@ class Row:
 def print_rows(title: str, rows: Sequence[Row], console: Console) -> None:
     """Prints a table of the rows."""
     table = Table(title=title)
-    table.add_column("figure")
-    for heading in ("value", "baseline", "ratio", "target", "met"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(row.name, *_cells(row))
+    head, *lines = table_cells(rows)
+    for i, heading in enumerate(head):
+        table.add_column(heading, justify="right" if i else "left")
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
+
+
+def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Returns the texts of a table of the rows, its headings first."""
+    head = ("figure", "value", "baseline", "ratio", "target", "met")
+    return [head, *((row.name, *_cells(row)) for row in rows)]
 
 
 def write_rows(path: Path, name: str, rows: Sequence[Row]) -> None:

@@ -1,9 +1,14 @@
-"""Runs a benchmark plan against the service: a stream is pushed once an arm, then asked about."""
+"""Runs a benchmark plan against the service: a stream is pushed once an arm, then asked about.
+
+While one is asked about, the next is pushed: a service watches while it answers. Questions that are
+to be alone wait until that is done.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +19,7 @@ from rich.progress import Progress, TaskID
 
 from eval.streamworld.clip_file import write_mp4
 from eval.streamworld.curves import (
+    EXAM_FPS,
     WINDOW_UNITS,
     Arm,
     BenchmarkPlan,
@@ -24,20 +30,12 @@ from eval.streamworld.curves import (
     arms,
     tasks,
 )
-from eval.streamworld.exam import Exam
-from eval.streamworld.modes import options_for
+from eval.streamworld.modes import Mode, options_for
+from eval.streamworld.result_rows import answer_row, stream_row
 from eval.streamworld.results_file import ResultsError, ResultsFile, Row
 from eval.streamworld.seeds import generator
 from eval.streamworld.service import Addresses
-from svc.client import (
-    Answer,
-    Evidence,
-    LookbackClient,
-    LookbackError,
-    PushReconnecting,
-    Session,
-    SessionSettings,
-)
+from svc.client import LookbackClient, LookbackError, PushReconnecting, SessionSettings
 from svc.video.sources import open_source
 
 ASKED_TOGETHER = 4
@@ -125,9 +123,11 @@ async def _run_jobs(
         stored_as = await _encoding_of(client, f"streamworld-{plan.digest}-probe")
         if stored_as != jobs[0].arm.encoding:
             return stored_as
-        for job in jobs:
+        run = _Run(client, plan, results, folder)
+        await run.push(jobs[0])
+        for job, following in itertools.zip_longest(jobs, jobs[1:]):
             progress.update(bar, description=f"{job.stream.name} {job.arm}")
-            await _run_job(client, plan, job, results, folder)
+            await run.ask(job, following)
             progress.advance(bar, job.stream.duration_s)
     return None
 
@@ -138,49 +138,84 @@ async def _encoding_of(client: LookbackClient, session_id: str) -> str:
     return session.kv_encoding
 
 
-async def _run_job(
-    client: LookbackClient, plan: BenchmarkPlan, job: _Job, results: ResultsFile, folder: Path
-) -> None:
-    arm = re.sub(r"[^a-z0-9]", "-", str(job.arm))
-    session_id = f"streamworld-{plan.digest}-{job.stream.name}-{arm}"
-    exam = plan.exam(job.stream)
-    started_s = time.monotonic()
-    session = await _push(client, session_id, job, exam, folder)
-    row = _stream_row(job, session, time.monotonic() - started_s)
-    _refuse_other(results, row)
-    results.append(row)
-    room = asyncio.Semaphore(ASKED_TOGETHER)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Pushes and asks jobs of one service, one after another."""
 
-    async def ask(task: Task) -> None:
-        async with room:
-            results.append(await _ask(client, session_id, plan, task))
+    client: LookbackClient
+    plan: BenchmarkPlan
+    results: ResultsFile
+    folder: Path
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for task in job.tasks:
-                group.create_task(ask(task))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    await client.delete_session(session_id)
+    async def push(self, job: _Job) -> None:
+        """Pushes a stream afresh: one that was cut short is no use."""
+        session_id, exam = self._session_id(job), self.plan.exam(job.stream)
+        started_s = time.monotonic()
+        with _unless("SESSION_NOT_FOUND"):
+            await self.client.delete_session(session_id)
+        settings = SessionSettings(sample_fps=float(exam.fps), reduction=job.arm.reduction)
+        await self.client.create_session(session_id, settings=settings)
+        path = self.folder / f"{session_id}.mp4"
+        await asyncio.to_thread(write_mp4, exam.clip, path, fps=exam.fps)
+        try:
+            async for event in self.client.push(session_id, open_source(str(path))):
+                if isinstance(event, PushReconnecting):
+                    raise event.error
+        finally:
+            path.unlink()
+        session = await self.client.get_session(session_id)
+        row = stream_row(job.stream, job.arm, session, time.monotonic() - started_s)
+        _refuse_other(self.results, row)
+        self.results.append(row)
 
+    async def ask(self, job: _Job, following: _Job | None) -> None:
+        """Asks about a stream that was pushed, while the one that follows is pushed."""
+        together = [task for task in job.tasks if not task.asking.alone]
+        room = asyncio.Semaphore(ASKED_TOGETHER)
 
-async def _push(
-    client: LookbackClient, session_id: str, job: _Job, exam: Exam, folder: Path
-) -> Session:
-    """Pushes a stream afresh: one that was cut short is no use."""
-    with _unless("SESSION_NOT_FOUND"):
-        await client.delete_session(session_id)
-    settings = SessionSettings(sample_fps=float(exam.fps), reduction=job.arm.reduction)
-    await client.create_session(session_id, settings=settings)
-    path = folder / f"{session_id}.mp4"
-    await asyncio.to_thread(write_mp4, exam.clip, path, fps=exam.fps)
-    try:
-        async for event in client.push(session_id, open_source(str(path))):
-            if isinstance(event, PushReconnecting):
-                raise event.error
-    finally:
-        path.unlink()
-    return await client.get_session(session_id)
+        async def ask_in_room(task: Task) -> None:
+            async with room:
+                await self._ask(job, task)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                if following is not None:
+                    group.create_task(self.push(following))
+                for task in together:
+                    group.create_task(ask_in_room(task))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
+        for task in job.tasks:
+            if task.asking.alone:
+                await self._ask(job, task)
+        await self.client.delete_session(self._session_id(job))
+
+    async def _ask(self, job: _Job, task: Task) -> None:
+        question, asking = task.question, task.asking
+        rng = generator("evaluation", self.plan.seed, *task.stream.seed_words, task.number)
+        answer = await self.client.answer(
+            self._session_id(job),
+            question.text,
+            asked_at_s=question.asked_at_s,
+            choices=question.options if asking.form == "choice" else (),
+            retrieval=options_for(
+                asking.mode,
+                question,
+                fps=EXAM_FPS,
+                budget=asking.budget,
+                window_units=WINDOW_UNITS,
+                rng=rng,
+            ),
+            report_units_read=asking.mode is not Mode.ALL,
+        )
+        row = answer_row(task, answer)
+        if answer.evidence_until_s > question.asked_at_s:
+            raise AssertionError(f"an answer saw the future: {row}")
+        self.results.append(row)
+
+    def _session_id(self, job: _Job) -> str:
+        arm = re.sub(r"[^a-z0-9]", "-", str(job.arm))
+        return f"streamworld-{self.plan.digest}-{job.stream.name}-{arm}"
 
 
 @contextlib.contextmanager
@@ -190,27 +225,6 @@ def _unless(reason: str) -> Iterator[None]:
     except LookbackError as error:
         if error.reason != reason:
             raise
-
-
-def _stream_row(job: _Job, session: Session, push_s: float) -> Row:
-    stats = session.stats
-    if stats is None:
-        raise ResultsError(f"the service does not know what it stored of {session.session_id}")
-    return {
-        "row": "stream",
-        "key": (job.stream.name, str(job.arm)),
-        "stream": job.stream.name,
-        "arm": str(job.arm),
-        "scenario": job.stream.scenario,
-        "duration_s": job.stream.duration_s,
-        "reduction_in_force": session.settings.reduction,
-        "encoding_in_force": session.kv_encoding,
-        "units": stats.visible_unit_count,
-        "tokens": stats.token_count,
-        "disk_bytes": stats.disk_bytes,
-        "push_s": push_s,
-        "model": session.model,
-    }
 
 
 def _refuse_other(results: ResultsFile, row: Row) -> None:
@@ -228,69 +242,3 @@ def _refuse_other(results: ResultsFile, row: Row) -> None:
                 f"{row['arm']} was {other['reduction_in_force']} in the results, and is "
                 f"{row['reduction_in_force']} now: begin new ones with --out"
             )
-
-
-async def _ask(client: LookbackClient, session_id: str, plan: BenchmarkPlan, task: Task) -> Row:
-    question, asking = task.question, task.asking
-    fps = plan.exam(task.stream).fps
-    kinds = ("mixed", "long")
-    rng = generator(
-        "evaluation", plan.seed, kinds.index(task.stream.kind), task.stream.number, task.number
-    )
-    answer = await client.answer(
-        session_id,
-        question.text,
-        asked_at_s=question.asked_at_s,
-        choices=question.options if asking.form == "choice" else (),
-        retrieval=options_for(
-            asking.mode,
-            question,
-            fps=fps,
-            budget=asking.budget,
-            window_units=WINDOW_UNITS,
-            rng=rng,
-        ),
-    )
-    row = _answer_row(task, answer)
-    if answer.evidence_until_s > question.asked_at_s:
-        raise AssertionError(f"an answer saw the future: {row}")
-    return row
-
-
-def _answer_row(task: Task, answer: Answer) -> Row:
-    question, said = task.question, answer.text.strip()
-    spans = question.evidence_s
-    return {
-        "row": "answer",
-        "key": task.key,
-        "stream": task.stream.name,
-        "scenario": task.stream.scenario,
-        "arm": str(task.arm),
-        "number": task.number,
-        "mode": task.asking.mode.value,
-        "budget": task.asking.budget,
-        "form": task.asking.form,
-        "kind": question.kind,
-        "drift": question.drift,
-        "question": question.text,
-        "expected": question.answer,
-        "answer": said,
-        "right": said == question.answer,
-        "asked_at_s": question.asked_at_s,
-        "age_s": question.asked_at_s - spans[-1][1] if spans else None,
-        "evidence_s": spans,
-        "recall": _recall(spans, answer.evidence),
-        "seen_until_s": answer.evidence_until_s,
-        "units": answer.retrieved_unit_count,
-        "tokens": answer.retrieved_token_count,
-        "snapshot_units": answer.snapshot_unit_count,
-        "ttft_s": answer.ttft_s,
-    }
-
-
-def _recall(spans: Sequence[tuple[float, float]], cited: Sequence[Evidence]) -> float | None:
-    """Share of the spans that hold the answer of which something is cited."""
-    if not spans:
-        return None
-    found = [any(a < e.end_s and e.start_s < b for e in cited) for a, b in spans]
-    return sum(found) / len(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from eval.streamworld.summary import Share
 
@@ -59,6 +60,13 @@ class PairedDifference:
             numerator = max(numerator - self.asked / 2, 0.0)
         return numerator / math.sqrt(rows * columns)
 
+    def as_json(self) -> dict[str, Any] | None:
+        """Returns plain values; None where nothing was asked."""
+        if not self.asked:
+            return None
+        low, high = self.interval
+        return {"value": self.value, "low": low, "high": high, "asked": self.asked}
+
     def __str__(self) -> str:
         if not self.asked:
             return "-"
@@ -75,6 +83,21 @@ def paired_difference(
         counts[bool(first[question]), bool(second[question])] += 1
     return PairedDifference(
         counts[True, True], counts[True, False], counts[False, True], counts[False, False]
+    )
+
+
+def independent_difference(first: Share, second: Share) -> tuple[float, float, float]:
+    """How much larger the first of two shares of different questions is, and its 95 % interval.
+
+    Newcombe's from two Wilson intervals (Statistics in Medicine 17, 1998, pages 873-890, method
+    10).
+    """
+    (below, above), (second_below, second_above) = _reaches(first), _reaches(second)
+    value = first.value - second.value
+    return (
+        value,
+        value - _joined(below, second_above, 0.0),
+        value + _joined(above, second_below, 0.0),
     )
 
 

@@ -15,8 +15,11 @@ from eval.streamworld.benchmark import ServiceOf, run_benchmark
 from eval.streamworld.curves import BenchmarkPlan, CurveName, Encoding
 from eval.streamworld.report_figures import Report, report_of
 from eval.streamworld.report_page import page, print_report
+from eval.streamworld.report_plots import pareto_drawing
+from eval.streamworld.report_rows import benchmark_rows
 from eval.streamworld.results_file import ResultsFile
 from eval.streamworld.service import Addresses, own_service
+from svc.report import write_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +28,17 @@ class Options:
 
     plan: BenchmarkPlan
     curves: tuple[CurveName, ...]
+    selection_stream_count: int
     stream_count: int
     long_stream_count: int
     folder: Path
     """Of answers.jsonl and report.html."""
     addresses: tuple[str, str] | None
     """Of a service that runs already; None: one is started per element type."""
+    figures: Path | None = None
+    """Where the figures that README's tables are made from go."""
+    plot: Path | None = None
+    """Where the plot of accuracy against bytes goes."""
 
 
 def run_report(options: Options, console: Console, *, print_tables: bool) -> Report:
@@ -41,7 +49,11 @@ def run_report(options: Options, console: Console, *, print_tables: bool) -> Rep
         ResultsError, ServiceFailedError, LookbackError, ValueError: It could not go on.
     """
     plan = options.plan
-    streams = plan.streams(options.stream_count, options.long_stream_count)
+    streams = plan.streams(
+        selection_count=options.selection_stream_count if "selection" in options.curves else 0,
+        mixed_count=options.stream_count,
+        long_count=options.long_stream_count,
+    )
     for stream in streams:
         plan.exam(stream)  # a length that does not fit is told before anything runs
     notes: list[str] = []
@@ -66,6 +78,10 @@ def run_report(options: Options, console: Console, *, print_tables: bool) -> Rep
     path = options.folder / "report.html"
     path.write_text(page(report, notes))
     console.print(f"{path}: the curves", soft_wrap=True)
+    if options.figures is not None:
+        write_rows(options.figures, "streamworld benchmark", benchmark_rows(report))
+    if options.plot is not None:
+        options.plot.write_text(pareto_drawing(report))
     if stopped:
         console.print("stopped; the same command goes on from here")
         raise KeyboardInterrupt

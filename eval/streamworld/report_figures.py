@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from eval.streamworld.curves import AS_SERVED, BUDGETS, REFERENCE
 from eval.streamworld.modes import Mode
-from eval.streamworld.paired import PairedDifference, paired_difference
+from eval.streamworld.paired import PairedDifference
 from eval.streamworld.results_file import Row
-from eval.streamworld.scenarios import AGES_S, PAST_KINDS
+from eval.streamworld.row_groups import cited_recall, difference, is_now, is_past, mean, median
+from eval.streamworld.scenarios import AGES_S
+from eval.streamworld.selection_figures import Selection, selection_of
 from eval.streamworld.summary import Share, share
-from eval.streamworld.wording import NOW_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,10 @@ class Figure:
     """Median time to the first token, with several questions asked together; nan: none."""
     context_tokens: float
     """Mean tokens in context per layer."""
+    quiet_ttft_s: float = math.nan
+    """Median time to the first token of one question at a time, nothing else being done."""
+    stored_as: str = ""
+    """What the arm's name came to: a preset as the strength that it was."""
     dropped: float = math.nan
     """Share of the visual tokens that the reference keeps which this arm dropped."""
     bytes_per_hour: float = math.nan
@@ -42,13 +46,15 @@ class Figure:
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain values; what was not measured is None."""
-        numbers = ("recall", "ttft_s", "context_tokens", "dropped", "bytes_per_hour")
-        found: dict[str, Any] = {"name": self.name}
+        numbers = (
+            "recall", "ttft_s", "quiet_ttft_s", "context_tokens", "dropped", "bytes_per_hour",
+        )  # fmt: skip
+        found: dict[str, Any] = {"name": self.name, "stored_as": self.stored_as}
         for group in ("past", "now"):
             counted: Share = getattr(self, group)
             difference: PairedDifference = getattr(self, f"{group}_difference")
-            found[group] = _json(counted)
-            found[f"{group}_difference"] = _json(difference)
+            found[group] = counted.as_json()
+            found[f"{group}_difference"] = difference.as_json()
         for name in numbers:
             value = getattr(self, name)
             found[name] = None if math.isnan(value) else value
@@ -73,8 +79,8 @@ class AgeFigure:
         return {
             "mode": self.mode,
             "age_s": self.age_s,
-            "right": _json(self.right),
-            "difference": _json(self.difference),
+            "right": self.right.as_json(),
+            "difference": self.difference.as_json(),
             "recall": None if math.isnan(self.recall) else self.recall,
             "ttft_s": None if math.isnan(self.ttft_s) else self.ttft_s,
         }
@@ -90,13 +96,14 @@ class ScenarioFigure:
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain values."""
-        return {"arm": self.arm, "scenario": self.scenario, "right": _json(self.right)}
+        return {"arm": self.arm, "scenario": self.scenario, "right": self.right.as_json()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything that a run tells."""
 
+    selection: Selection
     arms: tuple[Figure, ...]
     budgets: tuple[Figure, ...]
     forms: tuple[Figure, ...]
@@ -111,24 +118,29 @@ class Report:
         groups = ("arms", "budgets", "forms", "ages", "scenarios")
         found: dict[str, Any] = {g: [f.as_json() for f in getattr(self, g)] for g in groups}
         counts = {"streams": self.stream_count, "answers": self.answer_count}
-        return {"model": self.model, **counts, **found}
+        selection = self.selection.as_json()
+        return {"model": self.model, **counts, "selection": selection, **found}
 
 
 def report_of(rows: Sequence[Row]) -> Report:
     """The figures of the rows of one plan."""
-    answers = [row for row in rows if row["row"] == "answer"]
+    every = [row for row in rows if row["row"] == "answer"]
+    answers = [row for row in every if not row["alone"]]
+    alone = [row for row in every if row["alone"]]
     streams = [row for row in rows if row["row"] == "stream"]
     mixed = [row for row in answers if row["stream"].startswith("mixed")]
     long = [row for row in answers if row["stream"].startswith("long")]
+    selection = [row for row in answers if row["stream"].startswith("selection")]
     as_served = [row for row in mixed if _asked(row) == _AS_SERVED]
     return Report(
-        arms=tuple(_arm_figures(as_served, streams)),
+        selection=selection_of(selection, [r for r in alone if r["arm"] == str(REFERENCE)]),
+        arms=tuple(_arm_figures(as_served, streams, alone)),
         budgets=tuple(_budget_figures(mixed)),
         forms=tuple(_form_figures(mixed)),
         ages=tuple(_age_figures(long)),
         scenarios=tuple(_scenario_figures(as_served)),
         stream_count=len({row["stream"] for row in streams}),
-        answer_count=len(answers),
+        answer_count=len(every),
         model=streams[0]["model"] if streams else "",
     )
 
@@ -140,55 +152,23 @@ def _asked(row: Row) -> tuple[str, int, str]:
     return row["mode"], row["budget"], row["form"]
 
 
-def is_past(row: Row) -> bool:
-    """Whether it asks about what was there earlier."""
-    return row["kind"] in PAST_KINDS
-
-
-def is_now(row: Row) -> bool:
-    """Whether it asks about what is on screen."""
-    return row["kind"] in NOW_KINDS
-
-
-def _by_question(rows: Iterable[Row]) -> dict[Hashable, bool]:
-    return {(row["stream"], row["number"]): row["right"] for row in rows}
-
-
-def _difference(
-    rows: Sequence[Row], reference: Sequence[Row], wanted: Callable[[Row], bool]
-) -> PairedDifference:
-    return paired_difference(
-        _by_question(filter(wanted, rows)), _by_question(filter(wanted, reference))
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return statistics.fmean(values) if values else math.nan
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else math.nan
-
-
-def _recall(rows: Iterable[Row]) -> float:
-    return _mean([row["recall"] for row in rows if is_past(row) and row["recall"] is not None])
-
-
-def _figure(name: str, rows: Sequence[Row], reference: Sequence[Row], **more: float) -> Figure:
+def _figure(name: str, rows: Sequence[Row], reference: Sequence[Row], **more: Any) -> Figure:
     return Figure(
         name=name,
         past=share(filter(is_past, rows)),
-        past_difference=_difference(rows, reference, is_past),
+        past_difference=difference(rows, reference, is_past),
         now=share(filter(is_now, rows)),
-        now_difference=_difference(rows, reference, is_now),
-        recall=_recall(rows),
-        ttft_s=_median([row["ttft_s"] for row in rows]),
-        context_tokens=_mean([row["tokens"] for row in rows]),
+        now_difference=difference(rows, reference, is_now),
+        recall=cited_recall(rows),
+        ttft_s=median([row["ttft_s"] for row in rows]),
+        context_tokens=mean([row["tokens"] for row in rows]),
         **more,
     )
 
 
-def _arm_figures(rows: Sequence[Row], streams: Sequence[Row]) -> Iterable[Figure]:
+def _arm_figures(
+    rows: Sequence[Row], streams: Sequence[Row], alone: Sequence[Row]
+) -> Iterable[Figure]:
     reference = [row for row in rows if row["arm"] == str(REFERENCE)]
     stored = {(row["arm"], row["stream"]): row for row in streams}
     for arm in dict.fromkeys(row["arm"] for row in rows):
@@ -203,6 +183,11 @@ def _arm_figures(rows: Sequence[Row], streams: Sequence[Row]) -> Iterable[Figure
             arm, of_arm, reference,
             dropped=1 - kept / sum(b["tokens"] for _, b in paired) if paired else math.nan,
             bytes_per_hour=sum(row["disk_bytes"] for row in own) / hours,
+            quiet_ttft_s=median([
+                row["ttft_s"] for row in alone
+                if row["arm"] == arm and row["mode"] == AS_SERVED.mode.value
+            ]),
+            stored_as=f"{own[0]['reduction_in_force']}/{own[0]['encoding_in_force']}",
         )  # fmt: skip
 
 
@@ -252,9 +237,9 @@ def _age_figures(rows: Sequence[Row]) -> Iterable[AgeFigure]:
                     mode=mode.value,
                     age_s=age_s,
                     right=share(own),
-                    difference=_difference(own, reference, lambda _: True),
-                    recall=_recall(own),
-                    ttft_s=_median([row["ttft_s"] for row in own]),
+                    difference=difference(own, reference, lambda _: True),
+                    recall=cited_recall(own),
+                    ttft_s=median([row["ttft_s"] for row in own]),
                 )
 
 
@@ -272,10 +257,3 @@ def _scenario_figures(rows: Sequence[Row]) -> Iterable[ScenarioFigure]:
             counted = share(row for row in rows if row["arm"] == arm and wanted(row))
             if counted.asked:
                 yield ScenarioFigure(arm=arm, scenario=name, right=counted)
-
-
-def _json(counted: Share | PairedDifference) -> dict[str, Any] | None:
-    if not counted.asked:
-        return None
-    low, high = counted.interval
-    return {"value": counted.value, "low": low, "high": high, "asked": counted.asked}

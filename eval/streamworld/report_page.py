@@ -13,6 +13,10 @@ from eval.streamworld.benchmark import ASKED_TOGETHER
 from eval.streamworld.curves import BUDGET, WINDOW_UNITS
 from eval.streamworld.report_figures import Figure, Report
 from eval.streamworld.report_plots import age_plot, budget_plot, bytes_plot, drop_plot, ttft_plot
+from eval.streamworld.report_rows import claim_rows, length_name
+from eval.streamworld.selection_figures import GROUPS, Selection
+from eval.streamworld.selection_plots import layer_plot, mode_plot
+from svc.report import print_rows, table_cells
 
 _Cells = Sequence[Sequence[str]]
 _ON_INTERVALS = (
@@ -31,6 +35,8 @@ svg { max-width: 100%; height: auto }
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the tables."""
+    if claims := claim_rows(report.selection):
+        print_rows("What is claimed", claims, console)
     for title, cells in _tables(report):
         table = Table(title=title)
         for i, heading in enumerate(cells[0]):
@@ -51,6 +57,8 @@ def page(report: Report, notes: Sequence[str] = ()) -> str:
         notes: What was left out, in words.
     """
     plots = {
+        "Accuracy by choice of units": mode_plot if report.selection.modes else None,
+        "Evidence read, layer by layer": layer_plot if report.selection.layers else None,
         "Accuracy against tokens dropped": drop_plot if len(report.arms) > 1 else None,
         "Accuracy against bytes per hour": bytes_plot if report.arms else None,
         "Accuracy against tokens in context": budget_plot if report.budgets else None,
@@ -60,7 +68,7 @@ def page(report: Report, notes: Sequence[str] = ()) -> str:
     measured = (
         f"{report.model}; {report.stream_count} held-out streams, {report.answer_count} answers; "
         f"{BUDGET} units in context where nothing else is said, a window of {WINDOW_UNITS}, "
-        f"{ASKED_TOGETHER} questions asked together."
+        f"{ASKED_TOGETHER} questions asked together while the next stream is pushed."
     )
     told = [
         measured,
@@ -68,6 +76,8 @@ def page(report: Report, notes: Sequence[str] = ()) -> str:
         *(f"Left out: {note}" for note in notes),
     ]
     parts = [f"<p>{html.escape(text)}</p>" for text in told]
+    if claims := claim_rows(report.selection):
+        parts.append(f"<h2>What is claimed</h2>\n{_html_table(table_cells(claims))}")
     for title, plot in plots.items():
         if plot is not None:
             parts.append(f"<h2>{title}</h2>\n{plot(report)}")
@@ -82,7 +92,7 @@ def page(report: Report, notes: Sequence[str] = ()) -> str:
 
 
 def _tables(report: Report) -> list[tuple[str, _Cells]]:
-    found: list[tuple[str, _Cells]] = []
+    found = _selection_tables(report.selection)
     for title, figures in (
         ("Arms: reduction/element type; differences to none/model", report.arms),
         ("Units in context; differences to 8", report.budgets),
@@ -96,6 +106,53 @@ def _tables(report: Report) -> list[tuple[str, _Cells]]:
     if report.ages:
         found.append(("By age of the evidence (%)", _age_cells(report)))
     return found
+
+
+def _selection_tables(selection: Selection) -> list[tuple[str, _Cells]]:
+    found: list[tuple[str, _Cells]] = []
+    if selection.modes:
+        found.append(("Choice of units (%)", _mode_cells(selection)))
+        found.append(("Retrieval less each (points)", _mode_difference_cells(selection)))
+    if selection.lengths:
+        rows = [(length_name(f), str(f.right), str(f.retrieval)) for f in selection.lengths]
+        found.append(("Past by units there were (%)", [("", "full attention", "retrieval"), *rows]))
+    if selection.layers:
+        found.append(("Known spans of evidence that a layer read (%)", _layer_cells(selection)))
+    if selection.ways:
+        cells = [
+            (f.mode, _number(f.context_tokens), _ms(f.ttft_s), _ms(f.quiet_ttft_s))
+            for f in selection.ways
+        ]
+        found.append(
+            ("Choice of units: what it takes", [("", "tokens", "TTFT ms", "alone ms"), *cells])
+        )
+    return found
+
+
+def _mode_cells(selection: Selection) -> _Cells:
+    found = {(f.mode, f.group): f.right for f in selection.modes}
+    modes = dict.fromkeys(figure.mode for figure in selection.modes)
+    rows = [(mode, *(_share(found.get((mode, group))) for group in GROUPS)) for mode in modes]
+    return [("", *GROUPS), *rows]
+
+
+def _mode_difference_cells(selection: Selection) -> _Cells:
+    found = {(f.mode, f.group): f.difference for f in selection.modes}
+    modes = list(dict.fromkeys(figure.mode for figure in selection.modes))[1:]
+    rows = [(mode, *(_share(found.get((mode, group))) for group in GROUPS)) for mode in modes]
+    return [("", *GROUPS), *rows]
+
+
+def _layer_cells(selection: Selection) -> _Cells:
+    count = len(selection.layers[0].layers)
+    rows = [
+        (
+            f"{f.group}: {f.mode} (n={f.asked})",
+            *(f"{100 * value:.1f}" for value in (*f.layers, f.any_layer)),
+        )
+        for f in selection.layers
+    ]
+    return [("", *(f"layer {i}" for i in range(count)), "any"), *rows]
 
 
 def _accuracy_cells(figures: Sequence[Figure]) -> _Cells:
@@ -114,11 +171,12 @@ def _cost_cells(figures: Sequence[Figure]) -> _Cells:
             _number(figure.bytes_per_hour / 2**20),
             _percent(figure.recall),
             _number(figure.context_tokens),
-            _number(1000 * figure.ttft_s),
+            _ms(figure.ttft_s),
+            _ms(figure.quiet_ttft_s),
         )
         for figure in figures
     ]
-    return [("", "dropped", "MiB/h", "recall", "tokens", "TTFT ms"), *rows]
+    return [("", "dropped", "MiB/h", "recall", "tokens", "TTFT ms", "alone ms"), *rows]
 
 
 def _scenario_cells(report: Report) -> _Cells:
@@ -153,6 +211,10 @@ def _percent(value: float) -> str:
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _ms(seconds: float) -> str:
+    return _number(1000 * seconds)
 
 
 def _html_table(cells: _Cells) -> str:

@@ -16,6 +16,7 @@ from eval.streamworld.report_figures import Figure, Report
 from eval.streamworld.summary import Share
 
 _PANEL_IN = (5.6, 3.8)
+_WIDE_PANEL_IN = (11.2, 3.8)
 _MARKERS = {"model": "o", "int8": "s", "int4": "^"}
 
 
@@ -28,15 +29,14 @@ def drop_plot(report: Report) -> str:
         for policy in dict.fromkeys(_policy(arm) for arm in arms if _policy(arm) != "none"):
             own = [arm for arm in arms if _policy(arm) == policy]
             own = sorted([*whole, *own], key=lambda arm: arm.dropped)
-            _line(axes, [arm.dropped for arm in own], [getattr(a, group) for a in own], policy)
+            line(axes, [arm.dropped for arm in own], [getattr(a, group) for a in own], policy)
         axes.set_xlabel("share of visual tokens dropped")
 
-    return _svg("drop", [_panel("past", draw), _panel("now", draw)])
+    return svg("drop", [_panel("past", draw), _panel("now", draw)])
 
 
 def bytes_plot(report: Report) -> str:
     """Accuracy against bytes per hour, a point an arm, with the Pareto front."""
-
     policies = list(dict.fromkeys(_policy(arm) for arm in report.arms))
 
     def draw(axes: Axes, group: str) -> None:
@@ -44,7 +44,7 @@ def bytes_plot(report: Report) -> str:
         for arm in report.arms:
             policy, encoding = _policy(arm), arm.name.rpartition("/")[2]
             label = policy if encoding == "model" else f"{policy}, {encoding}"
-            _line(
+            line(
                 axes, [_mib(arm)], [getattr(arm, group)], "" if label in told else label,
                 marker=_MARKERS[encoding], colour=f"C{policies.index(policy)}",
             )  # fmt: skip
@@ -55,8 +55,16 @@ def bytes_plot(report: Report) -> str:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("MiB per hour of stream")
+        axes.set_ylabel("accuracy")
+        lowest = min((getattr(arm, group).interval[0] for arm in report.arms), default=0.0)
+        axes.set_ylim((0.0 if math.isnan(lowest) else lowest) - 0.02, 1.02)
 
-    return _svg("bytes", [_panel("past", draw), _panel("now", draw)])
+    return svg("bytes", [_panel("past", draw), _panel("now", draw)])
+
+
+def pareto_drawing(report: Report) -> str:
+    """`bytes_plot` as a file of its own."""
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + bytes_plot(report)
 
 
 def budget_plot(report: Report) -> str:
@@ -65,7 +73,7 @@ def budget_plot(report: Report) -> str:
     def draw(axes: Axes, _: str) -> None:
         tokens = [figure.context_tokens for figure in report.budgets]
         for group in ("past", "now"):
-            _line(axes, tokens, [getattr(figure, group) for figure in report.budgets], group)
+            line(axes, tokens, [getattr(figure, group) for figure in report.budgets], group)
         recall = [figure.recall for figure in report.budgets]
         axes.plot(tokens, recall, "--", marker="x", label="recall of evidence")
         axes.set_xscale("log", base=2)
@@ -73,7 +81,7 @@ def budget_plot(report: Report) -> str:
             f"tokens in context per layer ({', '.join(f.name for f in report.budgets)} units)"
         )
 
-    return _svg("budget", [("without reduction", lambda axes: draw(axes, ""))])
+    return svg("budget", [("without reduction", lambda axes: draw(axes, ""))])
 
 
 def age_plot(report: Report) -> str:
@@ -82,7 +90,7 @@ def age_plot(report: Report) -> str:
     def accuracy(axes: Axes) -> None:
         for mode in dict.fromkeys(figure.mode for figure in report.ages):
             own = [figure for figure in report.ages if figure.mode == mode]
-            _line(axes, [max(f.age_s, 1) for f in own], [f.right for f in own], mode)
+            line(axes, [max(f.age_s, 1) for f in own], [f.right for f in own], mode)
         _age_axis(axes)
 
     def recall(axes: Axes) -> None:
@@ -92,7 +100,7 @@ def age_plot(report: Report) -> str:
         axes.set_ylabel("recall of known spans")
         axes.set_ylim(-0.02, 1.05)
 
-    return _svg("age", [(f"{BUDGET} units in context", accuracy), ("cited evidence", recall)])
+    return svg("age", [(f"{BUDGET} units in context", accuracy), ("cited evidence", recall)])
 
 
 def ttft_plot(report: Report) -> str:
@@ -114,7 +122,7 @@ def ttft_plot(report: Report) -> str:
         axes.set_yscale("log")
         axes.set_ylabel("TTFT, ms")
 
-    return _svg("ttft", [("by budget", budgets), ("by mode", ages)])
+    return svg("ttft", [("by budget", budgets), ("by mode", ages)])
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -126,10 +134,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
     return front
 
 
-_Panel = tuple[str, Callable[[Axes], None]]
+Panel = tuple[str, Callable[[Axes], None]]
 
 
-def _panel(group: str, draw: Callable[[Axes, str], None]) -> _Panel:
+def _panel(group: str, draw: Callable[[Axes, str], None]) -> Panel:
     return group, lambda axes: draw(axes, group)
 
 
@@ -146,7 +154,7 @@ def _age_axis(axes: Axes) -> None:
     axes.set_xlabel("age of the evidence, s (now: 1)")
 
 
-def _line(
+def line(
     axes: Axes,
     x: Sequence[float],
     shares: Sequence[Share],
@@ -154,7 +162,9 @@ def _line(
     *,
     marker: str = "o",
     colour: str | None = None,
+    width: float = 1.2,
 ) -> None:
+    """Draws shares with their intervals, those of nothing left out."""
     points = [(a, s) for a, s in zip(x, shares, strict=True) if s.asked and not math.isnan(a)]
     if not points:
         return
@@ -164,13 +174,13 @@ def _line(
     above = [max(0.0, high - value) for value, (_, high) in zip(values, bounds, strict=True)]
     axes.errorbar(
         [a for a, _ in points], values, yerr=[below, above], label=label or None,
-        marker=marker, markersize=4, capsize=2, linewidth=1.2, elinewidth=0.6, color=colour,
+        marker=marker, markersize=4, capsize=2, linewidth=width, elinewidth=0.6, color=colour,
     )  # fmt: skip
 
 
-def _svg(name: str, panels: Sequence[_Panel]) -> str:
+def svg(name: str, panels: Sequence[Panel], *, wide: bool = False) -> str:
     """One drawing; equal figures give equal bytes."""
-    width, height = _PANEL_IN
+    width, height = _WIDE_PANEL_IN if wide else _PANEL_IN
     # The salt makes the ids of drawings in one page differ, and those of two runs equal.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9}):
         canvas = Canvas(figsize=(width * len(panels), height), layout="constrained")

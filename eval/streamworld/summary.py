@@ -51,6 +51,13 @@ class Share:
         half = _Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
         return (max(0.0, centre - half), min(1.0, centre + half))
 
+    def as_json(self) -> dict[str, Any] | None:
+        """Returns plain values; None where nothing was asked."""
+        if not self.asked:
+            return None
+        low, high = self.interval
+        return {"value": self.value, "low": low, "high": high, "asked": self.asked}
+
     def __str__(self) -> str:
         if not self.asked:
             return "-"

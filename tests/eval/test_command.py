@@ -7,14 +7,18 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from svc.cli import added
 from svc.cli.failures import CommandError
+from svc.report import fill
 
 SMALL = ["--limit", "1", "--duration-s", "120", "--long-duration-s", "120", "--curve", "budget",
          "--curve", "age", "--questions-per-kind", "1"]  # fmt: skip
+CLAIMED = ["--selection-streams", "2", "--streams", "0", "--long-streams", "0", "--curve",
+           "selection", "--duration-s", "300", "--questions-per-kind", "3"]  # fmt: skip
 
 
 def lookback(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,9 +47,38 @@ def test_a_small_run_reports_and_a_second_one_asks_nothing_again(tmp_path: Path)
     assert (out / "report.html").read_bytes() == drawn
 
 
+def test_the_claims_hold_in_a_small_run_and_their_figures_go_into_a_readme(tmp_path: Path) -> None:
+    figures = tmp_path / "benchmark.json"
+    done = lookback(
+        "eval", "streamworld", *CLAIMED, "--out", str(tmp_path), "--figures", str(figures), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    selection = json.loads(done.stdout)["selection"]
+    assert selection["streams"] == 2
+    right = {(f["mode"], f["group"]): f["right"]["value"] for f in selection["modes"]}
+    assert right["retrieval", "past"] >= right["evidence only", "past"] - 0.1
+    assert right["retrieval", "past"] >= right["uniform", "past"] + 0.25
+    assert right["retrieval", "now"] >= right["recent frames only", "now"] - 0.1
+    layers = {(f["mode"], f["group"]): f["layers"] for f in selection["layers"]}
+    assert len(layers["retrieval", "past"]) == 5
+    assert min(layers["retrieval", "past"]) > max(layers["uniform", "past"])
+    readme = "<!-- figures: benchmark.json -->\n<!-- /figures -->"
+    assert "retrieval less evidence only" in fill(readme, tmp_path)
+
+
+def test_the_plot_is_a_file_of_its_own(tmp_path: Path) -> None:
+    out, plot = tmp_path / "report", tmp_path / "pareto.svg"
+    small = [*SMALL[:-6], "--selection-streams", "0", "--long-streams", "0", "--curve", "budget"]
+    done = lookback("eval", "streamworld", *small, "--out", str(out), "--plot", str(plot))
+    assert done.returncode == 0, done.stderr
+    assert ElementTree.parse(plot).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert plot.stat().st_size < 200_000
+
+
 def test_wrong_arguments_are_told_in_one_line(tmp_path: Path) -> None:
     for arguments, status, word in (
         (("eval", "streamworld", "--curve", "x"), 2, "no curve is called 'x'"),
+        (("eval", "streamworld", "--plot", "x.gif"), 2, "must end in .svg, got 'x.gif'"),
         (("eval", "nothing"), 2, "nothing"),
         (("eval", "streamworld", "--duration-s", "20", "--out", str(tmp_path)), 1, "at least 120"),
     ):

@@ -23,8 +23,10 @@ from eval.streamworld.report_figures import report_of
 from eval.streamworld.report_page import page
 from eval.streamworld.report_plots import pareto_front
 from eval.streamworld.results_file import ResultsError, ResultsFile, Row
+from eval.streamworld.scenarios import SCENARIOS
+from eval.streamworld.wording import NOW_KINDS
 
-PLAN = BenchmarkPlan(mixed_durations_s=(300,), long_durations_s=(300,), questions_per_kind=1)
+PLAN = BenchmarkPlan(durations_s=(300,), long_durations_s=(300,), questions_per_kind=1)
 
 
 @pytest.mark.parametrize(
@@ -55,34 +57,88 @@ def test_only_questions_that_both_answered_are_compared() -> None:
 
 
 def test_each_curve_varies_one_thing_beside_the_reference() -> None:
-    mixed, long = PLAN.streams(1, 1)[::-1]
+    other = PLAN.streams(mixed_count=2)[1]
+    (long,) = PLAN.streams(long_count=1)
     for curve in CURVES:
-        of_curve = arms((curve,), mixed)
+        of_curve = arms((curve,), other)
         assert of_curve[0] == REFERENCE
         if curve == "reduction":
             assert {arm.encoding for arm in of_curve} == {"model"}
-        elif curve == "encoding":
-            assert {arm.reduction for arm in of_curve} == {"none", "last_kept:balanced"}
+        elif curve == "pareto":
+            encoded = [arm for arm in of_curve if arm.encoding != "model"]
+            policies = {"none", *(f"last_kept:{p}" for p in ("light", "balanced", "aggressive"))}
+            for encoding in ("int8", "int4"):
+                assert {a.reduction for a in encoded if a.encoding == encoding} == policies
+            assert policies < {arm.reduction for arm in of_curve if arm.encoding == "model"}
         else:
             assert of_curve == [REFERENCE]
     assert arms(CURVES, long) == [REFERENCE]
-    other = Arm(reduction="dtd:light", encoding="model")
-    assert {task.asking for task in tasks(PLAN, CURVES, mixed, other)} == {AS_SERVED}
+    dtd = Arm(reduction="dtd:light", encoding="model")
+    assert {task.asking for task in tasks(PLAN, CURVES, other, dtd)} == {AS_SERVED}
     modes = {task.asking.mode for task in tasks(PLAN, CURVES, long, REFERENCE)}
     assert modes == set(Mode)
 
 
+def test_what_is_asked_alone_is_one_streams_questions_of_every_arm_and_every_mode() -> None:
+    first, second = PLAN.streams(mixed_count=2)
+    assert arms(("quiet",), first) == arms(("pareto",), first)
+    assert not list(tasks(PLAN, ("quiet",), second, REFERENCE))
+    questions = len(PLAN.exam(first).questions)
+    alone = [task.asking for task in tasks(PLAN, ("quiet",), first, REFERENCE)]
+    assert all(asking.alone for asking in alone)
+    assert len(alone) == questions * len(Mode)
+    other = Arm(reduction="none", encoding="int8")
+    assert len(list(tasks(PLAN, ("quiet",), first, other))) == questions
+
+
+def test_selection_asks_each_question_in_every_mode_once_nothing_of_it_is_in_the_window() -> None:
+    streams = PLAN.streams(selection_count=10)
+    assert {stream.scenario for stream in streams} == set(SCENARIOS)
+    assert [stream.scenario for stream in streams[::2]] == ["plain"] * 5
+    asked = [task for s in streams for task in tasks(PLAN, ("selection",), s, REFERENCE)]
+    by_mode = {
+        mode: [(t.stream.name, t.number) for t in asked if t.asking.mode is mode] for mode in Mode
+    }
+    whole = set(by_mode[Mode.RETRIEVAL])
+    assert all(set(by_mode[mode]) == whole for mode in Mode if mode is not Mode.ALL)
+    assert 0.2 < len(by_mode[Mode.ALL]) / len(whole) < 0.3
+    newest_s = [
+        task.question.asked_at_s - (end - 1)
+        for task in asked
+        if task.question.kind not in NOW_KINDS
+        for _, end in task.question.evidence_s
+    ]
+    # The window of a unit is itself and the 15 before it.
+    assert min(newest_s) >= 16
+    assert max(newest_s) > 200
+    static = next(stream for stream in streams if stream.scenario == "static")
+    assert len(PLAN.exam(static).questions) > sum(name == static.name for name, _ in whole)
+
+
 def test_a_longer_run_begins_with_a_shorter_one() -> None:
-    def keys(plan: BenchmarkPlan, mixed: int, long: int) -> set[tuple[object, ...]]:
+    def keys(plan: BenchmarkPlan, mixed: int, long: int, chosen: int) -> set[tuple[object, ...]]:
+        streams = plan.streams(mixed_count=mixed, long_count=long, selection_count=chosen)
         return {
             task.key
-            for stream in plan.streams(mixed, long)
+            for stream in streams
             for arm in arms(CURVES, stream)
             for task in tasks(plan, CURVES, stream, arm)
         }
 
-    assert keys(PLAN, 1, 1) < keys(PLAN, 3, 2)
+    assert keys(PLAN, 1, 1, 1) < keys(PLAN, 3, 2, 2)
     assert BenchmarkPlan(seed=1).digest != BenchmarkPlan(seed=2).digest
+
+
+def test_streams_of_all_kinds_and_neighbouring_seeds_differ() -> None:
+    plans = [
+        BenchmarkPlan(seed=seed, durations_s=(300,), long_durations_s=(300,)) for seed in range(3)
+    ]
+    clips = {
+        plan.exam(stream).clip.image_of
+        for plan in plans
+        for stream in plan.streams(mixed_count=2, long_count=2, selection_count=2)
+    }
+    assert len(clips) == 3 * 6
 
 
 def test_rows_that_were_cut_short_are_dropped_and_asked_again(tmp_path: Path) -> None:
@@ -114,6 +170,7 @@ def answer(stream: str, number: int, right: bool, **more: object) -> Row:
         "row": "answer", "plan": "p", "stream": stream, "scenario": "plain", "arm": "none/model",
         "number": number, "mode": "retrieval", "budget": 8, "form": "free", "kind": "past_colour",
         "drift": "", "right": right, "age_s": 70.0, "recall": 1.0, "ttft_s": 0.01, "tokens": 72,
+        "alone": False, "layer_recall": None, "snapshot_units": 300,
     }  # fmt: skip
     return {**base, **more}
 
@@ -121,7 +178,8 @@ def answer(stream: str, number: int, right: bool, **more: object) -> Row:
 def stored(arm: str, tokens: int) -> Row:
     return {
         "row": "stream", "plan": "p", "stream": "mixed-000", "arm": arm, "duration_s": 1800,
-        "tokens": tokens, "disk_bytes": 2 * tokens, "model": "m",
+        "tokens": tokens, "disk_bytes": 2 * tokens, "model": "m", "reduction_in_force": arm[:-6],
+        "encoding_in_force": "model",
     }  # fmt: skip
 
 
@@ -133,6 +191,10 @@ ROWS: list[Row] = [
     *(answer("mixed-000", i, i > 1, budget=2, tokens=18) for i in range(4)),
     answer("mixed-000", 9, True, kind="now_colour", age_s=-1.0),
     answer("mixed-000", 0, False, form="choice"),
+    *(
+        answer("mixed-000", i, True, alone=True, ttft_s=0.001 * i, arm=arm)
+        for i, arm in enumerate(["none/model"] * 3 + ["dtd:0.9/model"])
+    ),
     *(answer("long-000", i, True, age_s=age) for i, age in enumerate((12.0, 65.0, 14_003.0))),
     *(
         answer("long-000", i, False, age_s=age, mode="window only")
@@ -148,6 +210,8 @@ def test_figures_are_those_of_the_rows() -> None:
     assert dropping.bytes_per_hour == 1600
     assert (whole.past.right, whole.past.asked, whole.now.asked) == (4, 4, 1)
     assert (dropping.past.right, dropping.past_difference.value) == (3, -0.25)
+    assert (whole.ttft_s, whole.quiet_ttft_s) == (0.01, 0.001)
+    assert (dropping.stored_as, dropping.quiet_ttft_s) == ("dtd:0.9/model", 0.003)
     assert [figure.name for figure in report.budgets] == ["2", "8"]
     assert report.budgets[0].past_difference.value == -0.5
     assert report.forms[1].past_difference.value == -1.0
