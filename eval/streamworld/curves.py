@@ -233,7 +233,7 @@ def _askings(
     curves: Sequence[CurveName], stream: Stream, arm: Arm, question: Question, number: int
 ) -> Iterator[Asking]:
     if stream.kind == "selection":
-        if "selection" in curves and _left_the_window(question):
+        if "selection" in curves and left_the_window(question):
             for mode in Mode:
                 if mode is not Mode.ALL or number % _FULL_ATTENTION_EVERY == 0:
                     yield Asking(mode=mode, budget=BUDGET, form="free")
@@ -259,7 +259,7 @@ def _mixed_askings(curves: Sequence[CurveName], stream: Stream, arm: Arm) -> Ite
             yield Asking(mode=mode, budget=BUDGET, form="free", alone=True)
 
 
-def _left_the_window(question: Question) -> bool:
+def left_the_window(question: Question) -> bool:
     """Whether the window holds nothing of the evidence, or the question is about the screen."""
     if question.kind in NOW_KINDS or not question.evidence_s:
         return True

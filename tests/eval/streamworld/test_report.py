@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from eval.streamworld.curves import (
     Arm,
     BenchmarkPlan,
     arms,
+    left_the_window,
     tasks,
 )
+from eval.streamworld.exam import make_exam
 from eval.streamworld.modes import Mode
 from eval.streamworld.paired import PairedDifference, paired_difference
 from eval.streamworld.report_figures import report_of
@@ -113,6 +116,18 @@ def test_selection_asks_each_question_in_every_mode_once_nothing_of_it_is_in_the
     assert max(newest_s) > 200
     static = next(stream for stream in streams if stream.scenario == "static")
     assert len(PLAN.exam(static).questions) > sum(name == static.name for name, _ in whole)
+
+
+def test_evidence_has_left_the_window_when_16_units_came_after_it() -> None:
+    question = next(q for q in make_exam(seed=1, duration_s=300).questions if q.kind == "order")
+    for kind, asked_at_s, left in (
+        ("order", 31.0, False),  # units 16 to 31 are the window: 15 + 1 back
+        ("order", 32.0, True),
+        ("now_what", 31.0, True),
+    ):
+        asked = replace(question, kind=kind, evidence_s=((3.0, 9.0), (14.0, 17.0)))  # type: ignore[arg-type]
+        assert left_the_window(replace(asked, asked_at_s=asked_at_s)) is left
+    assert left_the_window(replace(question, kind="not_seen", evidence_s=(), asked_at_s=5.0))
 
 
 def test_a_longer_run_begins_with_a_shorter_one() -> None:
