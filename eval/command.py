@@ -39,8 +39,8 @@ def _eval() -> None:
 def streamworld(
     seed: Annotated[int, typer.Option(min=0, help="Another number, other streams.")] = 0,
     selection_streams: Annotated[
-        int, typer.Option(min=0, help="Streams of `selection`; 120 ask some 4,000 questions.")
-    ] = 120,
+        int, typer.Option(min=0, help="Streams of `selection`; 180 ask some 4,000 questions.")
+    ] = 180,
     streams: Annotated[int, typer.Option(min=0, help="Streams of the other curves.")] = 12,
     long_streams: Annotated[int, typer.Option(min=0, help="Streams of up to four hours.")] = 2,
     limit: Annotated[

@@ -153,7 +153,7 @@ class BenchmarkPlan:
     """Lengths of the streams of `selection`, and of all scenarios, in turn."""
     long_durations_s: tuple[int, ...] = (1800, 14_400)
     """Lengths of the "static" streams that the ages are asked about on."""
-    questions_per_kind: int = 3
+    questions_per_kind: int = 2
     model: str = "builtin"
 
     @property

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from eval.streamworld.summary import Share
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +62,9 @@ class PairedDifference:
             numerator = max(numerator - self.asked / 2, 0.0)
         return numerator / math.sqrt(rows * columns)
 
-    def as_json(self) -> dict[str, Any] | None:
-        """Returns plain values; None where nothing was asked."""
-        if not self.asked:
-            return None
-        low, high = self.interval
-        return {"value": self.value, "low": low, "high": high, "asked": self.asked}
-
-    def __str__(self) -> str:
-        if not self.asked:
-            return "-"
-        low, high = self.interval
-        return f"{100 * self.value:+.1f} [{100 * low:+.1f} to {100 * high:+.1f}]"
-
 
 def paired_difference(
-    first: Mapping[Hashable, bool], second: Mapping[Hashable, bool]
+    first: Mapping[_Name, bool], second: Mapping[_Name, bool]
 ) -> PairedDifference:
     """Compares two arms over the questions that both have, by their names."""
     counts = {(a, b): 0 for a in (True, False) for b in (True, False)}

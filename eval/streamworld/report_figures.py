@@ -9,9 +9,16 @@ from typing import Any
 
 from eval.streamworld.curves import AS_SERVED, BUDGETS, REFERENCE
 from eval.streamworld.modes import Mode
-from eval.streamworld.paired import PairedDifference
 from eval.streamworld.results_file import Row
-from eval.streamworld.row_groups import cited_recall, difference, is_now, is_past, mean, median
+from eval.streamworld.row_groups import (
+    Difference,
+    cited_recall,
+    difference,
+    is_now,
+    is_past,
+    mean,
+    median,
+)
 from eval.streamworld.scenarios import AGES_S
 from eval.streamworld.selection_figures import Selection, selection_of
 from eval.streamworld.summary import Share, share
@@ -24,11 +31,11 @@ class Figure:
     name: str
     past: Share
     """Questions about what was there earlier."""
-    past_difference: PairedDifference
+    past_difference: Difference
     """To the reference, over the questions that both answered."""
     now: Share
     """Questions about what is on screen at the moment they are asked about."""
-    now_difference: PairedDifference
+    now_difference: Difference
     recall: float
     """Mean share of the known spans of evidence of past questions that answers cite; nan: none."""
     ttft_s: float
@@ -52,7 +59,7 @@ class Figure:
         found: dict[str, Any] = {"name": self.name, "stored_as": self.stored_as}
         for group in ("past", "now"):
             counted: Share = getattr(self, group)
-            difference: PairedDifference = getattr(self, f"{group}_difference")
+            difference: Difference = getattr(self, f"{group}_difference")
             found[group] = counted.as_json()
             found[f"{group}_difference"] = difference.as_json()
         for name in numbers:
@@ -69,7 +76,7 @@ class AgeFigure:
     age_s: int
     """The least age; 0: on screen."""
     right: Share
-    difference: PairedDifference
+    difference: Difference
     """To retrieval."""
     recall: float
     ttft_s: float
@@ -237,7 +244,7 @@ def _age_figures(rows: Sequence[Row]) -> Iterable[AgeFigure]:
                     mode=mode.value,
                     age_s=age_s,
                     right=share(own),
-                    difference=difference(own, reference, lambda _: True),
+                    difference=difference(own, reference),
                     recall=cited_recall(own),
                     ttft_s=median([row["ttft_s"] for row in own]),
                 )

@@ -20,9 +20,10 @@ from svc.report import print_rows, table_cells
 
 _Cells = Sequence[Sequence[str]]
 _ON_INTERVALS = (
-    "Shares have Wilson's 95 % intervals. Differences are paired: the same questions, with "
-    "Newcombe's 95 % interval; one that holds 0 tells nothing apart. Intervals take questions as "
-    "independent, though those about one stream share its video."
+    "Shares have Wilson's 95 % intervals, which take questions as independent, though those about "
+    "one stream share its video. Differences are paired: the same questions. Their interval is "
+    "the wider, on each side, of Newcombe's and of one with streams drawn again; one that holds 0 "
+    "tells nothing apart."
 )
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em }

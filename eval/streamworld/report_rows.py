@@ -31,9 +31,8 @@ def claim_rows(selection: Selection) -> list[Row]:
         figure = selection.figure(mode, group)
         if figure is not None and figure.difference.asked:
             name = (
-                f"{group} (n={figure.difference.asked}, {figure.stream_count} streams): retrieval "
-                f"less {mode.value} (95 % {_points(figure.difference.interval)}; "
-                f"streams drawn again {_points(figure.stream_interval)})"
+                f"{group} (n={figure.difference.asked}, {figure.difference.stream_count} streams): "
+                f"retrieval less {mode.value} (95 % {_points(figure.difference.interval)})"
             )
             value = 100 * figure.difference.value
             found.append(Row(name=name, value=value, unit="points", target=target))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-
-from eval.streamworld.ablation_table import paired_interval
 from eval.streamworld.modes import Mode
-from eval.streamworld.paired import PairedDifference
 from eval.streamworld.results_file import Row
-from eval.streamworld.row_groups import by_question, difference, mean, median
+from eval.streamworld.row_groups import Difference, by_question, difference, mean, median
 from eval.streamworld.scenarios import PAST_KINDS
 from eval.streamworld.summary import Share, share
 from eval.streamworld.wording import NOW_KINDS, Kind
@@ -38,11 +34,8 @@ class ModeFigure:
     mode: str
     group: str
     right: Share
-    difference: PairedDifference
+    difference: Difference
     """Retrieval less this mode, over the questions that both answered."""
-    stream_interval: tuple[float, float]
-    """95 % interval of the difference with streams drawn again, not questions."""
-    stream_count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,23 +121,8 @@ def _mode_figures(answers: Sequence[Row]) -> Iterable[ModeFigure]:
                     mode=mode.value,
                     group=group,
                     right=share(own),
-                    difference=difference(retrieval, own, lambda _: True),
-                    stream_interval=_stream_interval(retrieval, own),
-                    stream_count=len({row["stream"] for row in own}),
+                    difference=difference(retrieval, own),
                 )
-
-
-def _stream_interval(first: Sequence[Row], second: Sequence[Row]) -> tuple[float, float]:
-    right, other = by_question(first), by_question(second)
-    by_stream: dict[str, list[float]] = {}
-    for row in first:
-        name = (row["stream"], row["number"])
-        if name in other:
-            by_stream.setdefault(row["stream"], []).append(float(right[name]) - float(other[name]))
-    if not by_stream:
-        return (math.nan, math.nan)
-    _, low, high = paired_interval([np.array(values) for values in by_stream.values()])
-    return low, high
 
 
 def _length_figures(answers: Sequence[Row]) -> Iterable[LengthFigure]:
@@ -187,13 +165,10 @@ def _way_figures(answers: Sequence[Row], alone: Sequence[Row]) -> Iterable[WayFi
 
 
 def _json(figure: Any) -> dict[str, Any]:
-    found = asdict(figure)
-    for name in found:
-        value = getattr(figure, name)
-        if isinstance(value, Share | PairedDifference):
+    found = {field.name: getattr(figure, field.name) for field in fields(figure)}
+    for name, value in found.items():
+        if isinstance(value, Share | Difference):
             found[name] = value.as_json()
         elif isinstance(value, float) and math.isnan(value):
             found[name] = None
-    if math.isnan(found.get("stream_interval", (0.0,))[0]):
-        found["stream_interval"] = None
     return found

@@ -105,9 +105,20 @@ def test_streams_drawn_again_tell_questions_that_fail_together() -> None:
             row["right"] = False
     figure = report_of(found).selection.figure(Mode.EVIDENCE, "past")
     assert figure is not None
-    assert figure.difference.value == pytest.approx(-0.1)
-    assert figure.stream_interval[0] < figure.difference.interval[0]
-    assert figure.stream_interval[1] == 0
+    apart = figure.difference
+    assert apart.value == pytest.approx(-0.1)
+    assert apart.stream_interval[0] < apart.paired.interval[0]
+    assert apart.stream_interval[1] == 0 > apart.paired.interval[1]
+    assert apart.interval == apart.stream_interval
+
+
+def test_two_ways_that_agree_everywhere_may_still_differ() -> None:
+    figure = report_of(rows({Mode.RETRIEVAL: 1.0, Mode.EVIDENCE: 1.0})).selection.figure(
+        Mode.EVIDENCE, "past"
+    )
+    assert figure is not None
+    assert figure.difference.stream_interval == (0, 0)
+    assert figure.difference.interval == figure.difference.paired.interval != (0, 0)
 
 
 def test_a_layer_has_found_a_span_when_it_read_a_unit_of_it() -> None:
