@@ -44,7 +44,7 @@ class Figure:
     """Mean tokens in context per layer."""
     quiet_ttft_s: float = math.nan
     """Median time to the first token of one question at a time, nothing else being done."""
-    stored_as: str = ""
+    reduction_in_force: str = ""
     """What the arm's name came to: a preset as the strength that it was."""
     dropped: float = math.nan
     """Share of the visual tokens that the reference keeps which this arm dropped."""
@@ -56,7 +56,7 @@ class Figure:
         numbers = (
             "recall", "ttft_s", "quiet_ttft_s", "context_tokens", "dropped", "bytes_per_hour",
         )  # fmt: skip
-        found: dict[str, Any] = {"name": self.name, "stored_as": self.stored_as}
+        found: dict[str, Any] = {"name": self.name, "reduction_in_force": self.reduction_in_force}
         for group in ("past", "now"):
             counted: Share = getattr(self, group)
             difference: Difference = getattr(self, f"{group}_difference")
@@ -194,7 +194,7 @@ def _arm_figures(
                 row["ttft_s"] for row in alone
                 if row["arm"] == arm and row["mode"] == AS_SERVED.mode.value
             ]),
-            stored_as=f"{own[0]['reduction_in_force']}/{own[0]['encoding_in_force']}",
+            reduction_in_force=own[0]["reduction_in_force"],
         )  # fmt: skip
 
 

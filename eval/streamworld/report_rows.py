@@ -146,7 +146,8 @@ def _arm_rows(arms: Iterable[Figure]) -> Iterable[Row]:
             if math.isnan(arm.quiet_ttft_s)
             else f"; first token alone {1000 * arm.quiet_ttft_s:.0f} ms"
         )
-        stored = "" if arm.stored_as == arm.name else f" ({arm.stored_as})"
+        policy = arm.name.partition("/")[0]
+        stored = "" if arm.reduction_in_force == policy else f" ({arm.reduction_in_force})"
         name = (
             f"{arm.name}{stored}{front}: {100 * arm.dropped:.0f} % dropped; "
             f"{_accuracy('past', arm)}; {_accuracy('now', arm)}{quiet}"

@@ -226,7 +226,7 @@ def test_figures_are_those_of_the_rows() -> None:
     assert (whole.past.right, whole.past.asked, whole.now.asked) == (4, 4, 1)
     assert (dropping.past.right, dropping.past_difference.value) == (3, -0.25)
     assert (whole.ttft_s, whole.quiet_ttft_s) == (0.01, 0.001)
-    assert (dropping.stored_as, dropping.quiet_ttft_s) == ("dtd:0.9/model", 0.003)
+    assert (dropping.reduction_in_force, dropping.quiet_ttft_s) == ("dtd:0.9", 0.003)
     assert [figure.name for figure in report.budgets] == ["2", "8"]
     assert report.budgets[0].past_difference.value == -0.5
     assert report.forms[1].past_difference.value == -1.0
