@@ -78,6 +78,8 @@ class Arm:
 
 REFERENCE = Arm(reduction=NO_REDUCTION, encoding="model")
 """What other arms are compared with."""
+RECOMMENDED = Arm(reduction="last_kept:balanced", encoding="int4")
+"""What new sessions of the built-in model have where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

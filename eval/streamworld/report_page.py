@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.streamworld.benchmark import ASKED_TOGETHER
+from eval.streamworld.claims import claim_rows
 from eval.streamworld.curves import BUDGET, WINDOW_UNITS
 from eval.streamworld.report_figures import Figure, Report
 from eval.streamworld.report_plots import age_plot, budget_plot, bytes_plot, drop_plot, ttft_plot
-from eval.streamworld.report_rows import claim_rows, length_name
+from eval.streamworld.report_rows import length_name
 from eval.streamworld.selection_figures import GROUPS, Selection
 from eval.streamworld.selection_plots import layer_plot, mode_plot
 from svc.report import print_rows, table_cells
@@ -36,7 +37,7 @@ svg { max-width: 100%; height: auto }
 
 def print_report(report: Report, console: Console) -> None:
     """Prints the tables."""
-    if claims := claim_rows(report.selection):
+    if claims := claim_rows(report):
         print_rows("What is claimed", claims, console)
     for title, cells in _tables(report):
         table = Table(title=title)
@@ -77,7 +78,7 @@ def page(report: Report, notes: Sequence[str] = ()) -> str:
         *(f"Left out: {note}" for note in notes),
     ]
     parts = [f"<p>{html.escape(text)}</p>" for text in told]
-    if claims := claim_rows(report.selection):
+    if claims := claim_rows(report):
         parts.append(f"<h2>What is claimed</h2>\n{_html_table(table_cells(claims))}")
     for title, plot in plots.items():
         if plot is not None:

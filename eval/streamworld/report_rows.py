@@ -1,4 +1,4 @@
-"""A benchmark's figures as rows with targets: what is claimed of the memory, and what it takes."""
+"""A benchmark's figures as rows: what is claimed, then everything that was measured beside it."""
 
 from __future__ import annotations
 
@@ -6,66 +6,26 @@ import math
 from collections.abc import Iterable
 
 from eval.streamworld.benchmark import ASKED_TOGETHER
+from eval.streamworld.claims import claim_rows, points
 from eval.streamworld.curves import REFERENCE
 from eval.streamworld.modes import Mode
-from eval.streamworld.paired import independent_difference
 from eval.streamworld.report_figures import Figure, Report
 from eval.streamworld.report_plots import pareto_front
 from eval.streamworld.selection_figures import LENGTHS, LengthFigure, Selection
 from eval.streamworld.summary import Share
 from svc.report import Row
 
-_CLAIMS = (
-    ("past", Mode.EVIDENCE, ">= -2"),
-    ("past", Mode.UNIFORM, ">= 25"),
-    ("now", Mode.RECENT, ">= -1"),
-)
-_LEAST_FALL_POINTS = 5
-_LONG_UNITS = 256
-
-
-def claim_rows(selection: Selection) -> list[Row]:
-    """What is claimed, each with its target; a claim of which nothing was measured is left out."""
-    found = []
-    for group, mode, target in _CLAIMS:
-        figure = selection.figure(mode, group)
-        if figure is not None and figure.difference.asked:
-            name = (
-                f"{group} (n={figure.difference.asked}, {figure.difference.stream_count} streams): "
-                f"retrieval less {mode.value} (95 % {_points(figure.difference.interval)})"
-            )
-            value = 100 * figure.difference.value
-            found.append(Row(name=name, value=value, unit="points", target=target))
-    return [*found, *_fall_row(selection)]
-
 
 def benchmark_rows(report: Report) -> list[Row]:
     """All rows of a run: claims, groups, lengths, layers, times, and the arms."""
     return [
-        *claim_rows(report.selection),
+        *claim_rows(report),
         *_group_rows(report.selection),
         *_length_rows(report.selection),
         *_layer_rows(report.selection),
         *_time_rows(report.selection),
         *_arm_rows(report.arms),
     ]
-
-
-def _fall_row(selection: Selection) -> Iterable[Row]:
-    short = _joined(f.right for f in selection.lengths if f.least_units == LENGTHS[0])
-    long = _joined(f.right for f in selection.lengths if f.least_units >= _LONG_UNITS)
-    if short.asked and long.asked:
-        value, low, high = independent_difference(long, short)
-        yield Row(
-            name=(
-                f"past: full attention over {_LONG_UNITS} units and more (n={long.asked}) less "
-                f"over fewer than {LENGTHS[1]} (n={short.asked}), a limit of the model "
-                f"(95 % {_points((low, high))})"
-            ),
-            value=100 * value,
-            unit="points",
-            target=f"<= -{_LEAST_FALL_POINTS}",
-        )
 
 
 def _group_rows(selection: Selection) -> Iterable[Row]:
@@ -77,7 +37,7 @@ def _group_rows(selection: Selection) -> Iterable[Row]:
                 difference = evidence.difference
                 beside = (
                     f"; beside evidence only, difference {100 * difference.value:+.1f}, "
-                    f"{_points(difference.interval)}"
+                    f"{points(difference.interval)}"
                 )
                 baseline = 100 * evidence.right.value
             name = f"{figure.group}: retrieval ({_counted(figure.right)}{beside})"
@@ -168,7 +128,7 @@ def _accuracy(group: str, arm: Figure) -> str:
     difference = getattr(arm, f"{group}_difference")
     if arm.name == str(REFERENCE):
         return f"{told})"
-    return f"{told}; {100 * difference.value:+.1f}, {_points(difference.interval)})"
+    return f"{told}; {100 * difference.value:+.1f}, {points(difference.interval)})"
 
 
 def length_name(figure: LengthFigure) -> str:
@@ -177,15 +137,6 @@ def length_name(figure: LengthFigure) -> str:
     return f"{figure.least_units}-{following[0] - 1}" if following else f">= {figure.least_units}"
 
 
-def _joined(shares: Iterable[Share]) -> Share:
-    shares = list(shares)
-    return Share(sum(s.right for s in shares), sum(s.asked for s in shares))
-
-
 def _counted(counted: Share) -> str:
     low, high = counted.interval
     return f"n={counted.asked}, 95 % {100 * low:.1f}-{100 * high:.1f}"
-
-
-def _points(interval: tuple[float, float]) -> str:
-    return f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from eval.streamworld.claims import claim_rows
 from eval.streamworld.curves import (
     AS_SERVED,
     CURVES,
+    RECOMMENDED,
     REFERENCE,
     Arm,
     BenchmarkPlan,
@@ -28,6 +30,7 @@ from eval.streamworld.report_plots import pareto_front
 from eval.streamworld.results_file import ResultsError, ResultsFile, Row
 from eval.streamworld.scenarios import SCENARIOS
 from eval.streamworld.wording import NOW_KINDS
+from svc.engine.reduction.spec import ReductionSpec
 
 PLAN = BenchmarkPlan(durations_s=(300,), long_durations_s=(300,), questions_per_kind=1)
 
@@ -236,6 +239,31 @@ def test_figures_are_those_of_the_rows() -> None:
         for mode, value in (("retrieval", 1.0), ("window only", 0.0))
         for age in (10, 60, 14_000)
     }
+
+
+def test_claims_of_what_is_dropped_are_of_the_arms_and_can_be_missed() -> None:
+    def met(wrong_count: int, token_count: int) -> list[tuple[str, bool | None]]:
+        others = ("last_kept:aggressive/model", "last_kept:balanced/int4")
+        rows = [stored("none/model", 1000), *(stored(arm, token_count) for arm in others)]
+        rows += [answer("mixed-000", i, True) for i in range(40)]
+        rows += [answer("mixed-000", i, i >= wrong_count, arm=a) for a in others for i in range(40)]
+        return [(row.unit, row.met) for row in claim_rows(report_of(rows))]
+
+    units = ["%", "points", "MiB", "points"]
+    assert met(0, 100) == [(unit, True) for unit in units]
+    assert met(2, 210) == [(unit, False) for unit in units]
+
+
+def test_what_is_recommended_is_what_new_sessions_of_the_built_in_model_have() -> None:
+    path = Path("eval/streamworld/checkpoint/lookback.json")
+    defaults = json.loads(path.read_text())
+    presets = defaults["reduction_presets"]
+    specs = [
+        ReductionSpec.parse(name, presets)
+        for name in (RECOMMENDED.reduction, defaults["reduction"])
+    ]
+    assert specs[0] == specs[1]
+    assert defaults["kv_encoding"] == RECOMMENDED.encoding
 
 
 def test_the_page_follows_from_the_rows_as_the_file_holds_them_and_needs_nothing_else() -> None:

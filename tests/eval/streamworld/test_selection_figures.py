@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from eval.streamworld.claims import claim_rows
 from eval.streamworld.modes import Mode
 from eval.streamworld.paired import independent_difference
 from eval.streamworld.report_figures import report_of
 from eval.streamworld.report_page import page
-from eval.streamworld.report_rows import benchmark_rows, claim_rows
+from eval.streamworld.report_rows import benchmark_rows
 from eval.streamworld.result_rows import layer_recall
 from eval.streamworld.results_file import Row
 from eval.streamworld.selection_figures import GROUPS
@@ -43,7 +44,7 @@ def rows(accuracy: dict[Mode, float] = ACCURACY, kind: str = "past_colour") -> l
 
 
 def claims(found: list[Row]) -> list[ReportRow]:
-    return claim_rows(report_of(found).selection)
+    return claim_rows(report_of(found))
 
 
 def test_claims_about_the_past_have_the_difference_its_target_and_whether_it_was_met() -> None:
