@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from eval.streamworld.benchmark import ASKED_TOGETHER
 from eval.streamworld.claims import claim_rows, points
 from eval.streamworld.curves import REFERENCE
 from eval.streamworld.modes import Mode
-from eval.streamworld.report_figures import Figure, Report
+from eval.streamworld.report_figures import AgeFigure, Figure, Report
 from eval.streamworld.report_plots import pareto_front
 from eval.streamworld.selection_figures import LENGTHS, LengthFigure, Selection
 from eval.streamworld.summary import Share
@@ -25,6 +25,7 @@ def benchmark_rows(report: Report) -> list[Row]:
         *_layer_rows(report.selection),
         *_time_rows(report.selection),
         *_arm_rows(report.arms),
+        *_age_rows(report.ages),
     ]
 
 
@@ -120,6 +121,23 @@ def _arm_rows(arms: Iterable[Figure]) -> Iterable[Row]:
             baseline=baseline,
             ratio=None if whole is None else whole.bytes_per_hour / arm.bytes_per_hour,
         )
+
+
+def _age_rows(ages: Sequence[AgeFigure]) -> Iterable[Row]:
+    uniform = {f.age_s: f.right for f in ages if f.mode == Mode.UNIFORM.value}
+    for figure in ages:
+        if figure.mode == Mode.RETRIEVAL.value:
+            beside = uniform.get(figure.age_s)
+            about = f"at least {figure.age_s} s old" if figure.age_s else "on screen or newer"
+            yield Row(
+                name=(
+                    f"evidence {about}, on long streams: retrieval "
+                    f"({_counted(figure.right)}); beside uniform"
+                ),
+                value=100 * figure.right.value,
+                unit="%",
+                baseline=None if beside is None else 100 * beside.value,
+            )
 
 
 def _accuracy(group: str, arm: Figure) -> str:

@@ -27,6 +27,7 @@ from eval.streamworld.paired import PairedDifference, paired_difference
 from eval.streamworld.report_figures import report_of
 from eval.streamworld.report_page import page
 from eval.streamworld.report_plots import pareto_front
+from eval.streamworld.report_rows import benchmark_rows
 from eval.streamworld.results_file import ResultsError, ResultsFile, Row
 from eval.streamworld.scenarios import SCENARIOS
 from eval.streamworld.wording import NOW_KINDS
@@ -239,6 +240,9 @@ def test_figures_are_those_of_the_rows() -> None:
         for mode, value in (("retrieval", 1.0), ("window only", 0.0))
         for age in (10, 60, 14_000)
     }
+    assert [row.value for row in benchmark_rows(report) if row.name.startswith("evidence")] == [
+        100.0, 100.0, 100.0,
+    ]  # fmt: skip
 
 
 def test_claims_of_what_is_dropped_are_of_the_arms_and_can_be_missed() -> None:
