@@ -165,7 +165,7 @@ class _Run:
             path.unlink()
         session = await self.client.get_session(session_id)
         row = stream_row(job.stream, job.arm, session, time.monotonic() - started_s)
-        _refuse_other(self.results, row)
+        refuse_other(self.results, row)
         self.results.append(row)
 
     async def ask(self, job: _Job, following: _Job | None) -> None:
@@ -227,8 +227,12 @@ def _unless(reason: str) -> Iterator[None]:
             raise
 
 
-def _refuse_other(results: ResultsFile, row: Row) -> None:
-    """A preset may have come to mean something else since the file's rows were written."""
+def refuse_other(results: ResultsFile, row: Row) -> None:
+    """Refuses to add to rows of another model, or of a preset that meant another strength.
+
+    Raises:
+        ResultsError: the file's rows are such.
+    """
     for other in results.rows:
         if other["row"] != "stream":
             continue

@@ -50,7 +50,9 @@ def bytes_plot(report: Report) -> str:
             )  # fmt: skip
             told.add(label)
         front = pareto_front([(_mib(arm), getattr(arm, group).value) for arm in report.arms])
-        axes.step(*zip(*front, strict=True), where="post", color="k", lw=0.8, label="Pareto front")
+        if front:  # nothing of the group may have been asked yet
+            xs, ys = zip(*front, strict=True)
+            axes.step(xs, ys, where="post", color="k", lw=0.8, label="Pareto front")
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")

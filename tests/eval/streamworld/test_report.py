@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.streamworld.benchmark import refuse_other
 from eval.streamworld.claims import claim_rows
 from eval.streamworld.curves import (
     AS_SERVED,
@@ -29,7 +30,7 @@ from eval.streamworld.report_page import page
 from eval.streamworld.report_plots import pareto_front
 from eval.streamworld.report_rows import benchmark_rows
 from eval.streamworld.results_file import ResultsError, ResultsFile, Row
-from eval.streamworld.scenarios import SCENARIOS
+from eval.streamworld.scenarios import PAST_KINDS, SCENARIOS
 from eval.streamworld.wording import NOW_KINDS
 from svc.engine.reduction.spec import ReductionSpec
 
@@ -281,6 +282,39 @@ def test_the_page_follows_from_the_rows_as_the_file_holds_them_and_needs_nothing
 
 def test_a_run_that_has_answered_nothing_still_gives_a_page() -> None:
     assert "<h1>" in page(report_of([]))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_a_run_that_was_stopped_anywhere_gives_a_page(share: float) -> None:
+    assert "<h1>" in page(report_of(ROWS[: max(1, int(share * len(ROWS)))]))
+
+
+@pytest.mark.parametrize("group", ["past", "now"])
+def test_a_run_that_has_asked_of_one_group_alone_gives_a_page(group: str) -> None:
+    kinds = PAST_KINDS if group == "past" else NOW_KINDS
+    rows = [row for row in ROWS if row["row"] == "stream" or row["kind"] in kinds]
+    assert "<h1>" in page(report_of(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": "another"}, "are of streamworld, the service runs another"),
+        ({"reduction_in_force": "last_kept:0.1"}, "is last_kept:0.1 now: begin new ones"),
+    ],
+)
+def test_rows_of_another_model_or_strength_are_refused(
+    tmp_path: Path, change: dict[str, str], told: str
+) -> None:
+    row = {
+        "row": "stream", "key": ["a", "b"], "stream": "mixed-000", "arm": "last_kept:light/model",
+        "model": "streamworld", "reduction_in_force": "last_kept:0.95",
+    }  # fmt: skip
+    with ResultsFile(tmp_path / "answers.jsonl", "plan") as results:
+        results.append(row)
+        refuse_other(results, row)
+        with pytest.raises(ResultsError, match=told):
+            refuse_other(results, {**row, **change})
 
 
 def test_the_pareto_front_holds_what_nothing_beats() -> None:
