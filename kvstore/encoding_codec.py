@@ -52,33 +52,39 @@ def scratch_bytes(byte_count: int) -> Array:
 class UnencodableError(ValueError):
     """Internal: the elements have no range. The text says whose and why."""
 
+    def __init__(self, text: str, layer: int) -> None:
+        """Of a place among the layers that were given, 0 where it was one."""
+        super().__init__(text)
+        self.layer = layer
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Half:
     """The keys or the values in an extent; arrays are views of it."""
 
     low: Array
-    """(1, kv_heads, head_dim) of keys, (tokens, kv_heads, 1) of values; the element's storage."""
+    """(..., 1, kv_heads, head_dim) of keys, (..., tokens, kv_heads, 1) of values; the element's
+    storage."""
     high: Array
     codes: Array
-    """(tokens, kv_heads, code bytes) uint8."""
+    """(..., tokens, kv_heads, code bytes) uint8."""
     axis: int
     """What a range spans: the tokens (keys) or the channels (values)."""
 
 
 def _halves(layout: Layout, data: Array, token_count: int) -> tuple[_Half, _Half]:
-    """Split an extent, (extent bytes,) uint8."""
-    shape = layout.geometry
+    """Split extents, (..., extent bytes) uint8."""
+    shape, lead = layout.geometry, data.shape[:-1]
     heads, dim, code_bytes = shape.kv_head_count, shape.head_dim, layout.code_bytes
     sizes = [heads * dim * shape.element_bytes] * 2
     sizes += [token_count * heads * shape.element_bytes] * 2
     sizes += [token_count * heads * code_bytes] * 2
-    parts = np.split(data, np.cumsum(sizes)[:-1])
+    parts = np.split(data, np.cumsum(sizes)[:-1], axis=-1)
     ends = [part.view(shape.storage_dtype) for part in parts[:4]]
-    codes = [part.reshape(token_count, heads, code_bytes) for part in parts[4:]]
-    channel, token = (1, heads, dim), (token_count, heads, 1)
-    keys = _Half(ends[0].reshape(channel), ends[1].reshape(channel), codes[0], 0)
-    return keys, _Half(ends[2].reshape(token), ends[3].reshape(token), codes[1], 2)
+    codes = [part.reshape(*lead, token_count, heads, code_bytes) for part in parts[4:]]
+    channel, token = (*lead, 1, heads, dim), (*lead, token_count, heads, 1)
+    keys = _Half(ends[0].reshape(channel), ends[1].reshape(channel), codes[0], -3)
+    return keys, _Half(ends[2].reshape(token), ends[3].reshape(token), codes[1], -1)
 
 
 def _work_dtype(geometry: Geometry) -> type[np.floating[Any]]:
@@ -151,8 +157,10 @@ def _encode_half(layout: Layout, elements: Array, half: _Half) -> None:
         # + 0.0: of -0.0 and 0.0, which are equal, either may be found as the end.
         low = numbers.min(axis=half.axis, keepdims=True) + 0.0
         high = numbers.max(axis=half.axis, keepdims=True) + 0.0
-        if not np.isfinite(high - low).all():
-            raise UnencodableError("NaN, infinity or numbers too far apart")
+        wild = ~np.isfinite(high - low)
+    if wild.any():
+        layer = int(np.argwhere(wild)[0, 0]) if wild.ndim > 3 else 0
+        raise UnencodableError("NaN, infinity or numbers too far apart", layer)
     step = _step(low, high, layout.level_count)
     _narrow(shape, low.copy(), half.low)
     _narrow(shape, high.copy(), half.high)
@@ -175,21 +183,25 @@ def _encode_half(layout: Layout, elements: Array, half: _Half) -> None:
 def encode_extent(layout: Layout, keys: Array, values: Array, out: Array) -> None:
     """Encode a unit's keys and values of one layer. The same elements always give the same bytes.
 
+    Several layers at once give the bytes that each gives alone, and of a small unit cost as much as
+    one: the calls are what takes time then, not the elements.
+
     Args:
         layout: a quantised one.
-        keys: (tokens, kv_heads, head_dim) of the geometry's storage dtype, before RoPE.
+        keys: (tokens, kv_heads, head_dim) of the geometry's storage dtype, before RoPE; with layers
+            before them, where there are several.
         values: as `keys`.
-        out: (layout.extent_bytes(tokens),) uint8, filled.
+        out: (layout.extent_bytes(tokens),) uint8, or with layers before them; filled.
 
     Raises:
         UnencodableError: an element is NaN or infinite, or a range wider than any number.
     """
-    halves = _halves(layout, out, len(keys))
+    halves = _halves(layout, out, keys.shape[-3])
     for name, elements, half in zip(("keys", "values"), (keys, values), halves, strict=True):
         try:
             _encode_half(layout, elements, half)
         except UnencodableError as error:
-            raise UnencodableError(f"its {name} hold {error}") from None
+            raise UnencodableError(f"its {name} hold {error}", error.layer) from None
 
 
 def _decode_half(layout: Layout, half: _Half, out: Array) -> None:

@@ -23,7 +23,8 @@ import xxhash
 from kvstore.arena import Arena
 from kvstore.diskio import DiskIO
 from kvstore.encoding import Layout
-from kvstore.encoding_codec import UnencodableError, encode_extent
+from kvstore.encoding_codec import UnencodableError
+from kvstore.encoding_layers import encode_layers
 from kvstore.errors import NotFiniteError, UnitTooLargeError
 from kvstore.format import FORMAT_VERSION, PAGE_BYTES, page_align
 from kvstore.hotfile import create_hot_file
@@ -214,7 +215,12 @@ class HotTail:
         extent_bytes = self._layout.extent_bytes(unit.token_count)
         kv_stop = start + shape.layer_count * extent_bytes
         extents = self._ring[start:kv_stop].reshape(shape.layer_count, extent_bytes)
-        checksums = self._encode(unit, keys, values, extents)
+        try:
+            checksums = encode_layers(self._layout, keys, values, extents)
+        except UnencodableError as error:
+            raise NotFiniteError(
+                self._session_id, unit.index, error.layer, self._layout.encoding, str(error)
+            ) from error
         part = TablePart.pack(unit, np.array(checksums, dtype=np.uint64))
         table = join_table([part])
         meta = np.frombuffer(table + unit.thumbnail_jpeg, dtype=np.uint8)
@@ -233,35 +239,6 @@ class HotTail:
                 checksums = np.frombuffer(record.part.checksums, "<u8").tolist()
                 hash_ = session_hash(self._session_id)
                 self._arena.keep(hash_, record.unit.index, record.extents, checksums)
-
-    def _encode(
-        self,
-        unit: Unit,
-        keys: np.ndarray[Any, Any],
-        values: np.ndarray[Any, Any],
-        extents: np.ndarray[Any, Any],
-    ) -> list[int]:
-        """Fill (layers, extent bytes) uint8; return the layers' checksums.
-
-        Each layer is hashed while it lies in the processor's cache.
-        """
-        layout, shape = self._layout, self._layout.geometry
-        halves = (2, unit.token_count, shape.kv_head_count, shape.head_dim)
-        checksums = []
-        for layer, extent in enumerate(extents):
-            if not layout.quantised:
-                typed = extent.view(shape.storage_dtype).reshape(halves)
-                typed[0] = keys[layer]
-                typed[1] = values[layer]
-            else:
-                try:
-                    encode_extent(layout, keys[layer], values[layer], extent)
-                except UnencodableError as error:
-                    raise NotFiniteError(
-                        self._session_id, unit.index, layer, layout.encoding, str(error)
-                    ) from error
-            checksums.append(xxhash.xxh3_64_intdigest(extent.data))
-        return checksums
 
     def _write_slot(self, unit: Unit, start: int, table_hash: int) -> None:
         slot = FIRST_SLOT_WORD + unit.index % self._slot_count * SLOT_WORDS
