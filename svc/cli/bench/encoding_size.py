@@ -122,15 +122,17 @@ def size_rows(folder: Path, shape: Geometry, material: Material, unit_count: int
             write_session(root, shape, material, plan)
             gib = (segment_bytes_an_hour(root, unit_count) + index_bytes) / _GIB
             shutil.rmtree(root)
+            recommended = (encoding, drop_fraction) == _RECOMMENDED
+            note = " (the built-in model's default)" if recommended else ""
             rows.append(
                 Row(
-                    name=f"{encoding}, {kept_count} of {whole} tokens a frame kept: GiB of disk "
-                    f"per stream hour, index included (model, {whole} kept / it)",
+                    name=f"{encoding}, {kept_count} of {whole} tokens a frame kept{note}: GiB of "
+                    f"disk per stream hour, index included (model, {whole} kept / it)",
                     value=gib,
                     unit="GiB",
                     baseline=whole_gib,
                     ratio=None if whole_gib is None else whole_gib / gib,
-                    target=">= 10" if (encoding, drop_fraction) == _RECOMMENDED else "",
+                    target=">= 10" if recommended else "",
                 )
             )
             whole_gib = whole_gib or gib

@@ -21,21 +21,17 @@ import numpy as np
 from rich.console import Console
 from torch import Tensor
 
+from kvstore.encoding import Encoding
 from kvstore.limits import BlockLimits
 from kvstore.session import SessionRecord, create_session
+from svc.cli.bench.drop_share import policy_dropping
 from svc.cli.bench.stock import StockModel
 from svc.cli.bench.stream import FRAME_PX, frame_pixels
 from svc.engine.adapters.base import Adapter
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel
 from svc.engine.reducer import ReducedUnit
-from svc.engine.reduction.base import (
-    FeaturePolicy,
-    KeyPolicy,
-    Policy,
-    ReductionState,
-    UnitFeatures,
-)
+from svc.engine.reduction.base import FeaturePolicy, KeyPolicy, Policy, ReductionState, UnitFeatures
 from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.window import WindowConfig
 from svc.report import Row
@@ -43,9 +39,8 @@ from svc.video.frames import PacketItem, PacketMedia
 from svc.video.limits import VideoLimits
 from svc.video.packets import PacketDecoder
 
-REDUCTIONS = ("none", "budget:0.46", "budget:0.25", "budget:0.06")
-"""About 0, 50, 70 and 85 % of the bench's frames dropped: keyframes stay whole."""
-STAGES = ("decode", "preprocessing", "vision", "reduction", "decoder", "store")
+DROP_FRACTIONS = (Fraction(0), Fraction(1, 2), Fraction(7, 10), Fraction(17, 20))
+STAGES = ("decode", "preprocessing", "vision", "reduction", "decoder", "store", "the rest")
 _WARM_UP_FRAMES = 160
 _ROUNDS = 3
 
@@ -73,7 +68,7 @@ class Stages:
 
     frames_per_s: float
     shares: dict[str, float]
-    """Of the time, by stage; they add up to 1."""
+    """Of all the time, by stage, what no stage counts under "the rest"; they add up to 1."""
     dropped_fraction: float
     """Of all tokens."""
 
@@ -86,9 +81,10 @@ def stage_rows(
     *,
     frames: int,
     units_per_pass: int,
+    encoding: Encoding,
     console: Console,
 ) -> list[Row]:
-    """Returns frames per second and shares of time for every reduction, beside the bare model.
+    """Returns frames per second and shares of time by what is dropped, beside the bare model.
 
     Args:
         model: with its vision tower.
@@ -97,43 +93,50 @@ def stage_rows(
         folder: of a store that is made there.
         frames: of each timed run.
         units_per_pass: of ours and the bare model's.
+        encoding: of the store.
         console: told how far it is.
     """
-    runs: dict[str, list[Stages]] = defaultdict(list)
-    bases: dict[str, list[float]] = defaultdict(list)
+    runs: dict[Fraction, list[Stages]] = defaultdict(list)
+    bases: dict[Fraction, list[float]] = defaultdict(list)
     packets = coded(_WARM_UP_FRAMES + frames)
     for number in range(_ROUNDS):
         console.print(f"stages, round {number + 1} of {_ROUNDS} ...")
-        for name in REDUCTIONS:
-            root = folder / f"stages-{number}-{REDUCTIONS.index(name)}"
-            runs[name].append(run(model, window, root, name, packets, units_per_pass))
-            bases[name].append(
+        for drop_fraction in DROP_FRACTIONS:
+            policy = policy_dropping(drop_fraction, model.adapter.tokens_per_unit)
+            store = StoreOptions(
+                root=folder / f"stages-{number}-{float(drop_fraction)}",
+                limits=BlockLimits(),
+                encoding=encoding,
+            )
+            runs[drop_fraction].append(run(model, window, store, policy, packets, units_per_pass))
+            bases[drop_fraction].append(
                 bare.frames_per_s(frames, units_per_pass, window_tokens=window.window_tokens)
             )
-    rows: list[Row] = []
-    for name in REDUCTIONS:
-        rows += _rows(name, runs[name], bases[name])
-    return rows
+    return [row for share in DROP_FRACTIONS for row in _rows(runs[share], bases[share])]
 
 
 def run(
     model: LoadedModel,
     window: WindowConfig,
-    root: Path,
-    reduction: str,
+    store: StoreOptions,
+    policy: Policy,
     packets: Sequence[PacketItem],
     units_per_pass: int,
 ) -> Stages:
-    """Takes packets through all stages into a new store; the first of them only warm it up."""
+    """Takes packets through all stages into a new store; the first of them only warm it up.
+
+    Raises:
+        ValueError: the policy chooses by keys, inside the decoder: it has no stage of its own.
+    """
+    if isinstance(policy, KeyPolicy):
+        raise ValueError(f"{policy}: a policy that chooses by keys has no stage of its own")
     watch = Watch()
     timed = replace(model, adapter=cast(Adapter, _TimedAdapter(model.adapter, watch)))
-    spec = ReductionSpec.parse(reduction)
-    timed_spec = _TimedSpec(policy_name=spec.policy_name, strength=spec.strength, watch=watch)
+    timed_spec = _TimedSpec(policy_name="none", strength=None, policy=_TimedPolicy(policy, watch))
     record = SessionRecord(
         session_id="stages", created_unix_s=time.time(), unit_period_s=1.0, identity={}
     )
-    create_session(root, record)
-    store = StoreOptions(root=root, limits=BlockLimits())
+    create_session(store.root, record)
     ingest = _TimedIngest.open(timed, window, record.session_id, store, timed_spec)
     assert isinstance(ingest, _TimedIngest)
     ingest.watch = watch
@@ -153,10 +156,10 @@ def run(
     known = ("vision", "reduction", "store inside")
     found["decoder"] = found.pop("encode") - sum(found.get(name, 0.0) for name in known)
     found["store"] += found.pop("store inside")
-    measured_s = sum(found.values())
+    found["the rest"] = total_s - sum(found.values())
     return Stages(
         frames_per_s=count / total_s,
-        shares={name: found.get(name, 0.0) / measured_s for name in STAGES},
+        shares={name: found.get(name, 0.0) / total_s for name in STAGES},
         dropped_fraction=1 - watch.token_count / (count * model.adapter.tokens_per_unit),
     )
 
@@ -219,15 +222,12 @@ class _TimedAdapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TimedSpec(ReductionSpec):
-    """A reduction whose policy is timed."""
+    """A reduction by the policy that is given."""
 
-    watch: Watch
+    policy: Policy
 
     def make(self) -> Policy:
-        policy = ReductionSpec.make(self)
-        if isinstance(policy, KeyPolicy):
-            raise ValueError(f"{self}: a policy that chooses by keys has no stage of its own")
-        return _TimedPolicy(policy, self.watch)
+        return self.policy
 
 
 class _TimedPolicy:
@@ -272,13 +272,13 @@ def _push(
     return count + len(units)
 
 
-def _rows(name: str, runs: Sequence[Stages], bases: Sequence[float]) -> list[Row]:
+def _rows(runs: Sequence[Stages], bases: Sequence[float]) -> list[Row]:
     rate, base = (statistics.median(each) for each in ([r.frames_per_s for r in runs], bases))
     ratios = [run.frames_per_s / bare for run, bare in zip(runs, bases, strict=True)]
     dropped = f"{runs[0].dropped_fraction:.0%} dropped"
     rows = [
         Row(
-            name=f"frames per second in one thread, {dropped} ({name}); ratio to the bare model",
+            name=f"frames per second in one thread, {dropped}; ratio to the bare model",
             value=rate,
             unit="frames/s",
             baseline=base,
