@@ -19,11 +19,12 @@ from torch import Tensor
 from eval.streamworld.clip_file import read_mp4, write_mp4
 from eval.streamworld.exam import Exam
 from kvstore.errors import UnitsThinnedError
-from kvstore.geometry import Tier
+from kvstore.geometry import Geometry, Tier
 from svc.engine.encoder import StreamEncoder
 from svc.engine.model import LoadedModel
 from svc.engine.reducer import Reducer, WholeUnit
 from svc.engine.reduction.spec import ReductionSpec
+from svc.engine.unit_rows import UnitRows
 from svc.engine.window import WindowConfig
 
 _VISION_BATCH = 64
@@ -42,13 +43,26 @@ class EncodedStream:
     token_counts: NDArray[np.int64]
     """(units,)"""
     position_span: int
+    all_places: bool
+    """Whether the reduction keeps units whole now and then; see `svc.engine.unit_rows`."""
 
     @property
     def rows(self) -> NDArray[np.float32]:
-        """(layers, units, kv_heads * head_dim): the mean key of each unit."""
-        parts = self.keys.flatten(2).split(self.token_counts.tolist(), dim=1)
-        rows: NDArray[np.float32] = torch.stack([part.mean(1) for part in parts], 1).numpy()
-        return rows
+        """(layers, units, kv_heads * head_dim): what the service's index has of each unit."""
+        layers, _, heads, dim = self.keys.shape
+        geometry = Geometry(
+            layer_count=layers, kv_head_count=heads, head_dim=dim, element="float32"
+        )
+        make = UnitRows(geometry, all_places=self.all_places)
+        parts = self.keys.float().split(self.token_counts.tolist(), dim=1)
+        places = np.split(self.positions, np.cumsum(self.token_counts)[:-1])
+        return np.stack(
+            [
+                make.of(np.stack([np.zeros_like(own), own], axis=1), part.numpy())
+                for own, part in zip(places, parts, strict=True)
+            ],
+            axis=1,
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -123,6 +137,7 @@ def encode_stream(
         positions=np.concatenate([positions for _, _, positions in kept]),
         token_counts=np.array([len(positions) for _, _, positions in kept], np.int64),
         position_span=model.adapter.position_span,
+        all_places=spec.keeps_units_whole,
     )
 
 

@@ -12,15 +12,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kvstore.arena import Arena
+from kvstore.errors import SessionNotFoundError
 from kvstore.glance import glance, has_blocks
 from kvstore.limits import BlockLimits
 from kvstore.pins import PinsNow
 from kvstore.reader import SessionReader
+from kvstore.session import load_session
 from kvstore.writer import SessionWriter
 from retrieval.errors import EpochChangedError, IndexDamagedError, IndexShortError
 from retrieval.index import KeyIndexReader
 from svc.engine.index_memory import IndexMemory
 from svc.engine.key_rows import key_index_path, open_key_index
+from svc.engine.reduction.spec import NO_REDUCTION, ReductionSpec
+from svc.engine.unit_rows import UnitRows
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +137,18 @@ def repair_index(
             root,
             reader,
             reader.snapshot(),
-            geometry,
+            UnitRows(geometry, all_places=_reduction(root, session_id).keeps_units_whole),
             min_free_bytes=limits.min_free_bytes,
             room=memory.room,
         )
         stack.callback(index.close)
         return index.count
+
+
+def _reduction(root: Path, session_id: str) -> ReductionSpec:
+    """Return what the session was made with; a log without a record was never served."""
+    try:
+        identity = load_session(root, session_id).identity
+    except SessionNotFoundError:
+        return NO_REDUCTION
+    return ReductionSpec.parse(str(identity.get("reduction", "none")))

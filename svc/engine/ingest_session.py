@@ -29,13 +29,14 @@ from retrieval.index_writer import KeyIndexWriter
 from svc.engine.cell_positions import CellPositions
 from svc.engine.encoder import StreamEncoder, WindowUnit
 from svc.engine.index_memory import IndexMemory
-from svc.engine.key_rows import key_index_path, key_row, open_key_index
+from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
 from svc.engine.reducer import ReducedUnit, Reducer, WholeUnit
 from svc.engine.reduction.base import ReductionState
 from svc.engine.reduction.spec import NO_REDUCTION, ReductionSpec
 from svc.engine.reduction_file import ReductionFile
-from svc.engine.stored_kv import from_stored, read_units, to_stored
+from svc.engine.stored_kv import read_units, to_stored
+from svc.engine.unit_rows import Array, UnitRows
 from svc.engine.window import WindowConfig, window_start
 from svc.engine.window_cache import UnitKV
 
@@ -100,12 +101,14 @@ class StreamIngest:
         writer: SessionWriter,
         index: KeyIndexWriter,
         index_memory: IndexMemory,
+        rows: UnitRows,
         reducer: Reducer,
         *,
         window_rounded: bool,
     ) -> None:
         """Internal: use `open`."""
         self._index_memory = index_memory
+        self._rows = rows
         self._reducer = reducer
         self._model = model
         self._encoder = encoder
@@ -141,6 +144,7 @@ class StreamIngest:
             head_dim=model.head_dim,
             element=model.element,
         )
+        rows = UnitRows(geometry, all_places=reduction.keeps_units_whole)
         reducer = Reducer(reduction, model.adapter)
         states = ReductionFile(store.root, session_id)
         writer = SessionWriter.open(
@@ -176,7 +180,7 @@ class StreamIngest:
                     store.root,
                     reader,
                     snapshot,
-                    geometry,
+                    rows,
                     min_free_bytes=store.limits.min_free_bytes,
                     room=memory.room,
                 )
@@ -197,7 +201,7 @@ class StreamIngest:
                     "unit_count": len(window_units),
                 },
             )
-        return cls(model, encoder, writer, index, memory, reducer, window_rounded=rounded)
+        return cls(model, encoder, writer, index, memory, rows, reducer, window_rounded=rounded)
 
     @property
     def resume(self) -> bytes | None:
@@ -251,6 +255,7 @@ class StreamIngest:
 
     def _keep(self, unit: FrameUnit, reduced: ReducedUnit) -> None:
         kv, token_count = reduced.kv, len(reduced.kept)
+        cells = self._cells[reduced.kept.numpy()]
         self._writer.append(
             Unit(
                 index=self._index.count,
@@ -258,7 +263,7 @@ class StreamIngest:
                 last_pts_s=unit.last_pts_s,
                 token_count=token_count,
                 position_span=self._model.adapter.position_span,
-                cells=self._cells[reduced.kept.numpy()],
+                cells=cells,
                 drop_fraction=1 - token_count / len(self._cells),
                 gap_before=unit.gap_before,
                 thumbnail_jpeg=unit.thumbnail_jpeg,
@@ -268,18 +273,16 @@ class StreamIngest:
             resume=unit.resume,
         )
         self._reducer.state = reduced.state
-        self._index.append(key_row(self._kept_keys(kv)))
+        self._index.append(self._rows.of(cells, self._kept_keys(kv)))
         with self._watermarks:
             self._writer.publish()
             self._visible_pts_s = unit.last_pts_s
             self._tell_watermarks()
         self.status = self._status_now()
 
-    def _kept_keys(self, kv: UnitKV) -> Tensor:
+    def _kept_keys(self, kv: UnitKV) -> Array:
         """The unit's keys as the store keeps them, so that an index made anew has the same rows."""
-        if self._writer.encoding == "model":
-            return kv.keys
-        return from_stored(self._writer.last_keys(), self._model.element)
+        return to_stored(kv.keys) if self._writer.encoding == "model" else self._writer.last_keys()
 
     def _tell_watermarks(self) -> None:
         """Publishes what was received, and up to where nothing is on its way any more."""

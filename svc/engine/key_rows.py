@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Geometry
-from kvstore.mean_keys import mean_key
 from kvstore.paths import INDEX_NAME, session_folder
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
@@ -23,6 +21,7 @@ from retrieval.errors import IndexDamagedError
 from retrieval.index_file import Room
 from retrieval.index_writer import KeyIndexWriter
 from svc.engine.stored_kv import read_units, to_stored
+from svc.engine.unit_rows import Array, UnitRows
 
 logger = logging.getLogger(__name__)
 
@@ -34,46 +33,57 @@ def key_index_path(root: Path, session_id: str) -> Path:
     return session_folder(root, session_id) / INDEX_NAME
 
 
-def key_row(keys: Tensor) -> NDArray[np.float32]:
-    """Return the row of a unit: each layer's mean key before RoPE, all heads side by side.
-
-    Args:
-        keys: (layers, n, kv_heads, head_dim), before RoPE.
-
-    Returns:
-        (layers, kv_heads * head_dim) float32.
-    """
-    geometry = Geometry(
-        layer_count=keys.shape[0],
-        kv_head_count=keys.shape[2],
-        head_dim=keys.shape[3],
-        element=str(keys.dtype).removeprefix("torch."),
-    )
-    row: NDArray[np.float32] = np.stack([mean_key(geometry, layer) for layer in to_stored(keys)])
-    return row
-
-
-def _rows_as_stored(
+def _stored_units(
     reader: SessionReader, snapshot: Snapshot, geometry: Geometry, units: range
-) -> list[NDArray[np.float32]]:
-    """Return the units' rows, of thinned ones as they were before."""
+) -> list[tuple[Array, Array]]:
+    """Return (cells, keys) of units, as `UnitRows.of` takes them."""
     while True:
         try:
-            kept = reader.mean_keys(snapshot, [u for u in units if snapshot.coarsened[u]])
-            whole = [unit for unit in units if unit not in kept]
-            made = read_units(reader, snapshot, geometry, whole) if whole else []
+            cells = [reader.cells(snapshot, unit) for unit in units]
+            found = read_units(reader, snapshot, geometry, units)
         except UnitsThinnedError as error:  # to make room for this very index
             snapshot = snapshot.thinned(error.unit_indices, error.token_counts)
             continue
-        rows = kept | {unit: key_row(kv.keys) for unit, kv in zip(whole, made, strict=True)}
-        return [rows[unit] for unit in units]
+        return [(own, to_stored(kv.keys)) for own, kv in zip(cells, found, strict=True)]
+
+
+def _rows_as_stored(
+    reader: SessionReader, snapshot: Snapshot, rows: UnitRows, units: range
+) -> list[NDArray[np.float32]]:
+    """Return the units' rows, of thinned ones as they were before.
+
+    Where rows are of all places, what a thinned unit lost resembles what was there before, which
+    takes its place.
+    """
+    made = [
+        rows.of(cells, keys)
+        for cells, keys in _stored_units(reader, snapshot, rows.geometry, units)
+    ]
+    if rows.all_places:
+        return made
+    kept = reader.mean_keys(snapshot, [unit for unit in units if snapshot.coarsened[unit]])
+    return [kept.get(unit, row) for unit, row in zip(units, made, strict=True)]
+
+
+def _remember(reader: SessionReader, snapshot: Snapshot, rows: UnitRows, unit_count: int) -> None:
+    """Take rows to where they are after so many units: since the last that was kept whole."""
+    if not rows.all_places:
+        return
+    start = unit_count
+    while start > snapshot.first_unit:
+        start -= 1
+        if snapshot.drop_fractions[start] == 0:
+            break
+    units = range(start, unit_count)
+    for cells, keys in _stored_units(reader, snapshot, rows.geometry, units) if units else ():
+        rows.of(cells, keys)
 
 
 def open_key_index(
     root: Path,
     reader: SessionReader,
     snapshot: Snapshot,
-    geometry: Geometry,
+    rows: UnitRows,
     *,
     min_free_bytes: int = 0,
     room: Room | None = None,
@@ -82,6 +92,7 @@ def open_key_index(
 
     Args:
         reader, snapshot: the session as recovered; every unit in the snapshot is durable.
+        rows: makes them; a new one, which then goes on with the next unit.
         min_free_bytes: free bytes of the disk that growing leaves alone.
         room: asked whenever the index grows, now and later; see `KeyIndexWriter.grow_within`.
 
@@ -90,6 +101,7 @@ def open_key_index(
         OSError: there is no room for it.
     """
     path = key_index_path(root, reader.session_id)
+    geometry = rows.geometry
     layers, dim = geometry.layer_count, geometry.kv_head_count * geometry.head_dim
     try:
         index = KeyIndexWriter.open(path, layer_count=layers, dim=dim, epoch=snapshot.epoch)
@@ -108,9 +120,10 @@ def open_key_index(
             index.truncate(snapshot.unit_count, snapshot.epoch)
         for _ in range(index.count, snapshot.first_unit):
             index.append(np.zeros((layers, dim), np.float32))  # dropped: never chosen
+        _remember(reader, snapshot, rows, index.count)
         for start in range(index.count, snapshot.unit_count, _UNITS_PER_READ):
             units = range(start, min(start + _UNITS_PER_READ, snapshot.unit_count))
-            for row in _rows_as_stored(reader, snapshot, geometry, units):
+            for row in _rows_as_stored(reader, snapshot, rows, units):
                 index.append(row)
     except BaseException:
         index.close()

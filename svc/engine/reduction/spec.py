@@ -102,6 +102,12 @@ class ReductionSpec:
         """
         return self.policy_name in ("dtd", "last_kept", "budget")
 
+    @property
+    def keeps_units_whole(self) -> bool:
+        """Whether a unit is kept whole every WHOLE_EVERY_UNITS, and what goes repeats what came
+        since."""
+        return self.policy_name in ("last_kept", "budget")
+
     def __str__(self) -> str:
         """What `parse` reads back as the same."""
         if self.strength is None:

@@ -55,6 +55,7 @@ def ended_at(stream: EncodedStream, unit_count: int) -> EncodedStream:
         positions=stream.positions[:token_count],
         token_counts=stream.token_counts[:unit_count],
         position_span=stream.position_span,
+        all_places=stream.all_places,
     )
 
 

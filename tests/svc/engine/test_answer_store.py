@@ -30,10 +30,11 @@ from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest, Retrieval
 from svc.engine.answer_result import AnswerResult
 from svc.engine.encoder import StreamEncoder, UnitEmbeds
-from svc.engine.key_rows import key_index_path, key_row, open_key_index
+from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
 from svc.engine.store_memory import StoreMemory
 from svc.engine.stored_kv import to_stored
+from svc.engine.unit_rows import UnitRows
 from svc.engine.window import WindowConfig
 from tests.svc.engine import streams
 from tests.svc.engine.answer_world import (
@@ -86,8 +87,9 @@ class StoredSession:
             hot_tail_bytes=self._hot_tail_bytes,
         )
         self.reader = SessionReader.open(self._root, SESSION)
+        self._make_row = UnitRows(self.geometry, all_places=False)
         self._rows: KeyIndexWriter = open_key_index(
-            self._root, self.reader, self.reader.snapshot(), self.geometry
+            self._root, self.reader, self.reader.snapshot(), self._make_row
         )
         self.index = KeyIndexReader.open(key_index_path(self._root, SESSION))
 
@@ -97,6 +99,7 @@ class StoredSession:
             (kv,) = self._encoder.encode([unit])
             self.units.append(StoredUnit(kv, unit.positions.numpy(), unit.position_span))
             index = len(self.units) - 1
+            cells = self._model.adapter.cells()[unit.positions.numpy()]
             self._writer.append(
                 Unit(
                     index=index,
@@ -104,7 +107,7 @@ class StoredSession:
                     last_pts_s=float(index),
                     token_count=len(unit.positions),
                     position_span=unit.position_span,
-                    cells=self._model.adapter.cells()[unit.positions.numpy()],
+                    cells=cells,
                     drop_fraction=1 - len(unit.positions) / unit.position_span,
                     gap_before=False,
                     thumbnail_jpeg=b"",
@@ -113,7 +116,7 @@ class StoredSession:
                 to_stored(kv.values),
                 resume=b"",
             )
-            self._rows.append(key_row(kv.keys))
+            self._rows.append(self._make_row.of(cells, to_stored(kv.keys)))
             self._writer.publish()
 
     def crash(self) -> None:

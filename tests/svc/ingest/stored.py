@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.reader import SessionReader
+from kvstore.session import load_session
 from retrieval.index import KeyIndexReader
 from svc.engine.key_rows import key_index_path
 
@@ -29,6 +30,22 @@ class Stored:
     row_count: int
     rows: NDArray[np.float32]
     """(units, dim): what the index holds of layer 0, read through unit queries."""
+    cells: list[list[tuple[int, int]]]
+    """Of each unit's tokens."""
+    reduction: str
+    """What the session was made with."""
+
+    def rows_by_hand(self) -> NDArray[np.float32]:
+        """(units, dim): means of the keys, of all places where a reduction keeps units whole."""
+        starts = np.concatenate([[0], np.cumsum(self.token_counts)])
+        latest: dict[tuple[int, int], NDArray[np.float32]] = {}
+        rows = []
+        for (a, b), cells in zip(pairwise(starts), self.cells, strict=True):
+            if not self.reduction.startswith(("last_kept", "budget")):
+                latest = {}
+            latest |= dict(zip(cells, self.keys[0, a:b], strict=True))
+            rows.append(np.mean(list(latest.values()), axis=0).ravel())
+        return np.stack(rows)
 
 
 def read_stored(root: Path, session_id: str) -> Stored:
@@ -43,6 +60,10 @@ def read_stored(root: Path, session_id: str) -> Stored:
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
         for layer in range(geometry.layer_count):
             reader.read(snapshot, layer, range(snapshot.unit_count), keys[layer], values[layer])
+        cells = [
+            [(int(row), int(column)) for row, column in reader.cells(snapshot, unit)]
+            for unit in range(snapshot.unit_count)
+        ]
         thumbnails = [reader.thumbnail(snapshot, unit) for unit in range(snapshot.unit_count)]
     finally:
         reader.close()
@@ -64,6 +85,8 @@ def read_stored(root: Path, session_id: str) -> Stored:
         values=values,
         row_count=row_count,
         rows=rows,
+        cells=cells,
+        reduction=str(load_session(root, session_id).identity.get("reduction", "none")),
     )
 
 
@@ -75,7 +98,6 @@ def assert_same(actual: Stored, expected: Stored) -> None:
         ours, theirs = getattr(actual, field), getattr(expected, field)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=field)
     # The rows are those of the keys, whoever wrote them.
-    starts = np.concatenate([[0], np.cumsum(actual.token_counts)])
-    means = [actual.keys[0, a:b].mean(axis=0).ravel() for a, b in pairwise(starts)]
-    np.testing.assert_allclose(actual.rows, np.stack(means), rtol=1e-4, atol=1e-5)
+    assert actual.cells == expected.cells
+    np.testing.assert_allclose(actual.rows, actual.rows_by_hand(), rtol=1e-4, atol=1e-5)
     assert actual.row_count == len(actual.token_counts)
