@@ -55,7 +55,7 @@ def _turns(path: Path) -> list[dict[str, Any]]:
         turns = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CommandError("HISTORY_INVALID", f"{path} is not JSON: {error}") from error
     if not isinstance(turns, list) or not all(map(_is_turn, turns)):
         raise CommandError(

@@ -168,7 +168,13 @@ class StreamIngest:
         )
         with ExitStack() as undo:
             undo.callback(writer.close)
-            reducer.state = states.read(writer.durable_unit_count) or ReductionState()
+            state = states.read(writer.durable_unit_count)
+            if state is None and writer.durable_unit_count and reduction.compares_units:
+                logger.warning(
+                    "the next unit is kept whole: what it would be compared with is not there",
+                    extra={"session": session_id},
+                )
+            reducer.state = state or ReductionState()
             encoder = StreamEncoder(model, window)
             reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:

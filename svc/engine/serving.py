@@ -108,6 +108,8 @@ def _check_presets(path: str, given: object) -> None:
             for preset, strength in strengths.items():
                 if preset not in get_args(Preset):
                     raise ReductionNameError(f"{preset!r} is no preset")
+                if type(strength) not in (int, float):
+                    raise ReductionNameError(f"{strength!r} is no number")
                 ReductionSpec.parse(f"{policy}:{strength}")
     except (AttributeError, ReductionNameError) as error:
         raise UnsupportedModelError(

@@ -159,19 +159,21 @@ class WholeNewest:
         if lost or counts[newest] >= self._tokens_per_unit:
             return None
         oldest = max(self._memory.first_unit, newest - MAX_LOOKBACK_UNITS)
-        looked_at = [u for u in range(newest, oldest - 1, -1) if u not in self._unreadable]
         units, offsets, positions = [], [], []
         found: NDArray[np.int64] = np.empty(0, np.int64)
-        for unit in looked_at:
+        for unit in range(newest, oldest - 1, -1):
             own = self._memory.local_positions(np.array([unit]))
             new = np.flatnonzero(~np.isin(own, found))
-            units.append(np.full(len(new), unit))
-            offsets.append(new)
-            positions.append(own[new])
+            if unit not in self._unreadable:
+                units.append(np.full(len(new), unit))
+                offsets.append(new)
+                positions.append(own[new])
+            # What cannot be read shows nothing: what was there before it is not what is there now.
             found = np.concatenate([found, own[new]])
             if len(found) == self._tokens_per_unit:
                 break
-        order = np.argsort(found)
+        shown = np.concatenate(positions)
+        order = np.argsort(shown)
         return _Composite(
-            np.concatenate(units)[order], np.concatenate(offsets)[order], found[order]
+            np.concatenate(units)[order], np.concatenate(offsets)[order], shown[order]
         )

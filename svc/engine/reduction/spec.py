@@ -94,6 +94,11 @@ class ReductionSpec:
         return _POLICIES[self.policy_name][0](self.strength)
 
     @property
+    def compares_units(self) -> bool:
+        """Whether what is kept of a unit hangs on those before it."""
+        return self.policy_name not in ("none", "key_norm")
+
+    @property
     def drops_repeats(self) -> bool:
         """Whether a dropped token is one that repeats what was kept before at its place.
 

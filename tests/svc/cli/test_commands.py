@@ -328,6 +328,7 @@ def test_a_conversation_kept_in_a_file_tells_an_earlier_time_nothing_of_later_vi
         '[{"question": "a", "answer": "b", "evidence_until_s": NaN}]',
         f'[{{"question": "a", "answer": "b", "evidence_until_s": 1{"0" * 400}}}]',
         '[{"question": "\\ud800", "answer": "b"}]',
+        "[" * 100_000,
         '[{"question": "a", "answer": "b", "other": 1}]',
         "[1]",
         "not json",

@@ -39,6 +39,9 @@ def test_a_preset_of_the_checkpoint_goes_before_the_general_one(tmp_path: Path) 
         {"last_kept": {"hard": 0.9}},
         {"last_kept": {"light": 1.5}},
         {"last_kept": {"light": "much"}},
+        {"last_kept": {"light": "0.9"}},
+        {"last_kept": {"light": "balanced"}},
+        {"last_kept": {"light": True}},
         {"none": {"light": 0.5}},
     ],
 )

@@ -139,7 +139,8 @@ def test_a_unit_that_cannot_be_read_is_told_and_then_lends_no_more() -> None:
     with pytest.raises(SliceCorruptError) as told:
         memory.load(0, np.array([2]))
     assert told.value.unit_index == 1
-    assert tokens_of(memory, [2]) == [200.0, 1.0, 2.0, 3.0]
+    assert tokens_of(memory, [2]) == [200.0, 3.0]  # nothing older stands in for what it showed
+    assert memory.token_counts.tolist() == [4, 2, 2]
 
 
 def lending(model: LoadedModel) -> ListMemory:
