@@ -20,6 +20,7 @@ from kvstore.snapshot import Snapshot
 from retrieval.errors import IndexDamagedError
 from retrieval.index_file import Room
 from retrieval.index_writer import KeyIndexWriter
+from svc.engine.reduction.spec import WHOLE_EVERY_UNITS
 from svc.engine.stored_kv import read_units, to_stored
 from svc.engine.unit_rows import Array, UnitRows
 
@@ -69,8 +70,8 @@ def _remember(reader: SessionReader, snapshot: Snapshot, rows: UnitRows, unit_co
     """Take rows to where they are after so many units: since the last that was kept whole."""
     if not rows.all_places:
         return
-    start = unit_count
-    while start > snapshot.first_unit:
+    start, oldest = unit_count, max(snapshot.first_unit, unit_count - WHOLE_EVERY_UNITS)
+    while start > oldest:
         start -= 1
         if snapshot.drop_fractions[start] == 0:
             break
