@@ -76,7 +76,9 @@ class ReductionSpec:
             ReductionNameError: it is none of these; says what is.
         """
         name, _, given = text.partition(":")
-        if name == "none" and not given:
+        if name == "none" and given:
+            raise ReductionNameError(f"none keeps all and takes nothing behind it, got {text!r}")
+        if name == "none":
             return cls(policy_name="none", strength=None)
         if name not in _POLICIES:
             allowed = ", ".join(get_args(PolicyName))
@@ -130,8 +132,9 @@ def _number(text: str, name: str, given: str) -> float:
     except ValueError:
         number = math.nan
     if not lowest <= number <= highest or (meaning.startswith("the share") and number == 0.0):
+        open_end = "(" if meaning.startswith("the share") else "["
         raise ReductionNameError(
             f"after {name}: comes {', '.join(get_args(Preset))}, or {meaning} in "
-            f"[{lowest:g}, {highest:g}], got {text!r}"
+            f"{open_end}{lowest:g}, {highest:g}], got {text!r}"
         )
     return number
