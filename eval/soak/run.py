@@ -40,6 +40,8 @@ _MIB = 2**20
 _LINE_EVERY_S = 30.0
 _WATCHED_AFTERWARDS_S = 15.0
 """Three times as long as sessions that nobody asks about go unlooked at."""
+_WHOLE = {"reduction": "none", "kv_encoding": "model"}
+"""Of units that are reduced and rounded already, hardly anything is left to be thinned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,7 @@ class Run:
         self._folder.mkdir(parents=True)
         log = self._folder / "service.log"
         with tempfile.TemporaryDirectory(prefix="lookback-soak-", dir=_SHARED_MEMORY) as shared:
-            settings = {"shm_dir": shared, "drain_s": 2.0, **self._settings}
+            settings = {"shm_dir": shared, "drain_s": 2.0, **_WHOLE, **self._settings}
             with own_service(self._folder / "data", log, "builtin", settings) as service:
                 began_s = time.monotonic()
                 where = service.addresses

@@ -51,8 +51,11 @@ def test_an_export_can_be_read_by_every_user_and_recommends_the_window_it_was_tr
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in folder.iterdir())
     recommended = json.loads((folder / "lookback.json").read_text())
     presets = recommended.pop("reduction_presets")
-    assert presets["last_kept"] == {"light": 0.95, "balanced": 0.7, "aggressive": 0.4}
-    assert recommended == {"window_tokens": 144, "window_positions": 144, "retrieved_units": 8}
+    assert presets["last_kept"] == {"light": 0.95, "balanced": 0.7, "aggressive": 0.5}
+    assert recommended == {
+        "window_tokens": 144, "window_positions": 144, "retrieved_units": 8,
+        "reduction": "last_kept", "kv_encoding": "int4",
+    }  # fmt: skip
 
 
 def test_the_card_holds_every_measured_figure() -> None:
