@@ -36,16 +36,21 @@ def key_index_path(root: Path, session_id: str) -> Path:
 
 def _stored_units(
     reader: SessionReader, snapshot: Snapshot, geometry: Geometry, units: range
-) -> list[tuple[Array, Array]]:
-    """Return (cells, keys) of units, as `UnitRows.of` takes them."""
+) -> list[tuple[Array, Array, NDArray[np.float32] | None]]:
+    """Return (cells, keys) of units, as `UnitRows.of` takes them, and of thinned ones the mean of
+    what they had kept before, all as of one moment."""
     while True:
         try:
+            before = reader.mean_keys(snapshot, [u for u in units if snapshot.coarsened[u]])
             cells = [reader.cells(snapshot, unit) for unit in units]
             found = read_units(reader, snapshot, geometry, units)
         except UnitsThinnedError as error:  # to make room for this very index
             snapshot = snapshot.thinned(error.unit_indices, error.token_counts)
             continue
-        return [(own, to_stored(kv.keys)) for own, kv in zip(cells, found, strict=True)]
+        return [
+            (own, to_stored(kv.keys), before.get(unit))
+            for unit, own, kv in zip(units, cells, found, strict=True)
+        ]
 
 
 def _rows_as_stored(
@@ -56,14 +61,11 @@ def _rows_as_stored(
     Where rows are of all places, what a thinned unit lost resembles what was there before, which
     takes its place.
     """
-    made = [
-        rows.of(cells, keys)
-        for cells, keys in _stored_units(reader, snapshot, rows.geometry, units)
-    ]
-    if rows.all_places:
-        return made
-    kept = reader.mean_keys(snapshot, [unit for unit in units if snapshot.coarsened[unit]])
-    return [kept.get(unit, row) for unit, row in zip(units, made, strict=True)]
+    made = []
+    for cells, keys, before in _stored_units(reader, snapshot, rows.geometry, units):
+        row = rows.of(cells, keys)
+        made.append(row if before is None or rows.all_places else before)
+    return made
 
 
 def _remember(reader: SessionReader, snapshot: Snapshot, rows: UnitRows, unit_count: int) -> None:
@@ -76,8 +78,9 @@ def _remember(reader: SessionReader, snapshot: Snapshot, rows: UnitRows, unit_co
         if snapshot.drop_fractions[start] == 0:
             break
     units = range(start, unit_count)
-    for cells, keys in _stored_units(reader, snapshot, rows.geometry, units) if units else ():
-        rows.of(cells, keys)
+    if units:
+        for cells, keys, _ in _stored_units(reader, snapshot, rows.geometry, units):
+            rows.of(cells, keys)
 
 
 def open_key_index(
