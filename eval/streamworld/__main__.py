@@ -36,13 +36,15 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--vision-steps", type=int)
     train.add_argument("--drill-steps", type=int)
     train.add_argument("--general-steps", type=int)
+    train.add_argument("--memory-steps", type=int)
+    train.add_argument("--start", type=Path, help="exported checkpoint: only the last stage runs")
     train.set_defaults(command=_train)
 
 
 def _train(arguments: argparse.Namespace) -> None:
     lengths = {
         name: value
-        for name in ("vision_steps", "drill_steps", "general_steps")
+        for name in ("vision_steps", "drill_steps", "general_steps", "memory_steps")
         if (value := getattr(arguments, name)) is not None
     }
     if arguments.resume:
@@ -52,7 +54,10 @@ def _train(arguments: argparse.Namespace) -> None:
         raise SystemExit(f"{arguments.out} already holds a run: pass --resume or another --out")
     else:
         recipe, seed = Recipe(**lengths), arguments.seed
-    run = Run(directory=arguments.out, seed=seed, recipe=recipe, minutes=arguments.minutes)
+    run = Run(
+        directory=arguments.out, seed=seed, recipe=recipe, minutes=arguments.minutes,
+        start=None if arguments.resume else arguments.start,
+    )  # fmt: skip
     launch(run, processes=arguments.processes, resume=arguments.resume)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.streamworld.exam import make_exam
-from eval.streamworld.exam_answers import graded
+from eval.streamworld.exam_answers import as_served, graded
 from eval.streamworld.exam_memory import StreamMemory, encode_stream, whole_units
 from eval.streamworld.lines import resumed
 from svc.engine.answer import AnswerEngine
@@ -34,6 +34,7 @@ def variants(unit_count: int) -> Mapping[str, Mapping[str, Any]]:
         "twice the units": {"unit_count": 2 * unit_count},
         "newest not first": {"recent_unit_count": 0},
         "newest as stored": {"newest_whole": False},
+        "still units searched": {"repeats_searched": True},
         "newest only": {"unit_count": 1},
     }
     return {name: {"unit_count": unit_count, **fields} for name, fields in other.items()}
@@ -91,9 +92,8 @@ def run(
         for spec in dict.fromkeys(spec for spec, _ in wanted):
             stream = encode_stream(model, window, units, spec)
             memory = StreamMemory(stream=stream, index=stream.rows, unit_count=0)
-            as_served = {"newest_whole": spec.drops_repeats}
             for variant in [name for each, name in wanted if each == spec]:
-                fields = {**as_served, **variants(defaults.retrieved_units)[variant]}
+                fields = {**as_served(spec), **variants(defaults.retrieved_units)[variant]}
                 line = {
                     "plan": plan, "duration_s": ablation.duration_s, "seed": seed,
                     "reduction": str(spec), "variant": variant,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eval.streamworld import wording
 from eval.streamworld.augment import Augmenter
+from eval.streamworld.follow_ups import conversations
 from eval.streamworld.model import TOKENS_PER_FRAME
 from eval.streamworld.questions import (
     MOST_COUNTED,
@@ -21,21 +22,11 @@ from eval.streamworld.questions import (
 )
 from eval.streamworld.render import FrameSpec, render
 from eval.streamworld.seeds import torch_seed
-from eval.streamworld.vocabulary import (
-    COLOURS,
-    END_ID,
-    ENTITIES,
-    NEWLINE_ID,
-    PAD_ID,
-    TAIL_IDS,
-    encode,
-)
+from eval.streamworld.sequences import TokenTensors, segments_of, token_tensors
+from eval.streamworld.vocabulary import COLOURS, ENTITIES
 from eval.streamworld.wording import Kind
 from eval.streamworld.world import Clip, Pace, every_kind, make_clip
-
-IGNORED = -100
-# what a question opens with: image_newline (an embedding of its own) and a line end
-OPENING = 2
+from svc.engine.reduction.spec import WHOLE_EVERY_UNITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +45,15 @@ class BatchPlan:
         recent: Newest frames that are always picked.
         subset_fraction: Share of questions that see a random part of the clip only.
         unanswerable_fraction: Share of past questions whose evidence is hidden.
-        drop_fraction: Share of clips in which tokens of still frames are dropped.
+        drop_fraction: Share of clips in which tokens of still frames are dropped, at random.
+        drop_cosine: Tokens that resemble what was last kept at their place by more are dropped, as
+            in the service; None: none of them. Not together with `drop_fraction`.
         shared_history: Whether frames of the other clips count as earlier frames of every clip,
             unless they show what is asked for: a long stream full of look-alikes, for free.
         pool: Size of the entity pool of each clip, or None for all entities.
         counted_fraction: Share of clips with an entity that appears one to five times: left to
             chance, large counts are too rare to be learned.
+        turns_fraction: Share of questions that continue a conversation, where the clip allows.
     """
 
     clips: int
@@ -74,9 +68,11 @@ class BatchPlan:
     subset_fraction: float = 0.0
     unanswerable_fraction: float = 0.0
     drop_fraction: float = 0.0
+    drop_cosine: float | None = None
     shared_history: bool = False
     pool: int | None = None
     counted_fraction: float = 0.0
+    turns_fraction: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +83,11 @@ class Batch:
         images: [unique, side, side, 3] float32.
         image_of: [c, f] index into `images`.
         kept: [c, f, tokens] false where a token is dropped.
+        drop_cosine: As in the plan; `eval.streamworld.dropping` drops by it.
+        ages: [c] and
+        ties: [c, f, tokens]: what it takes beside.
         window_frames: As in the plan.
-        ids: [n, l]; position 0 stands for image_newline.
-        labels: [n, l] id to predict at each position, or IGNORED.
-        lengths: [n].
-        text_weight: [n, l], 1/count on the question's own words.
+        tokens: Of the questions and their answers.
         clip: [n].
         candidates: [n, c, f] frames the question may see.
         recent: [n, c, f].
@@ -104,11 +100,11 @@ class Batch:
     images: Tensor
     image_of: Tensor
     kept: Tensor
+    drop_cosine: float | None
+    ages: Tensor
+    ties: Tensor
     window_frames: int | None
-    ids: Tensor
-    labels: Tensor
-    lengths: Tensor
-    text_weight: Tensor
+    tokens: TokenTensors
     clip: Tensor
     candidates: Tensor
     recent: Tensor
@@ -119,11 +115,15 @@ class Batch:
 
 
 def draw_questions(clip: Clip, plan: BatchPlan, rng: np.random.Generator) -> list[FrameQuestion]:
-    """Up to `plan.questions` questions at random times."""
+    """Up to `plan.questions` questions, at random times or at the end of conversations."""
     kinds = list(plan.kinds)
     weight = np.array([plan.kinds[k] for k in kinds])
     weight = weight / weight.sum()
     drawn: list[FrameQuestion] = []
+    continuing = int(rng.binomial(plan.questions, plan.turns_fraction))
+    if continuing:
+        talks = [question for _, question in conversations(clip, rng)]
+        drawn = [talks[i] for i in rng.permutation(len(talks))[:continuing]]
     for _ in range(plan.questions * 8):
         if len(drawn) == plan.questions:
             break
@@ -142,7 +142,7 @@ def _visible(
 ) -> tuple[FrameQuestion, np.ndarray]:
     """Which frames the question may see; hiding its evidence makes it unanswerable."""
     visible = np.arange(clip.frame_count) <= question.asked_at
-    past = question.kind in wording.ASKED_AS
+    past = question.kind in wording.ASKED_AS and not question.turns
     if past and rng.random() < plan.unanswerable_fraction:
         for event in clip.events:
             if shows(event, question.about):
@@ -204,6 +204,8 @@ def make_batch(
     image_of = np.stack([np.array(c.image_of) + o for c, o in zip(clips, offsets, strict=True)])
     own_visible = torch.from_numpy(np.stack(visible))
     kept = _kept_tokens(image_of, plan.drop_fraction, rng)
+    ages = torch.from_numpy(rng.integers(0, WHOLE_EVERY_UNITS, plan.clips))
+    ties = torch.from_numpy(rng.random(kept.shape, np.float32))
     clip_of = torch.tensor(owner)
     asked_at = torch.tensor([q.asked_at for q in questions])
     frame = torch.arange(plan.frames)
@@ -223,9 +225,10 @@ def make_batch(
     negatives, anchors = negatives & held, anchors & held[clip_of]
     return Batch(
         images=images, image_of=torch.from_numpy(image_of), kept=kept,
+        drop_cosine=plan.drop_cosine, ages=ages, ties=ties,
         window_frames=plan.window_frames, clip=clip_of, candidates=candidates, recent=recent,
         picked=plan.picked, anchors=anchors, negatives=negatives, questions=questions,
-        **_token_tensors(questions),
+        tokens=token_tensors(segments_of(questions)),
     )  # fmt: skip
 
 
@@ -237,36 +240,6 @@ def _kept_tokens(image_of: np.ndarray, drop_fraction: float, rng: np.random.Gene
     rate = (rng.random(clips) < drop_fraction) * rng.random(clips)
     chance = rng.random((*image_of.shape, TOKENS_PER_FRAME))
     return torch.from_numpy(~(still[:, :, None] & (chance < rate[:, None, None])))
-
-
-def token_sequence(question: FrameQuestion) -> tuple[list[int], list[int], list[int]]:
-    """`token_sequence_of` a question and its answer."""
-    return token_sequence_of(question.text, question.answer)
-
-
-def token_sequence_of(text: str, answer: str) -> tuple[list[int], list[int], list[int]]:
-    """Ids of the question's own words, of the whole segment, and of the answer with its end."""
-    return _segment(encode(text), encode(answer))
-
-
-def _segment(text: list[int], answer: list[int]) -> tuple[list[int], list[int], list[int]]:
-    # the id at position 0 is never looked up: image_newline takes its place
-    return text, [PAD_ID, NEWLINE_ID, *text, *TAIL_IDS, *answer], [*answer, END_ID]
-
-
-def _token_tensors(questions: list[FrameQuestion]) -> dict[str, Tensor]:
-    sequences = [token_sequence(q) for q in questions]
-    length = max(len(whole) for _, whole, _ in sequences)
-    ids = torch.full((len(questions), length), PAD_ID)
-    labels = torch.full_like(ids, IGNORED)
-    text_weight = torch.zeros(ids.shape)
-    for row, (text, whole, answer) in enumerate(sequences):
-        ids[row, : len(whole)] = torch.tensor(whole)
-        # a label stands at the position that predicts it, one before the token itself
-        labels[row, len(whole) - len(answer) : len(whole)] = torch.tensor(answer)
-        text_weight[row, OPENING : OPENING + len(text)] = 1 / len(text)
-    lengths = torch.tensor([len(whole) for _, whole, _ in sequences])
-    return {"ids": ids, "labels": labels, "lengths": lengths, "text_weight": text_weight}
 
 
 def _retrieval_targets(

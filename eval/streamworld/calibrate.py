@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from eval.streamworld.ablation_table import paired_interval
-from eval.streamworld.exam_answers import graded
+from eval.streamworld.exam_answers import as_served, graded
 from eval.streamworld.exam_memory import StreamMemory, encode_stream, whole_units
 from eval.streamworld.lines import read_lines, resumed
 from eval.streamworld.scenarios import PAST_KINDS, SCENARIOS, Scenario, make_scenario
@@ -119,7 +119,7 @@ def _missing(
             AnswerEngine(model),
             memory,
             exam.questions,
-            {"unit_count": defaults.retrieved_units, "newest_whole": spec.drops_repeats},
+            {"unit_count": defaults.retrieved_units, **as_served(spec)},
         )
         whole = model.adapter.tokens_per_unit * len(stored.token_counts)
         yield {

@@ -12,10 +12,19 @@ from eval.streamworld.exam_memory import StreamMemory
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
+from svc.engine.reduction.spec import ReductionSpec
 
 _FPS = 1.0
 _ANSWERS_IN_A_ROW = 16
 _MAX_NEW_TOKENS = 8
+
+
+def as_served(reduction: ReductionSpec) -> dict[str, Any]:
+    """Return the fields of AnswerRequest that the service sets by a session's reduction."""
+    return {
+        "newest_whole": reduction.drops_repeats,
+        "repeats_searched": not reduction.drops_repeats,
+    }
 
 
 def graded(

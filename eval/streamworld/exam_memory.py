@@ -87,6 +87,11 @@ class StreamMemory:
         """(unit_count,): positions each unit takes."""
         return np.full(self.unit_count, self.stream.position_span)
 
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(unit_count,): units that kept one token of several."""
+        return self.token_counts == 1
+
     def meet(self, thinned: UnitsThinnedError) -> None:
         """Never happens: nothing thins a list."""
         raise thinned

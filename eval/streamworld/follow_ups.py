@@ -7,14 +7,14 @@ names all it is about, after turns about something else: those must not lead it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import permutations
 
 import numpy as np
 
 from eval.streamworld.exam import timed
-from eval.streamworld.questions import FrameQuestion, ask
+from eval.streamworld.questions import FrameQuestion, Turn, ask
 from eval.streamworld.wording import Kind
 from eval.streamworld.world import Clip, Event
 
@@ -40,7 +40,7 @@ class FollowUp:
 
     shape: str
     """One of SHAPES."""
-    turns: tuple[tuple[str, str], ...]
+    turns: tuple[Turn, ...]
     """Earlier questions with their right answers, oldest first."""
     question: str
     answer: str
@@ -58,24 +58,32 @@ def follow_ups(clip: Clip, fps: Fraction, rng: np.random.Generator) -> list[Foll
         rng: source of wordings.
     """
     found: list[FollowUp] = []
-    events = _seen_once(clip)
-    for event, other in zip(events, [*events[1:], *events[:1]], strict=True):
-        if event is not other:
-            found += _about(clip, fps, event, other, rng)
+    for shape, question in conversations(clip, rng):
+        at = timed(question, fps, rng)
+        found.append(
+            FollowUp(
+                shape=shape, turns=question.turns, question=question.text, answer=at.answer,
+                asked_at_s=at.asked_at_s, evidence_s=at.evidence_s,
+            )
+        )  # fmt: skip
     return found
 
 
+def conversations(clip: Clip, rng: np.random.Generator) -> Iterator[tuple[str, FrameQuestion]]:
+    """Yields the shape and the last question, with its turns, of all that a clip allows."""
+    events = _seen_once(clip)
+    for event, other in zip(events, [*events[1:], *events[:1]], strict=True):
+        if event is not other:
+            yield from _about(clip, event, other, rng)
+
+
 def _about(
-    clip: Clip, fps: Fraction, event: Event, other: Event, rng: np.random.Generator
-) -> Iterator[FollowUp]:
+    clip: Clip, event: Event, other: Event, rng: np.random.Generator
+) -> Iterator[tuple[str, FrameQuestion]]:
     def put(
-        shape: str, turns: list[tuple[str, str]], question: FrameQuestion, text: str
-    ) -> FollowUp:
-        at = timed(question, fps, rng)
-        return FollowUp(
-            shape=shape, turns=tuple(turns), question=text, answer=at.answer,
-            asked_at_s=at.asked_at_s, evidence_s=at.evidence_s,
-        )  # fmt: skip
+        shape: str, turns: list[Turn], question: FrameQuestion, text: str
+    ) -> tuple[str, FrameQuestion]:
+        return shape, replace(question, text=text, turns=tuple(turns))
 
     own, others = _questions(clip, event, rng), _questions(clip, other, rng)
     elsewhere = next(iter(others.values()))

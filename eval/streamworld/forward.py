@@ -165,14 +165,15 @@ class QuestionInputs:
     Attributes:
         embeddings: [n, length, hidden], image_newline first.
         lengths: [n] real lengths.
-        text_weight: [n, length], 1/count on the user's question tokens, 0 elsewhere.
+        text_weight: [n, texts, length], 1/count on the tokens of each text that searches: the
+            user's question, then the turns before it. 0 elsewhere, and where there are fewer.
         clip: [n] clip of each question.
         candidates: [n, clips, frames] frames that may be picked. Those of other clips count as
             earlier than the own clip.
         recent: [n, clips, frames] frames that are always picked (a subset of the candidates).
         picked_count: How many frames a layer attends to, recent ones included.
-        kept: [clips, frames, tokens per frame] false where a token was dropped. Recent frames are
-            whole all the same.
+        kept: [clips, frames, tokens per frame] false where a token was dropped. Recent frames show
+            there what was last kept, and frames are found by the mean over all places so filled.
     """
 
     embeddings: Tensor
@@ -185,34 +186,73 @@ class QuestionInputs:
     kept: Tensor
 
 
-def frame_keys(memory: Memory, prefix: int, kept: Tensor) -> Tensor:
-    """Mean key of each frame's kept tokens, [clips, frames, kv_heads*head_dim]."""
+def last_shown(kept: Tensor) -> Tensor:
+    """Of each place of each frame, where what it shows lies in the token sequence of all clips.
+
+    Args:
+        kept: [clips, frames, tokens], the first frames whole.
+
+    Returns:
+        As `kept`, indices into clips * frames * tokens.
+    """
     clips, frames, tokens = kept.shape
-    keys = memory.keys[:, prefix:].view(clips, frames, tokens, -1)
-    weight = kept.float() / kept.sum(-1, keepdim=True).clamp_min(1)
-    return torch.einsum("cftd,cft->cfd", keys, weight)
+    frame = torch.arange(frames)[:, None].expand(frames, tokens)
+    source = torch.where(kept, frame, -1).cummax(1).values.clamp_min(0)
+    clip = torch.arange(clips)[:, None, None]
+    return (clip * frames + source) * tokens + torch.arange(tokens)
 
 
-def question_query(queries: Tensor, text_weight: Tensor, s: Sizes) -> Tensor:
-    """Mean query over the question's text tokens, summed per group: [n, kv_heads*head_dim]."""
-    mean = torch.einsum("nl,nld->nd", text_weight, queries)
-    grouped = mean.view(-1, s.kv_heads, s.heads // s.kv_heads, s.head_dim)
-    return grouped.sum(2).flatten(1)
+def frame_keys(memory: Memory, prefix: int, shown: Tensor) -> Tensor:
+    """Mean key of each frame over its places, [clips * frames, kv_heads*head_dim]."""
+    keys = memory.keys[:, prefix:].flatten(0, 1)
+    return keys[shown.flatten(0, 1)].mean(1)
+
+
+def text_queries(queries: Tensor, text_weight: Tensor, s: Sizes) -> Tensor:
+    """Mean query over each text's tokens, summed per group: [n, texts, kv_heads*head_dim]."""
+    mean = torch.einsum("nsl,nld->nsd", text_weight, queries)
+    grouped = mean.view(*mean.shape[:2], s.kv_heads, s.heads // s.kv_heads, s.head_dim)
+    return grouped.sum(3).flatten(2)
+
+
+def interleaved(scores: Tensor, allowed: Tensor, text_count: Tensor) -> Tensor:
+    """What frames are ranked by when several texts search: `retrieval.searches`, for a batch.
+
+    Args:
+        scores: [n, texts, frames].
+        allowed: [n, frames] which may be found.
+        text_count: [n] texts of each question.
+
+    Returns:
+        [n, frames], the higher the better.
+    """
+    if scores.shape[1] == 1:
+        return scores[:, 0]
+    ranks = scores.masked_fill(~allowed[:, None], -1e9).argsort(-1, descending=True).argsort(-1)
+    others = text_count[:, None] - 1
+    places = 2 * ranks[:, 0]
+    for number in range(1, scores.shape[1]):
+        theirs = 2 * (others * ranks[:, number] + number - 1) + 1
+        places = torch.where(others >= number, torch.minimum(places, theirs), places)
+    return -places.float()
 
 
 def pick(scores: Tensor, inputs: QuestionInputs) -> tuple[Tensor, Tensor]:
     """The frames a layer attends to.
 
     Args:
-        scores: [n, clips, frames].
+        scores: [n, texts, clips, frames].
         inputs: The questions.
 
     Returns:
         Flat indices (clip * frames + frame) [n, slots] in time order, and which slots are filled.
     """
-    n, clips, frames = scores.shape
+    n, clips, frames = inputs.candidates.shape
     total = clips * frames
-    ranked = scores.masked_fill(inputs.recent, 1e9).masked_fill(~inputs.candidates, -1e9)
+    ranks = interleaved(
+        scores.flatten(2), inputs.candidates.flatten(1), inputs.text_weight.any(-1).sum(1)
+    )
+    ranked = ranks.view(n, clips, frames).masked_fill(inputs.recent, 1e9).masked_fill(~inputs.candidates, -1e9)
     best = ranked.view(n, total).topk(min(inputs.picked_count, total), -1)
     filled = best.values > -1e8
     own = torch.div(best.indices, frames, rounding_mode="floor") == inputs.clip[:, None]
@@ -236,7 +276,7 @@ def answer_states(
 
     Returns:
         Final hidden states [n, length, hidden] and, per layer, the retrieval scores of every
-        question against every frame of every clip, [n, clips, frames].
+        question's own text against every frame of every clip, [n, clips, frames].
     """
     s = sizes(model)
     n, length, _ = inputs.embeddings.shape
@@ -244,19 +284,23 @@ def answer_states(
     column = torch.arange(length)
     own = (column[:, None] >= column) & (column < inputs.lengths[:, None, None])
     own |= torch.eye(length, dtype=torch.bool)
+    shown = last_shown(inputs.kept)
+    slots = torch.arange(clips * frames * tokens).view(clips * frames, tokens)
     x, scores = inputs.embeddings, []
     for layer, memory in zip(model.model.language_model.layers, memories, strict=True):
         attention = layer.self_attn
         h = norm(x, layer.input_layernorm.weight)
         q_flat, k_flat, v_flat = attention.q_proj(h), attention.k_proj(h), attention.v_proj(h)
-        query = question_query(q_flat, inputs.text_weight, s)
-        means = frame_keys(memory, prefix, inputs.kept).flatten(0, 1)
-        score = (query @ means.T / math.sqrt(s.heads * s.head_dim)).view(n, clips, frames)
-        scores.append(score)
+        query = text_queries(q_flat, inputs.text_weight, s)
+        means = frame_keys(memory, prefix, shown)
+        score = (query @ means.T / math.sqrt(s.heads * s.head_dim)).unflatten(-1, (clips, frames))
+        scores.append(score[:, 0])
         chosen, filled = pick(score.detach(), inputs)
+        whole = inputs.recent.flatten(1).gather(1, chosen)[:, :, None]
+        read = torch.where(whole, shown.flatten(0, 1)[chosen], slots[chosen])
 
-        def gather(kept: Tensor, new: Tensor, chosen: Tensor = chosen) -> Tensor:
-            video = kept[:, prefix:].reshape(clips * frames, tokens, -1)[chosen].flatten(1, 2)
+        def gather(kept: Tensor, new: Tensor, read: Tensor = read) -> Tensor:
+            video = kept[:, prefix:].flatten(0, 1)[read].flatten(1, 2)
             return torch.cat((kept[:1, :prefix].expand(n, -1, -1), video, new), 1)
 
         k, v = gather(memory.keys, k_flat), gather(memory.values, v_flat)
@@ -267,8 +311,7 @@ def answer_states(
         cos, sin = rope(k_pos, s)
         k = rotate(_split(k, s.kv_heads), cos[:, None], sin[:, None])
         q = rotate(_split(q_flat, s.heads), cos[:, None, context:], sin[:, None, context:])
-        whole = inputs.recent.flatten(1).gather(1, chosen)
-        held = inputs.kept.flatten(0, 1)[chosen] | whole[:, :, None]
+        held = inputs.kept.flatten(0, 1)[chosen] | whole
         seen = (held & filled[:, :, None]).flatten(1)[:, None].expand(-1, length, -1)
         visible = torch.cat((seen.new_ones(n, length, prefix), seen, own), -1)
         mask = torch.zeros(visible.shape).masked_fill_(~visible, -1e9)

@@ -12,28 +12,30 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.augment import Augmenter
 from eval.streamworld.batches import BatchPlan, make_batch
+from eval.streamworld.dropping import dropped
+from eval.streamworld.forward import frame_features
 from eval.streamworld.losses import answer_loss, retrieval_loss, run_batch
 from eval.streamworld.parallel import ParameterGroup
 from eval.streamworld.recipe import Recipe
 from eval.streamworld.wording import Kind
 from eval.streamworld.world import Pace
 
-_WARM_UP_STEPS = 40
+WARM_UP_STEPS = 40
 # share of the general stage in which most batches drill one skill
 _SKILLS_FIRST = 0.45
 _DRILL_SMOOTHING = 0.05
-_GENERAL_KINDS: dict[Kind, float] = {
+GENERAL_KINDS: dict[Kind, float] = {
     "now_what": 1.0, "now_object": 0.5, "now_colour": 0.4, "now_scene": 0.4,
     "past_colour": 1.2, "past_object": 1.3, "past_scene": 1.2, "past_text": 1.2,
     "motion": 1.2, "count": 1.2, "order": 1.0, "not_seen": 1.5,
 }  # fmt: skip
 
 # what long streams make hard, once the rest is learned
-_HARD_KINDS: dict[Kind, float] = {"not_seen": 2.2, "count": 2.0, "order": 2.2}
+HARD_KINDS: dict[Kind, float] = {"not_seen": 2.2, "count": 2.0, "order": 2.2}
 
 
-class _LanguageStage:
-    """What drill and general stage share."""
+class LanguageStage:
+    """What drill, general and memory stage share."""
 
     name = ""
 
@@ -69,7 +71,9 @@ class _LanguageStage:
         """One batch's loss and figures."""
         plan = self.plan(fraction, shared)
         batch = make_batch(plan, grid_px=self._grid_px, augment=self._augment, rng=rng)
-        logits, scores = run_batch(self._model, batch)
+        features = frame_features(self._model, batch.images)
+        batch = dropped(batch, features)
+        logits, scores = run_batch(self._model, batch, features)
         answers, by_kind = answer_loss(logits, batch)
         finding, hit_fraction = retrieval_loss(scores, batch)
         exact = [x for values in by_kind.values() for x in values]
@@ -97,7 +101,7 @@ class _LanguageStage:
         """Continue from `state()`."""
 
 
-class DrillStage(_LanguageStage):
+class DrillStage(LanguageStage):
     """A few frames, one event each, colours and objects: matching a word to a frame clicks here.
 
     Ended by accuracy. Without it the general stage sits on a plateau of plausible guesses.
@@ -122,7 +126,7 @@ class DrillStage(_LanguageStage):
 
     def rate(self, step: int, fraction: float) -> float:
         """Warm-up, then flat."""
-        return self._recipe.language_rate * min(1.0, (step + 1) / _WARM_UP_STEPS)
+        return self._recipe.language_rate * min(1.0, (step + 1) / WARM_UP_STEPS)
 
     def plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
         """1 to 3 frames at first, then 2 to 6, all of them visible."""
@@ -147,7 +151,7 @@ class DrillStage(_LanguageStage):
         self._accuracy = float(state["accuracy"])
 
 
-class GeneralStage(_LanguageStage):
+class GeneralStage(LanguageStage):
     """Every kind on clips that grow, seen as serving shows them: top-k frames in every layer."""
 
     name = "general"
@@ -161,7 +165,7 @@ class GeneralStage(_LanguageStage):
         decay = 1.0
         if fraction > 0.45:
             decay = 0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * (fraction - 0.45) / 0.55))
-        return self._recipe.language_rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * decay
+        return self._recipe.language_rate * min(1.0, (step + 1) / WARM_UP_STEPS) * decay
 
     def plan(self, fraction: float, shared: np.random.Generator) -> BatchPlan:
         """Short drills of one skill among clips whose length grows to 48 frames.
@@ -176,10 +180,10 @@ class GeneralStage(_LanguageStage):
         growth = min(1.0, max(0.0, (fraction - _SKILLS_FIRST) / 0.3))
         longest = int(10 + 38 * growth)
         if shared.random() < (0.8 if fraction < _SKILLS_FIRST else 0.3 - 0.15 * growth):
-            return self._skill_drill(longest, shared)
+            return self.skill_drill(longest, shared)
         recent = int(shared.choice([1, 1, 1, 2, 4]))
         look_alikes = shared.random() < 0.15 + 0.6 * growth
-        kinds = _GENERAL_KINDS if growth < 0.3 else _GENERAL_KINDS | _HARD_KINDS
+        kinds = GENERAL_KINDS if growth < 0.3 else GENERAL_KINDS | HARD_KINDS
         common: dict[str, Any] = {
             "kinds": kinds, "late": 0.4, "recent": recent, "drop_fraction": 0.3,
             "window_frames": (None, 8, 16)[int(shared.integers(3))],
@@ -205,7 +209,7 @@ class GeneralStage(_LanguageStage):
         )  # fmt: skip
 
     @staticmethod
-    def _skill_drill(longest: int, shared: np.random.Generator) -> BatchPlan:
+    def skill_drill(longest: int, shared: np.random.Generator) -> BatchPlan:
         skill = int(shared.choice(5, p=[0.25, 0.22, 0.1, 0.18, 0.25]))
         still = Pace(duration=(1, 1), gap=(0, 0))
         if skill == 0:

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from eval.streamworld.batches import IGNORED, Batch
-from eval.streamworld.forward import QuestionInputs, answer_states, encode_video, frame_features
+from eval.streamworld.batches import Batch
+from eval.streamworld.forward import QuestionInputs, answer_states, encode_video
+from eval.streamworld.sequences import IGNORED
 from eval.streamworld.vocabulary import PREFIX_IDS
 
 _FAR = -1e9
@@ -41,23 +42,27 @@ def video_mask(batch: Batch) -> Tensor | None:
 
 
 def run_batch(
-    model: LlavaOnevisionForConditionalGeneration, batch: Batch
+    model: LlavaOnevisionForConditionalGeneration, batch: Batch, features: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Logits at the labelled positions, and each layer's retrieval scores [n, clips, frames]."""
+    """Logits at the labelled positions, and each layer's retrieval scores [n, clips, frames].
+
+    `features` are [unique images, tokens, hidden], of the batch's images.
+    """
     clips = batch.image_of.shape[0]
     embed = model.model.language_model.embed_tokens
-    features = frame_features(model, batch.images)[batch.image_of].flatten(1, 2)
+    tokens = batch.tokens
+    video = features[batch.image_of].flatten(1, 2)
     prefix = embed(torch.tensor(PREFIX_IDS)).expand(clips, -1, -1)
-    memories = encode_video(model, torch.cat((prefix, features), 1), video_mask(batch))
-    opening = model.model.image_newline.expand(len(batch.ids), 1, -1)
+    memories = encode_video(model, torch.cat((prefix, video), 1), video_mask(batch))
+    opening = model.model.image_newline.expand(len(tokens.ids), 1, -1)
     inputs = QuestionInputs(
-        embeddings=torch.cat((opening, embed(batch.ids[:, 1:])), 1),
-        lengths=batch.lengths, text_weight=batch.text_weight, clip=batch.clip,
+        embeddings=torch.cat((opening, embed(tokens.ids[:, 1:])), 1),
+        lengths=tokens.lengths, text_weight=tokens.text_weight, clip=batch.clip,
         candidates=batch.candidates, recent=batch.recent, picked_count=batch.picked,
         kept=batch.kept,
     )  # fmt: skip
     states, scores = answer_states(model, memories, len(PREFIX_IDS), inputs)
-    return model.lm_head(states[batch.labels != IGNORED]), scores
+    return model.lm_head(states[tokens.labels != IGNORED]), scores
 
 
 def retrieval_loss(scores: list[Tensor], batch: Batch) -> tuple[Tensor, float]:
@@ -88,9 +93,9 @@ def retrieval_loss(scores: list[Tensor], batch: Batch) -> tuple[Tensor, float]:
 
 def answer_loss(logits: Tensor, batch: Batch) -> tuple[Tensor, dict[str, list[float]]]:
     """Cross-entropy of the answers, and per kind 1.0 or 0.0 for each question answered exactly."""
-    labelled = batch.labels != IGNORED
-    target = batch.labels[labelled]
-    right = torch.ones(batch.labels.shape, dtype=torch.bool)
+    labelled = batch.tokens.labels != IGNORED
+    target = batch.tokens.labels[labelled]
+    right = torch.ones(batch.tokens.labels.shape, dtype=torch.bool)
     right[labelled] = logits.detach().argmax(-1) == target
     by_kind: dict[str, list[float]] = defaultdict(list)
     for question, exact in zip(batch.questions, right.all(1).tolist(), strict=True):

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from eval.streamworld.batches import IGNORED, OPENING, token_sequence_of
 from eval.streamworld.clip_file import read_mp4, write_mp4
 from eval.streamworld.exam import Exam, Question, make_exam
 from eval.streamworld.forward import (
@@ -32,7 +31,8 @@ from eval.streamworld.forward import (
     sizes,
 )
 from eval.streamworld.render import render
-from eval.streamworld.vocabulary import PAD_ID, PREFIX_IDS
+from eval.streamworld.sequences import IGNORED, segment, token_tensors
+from eval.streamworld.vocabulary import PREFIX_IDS
 
 _FAR = -1e9
 _VISION_BATCH = 128
@@ -145,30 +145,23 @@ def answer_likelihoods(
     serving: Serving,
 ) -> tuple[list[bool], list[float], list[Tensor]]:
     """For (question, answer, newest frame) rows: exact greedy match, log likelihood, scores."""
-    sequences = [token_sequence_of(text, answer) for text, answer, _ in rows]
-    n, length = len(rows), max(len(whole) for _, whole, _ in sequences)
-    ids = torch.full((n, length), PAD_ID)
-    labels, weight = torch.full_like(ids, IGNORED), torch.zeros(n, length)
-    for row, (text, whole, answer) in enumerate(sequences):
-        ids[row, : len(whole)] = torch.tensor(whole)
-        labels[row, len(whole) - len(answer) : len(whole)] = torch.tensor(answer)
-        weight[row, OPENING : OPENING + len(text)] = 1 / len(text)
-    embedded = model.model.language_model.embed_tokens(ids)
+    made = token_tensors([segment(text, answer) for text, answer, _ in rows])
+    embedded = model.model.language_model.embed_tokens(made.ids)
     embedded[:, 0] = model.model.image_newline
     newest = torch.tensor([frame for _, _, frame in rows])[:, None, None]
     frame = torch.arange(frames)[None, None]
     tokens = (memories[0].keys.shape[1] - len(PREFIX_IDS)) // frames
     inputs = QuestionInputs(
-        embeddings=embedded, text_weight=weight, clip=torch.zeros(n, dtype=torch.long),
-        lengths=torch.tensor([len(whole) for _, whole, _ in sequences]),
+        embeddings=embedded, text_weight=made.text_weight, lengths=made.lengths,
+        clip=torch.zeros(len(rows), dtype=torch.long),
         candidates=frame <= newest, recent=(frame <= newest) & (frame > newest - serving.recent),
         picked_count=serving.retrieved + serving.recent,
         kept=torch.ones(1, frames, tokens, dtype=torch.bool),
     )  # fmt: skip
     states, scores = answer_states(model, memories, len(PREFIX_IDS), inputs)
     log_p = model.lm_head(states).log_softmax(-1)
-    labelled = labels != IGNORED
-    target = labels.clamp_min(0)
+    labelled = made.labels != IGNORED
+    target = made.labels.clamp_min(0)
     exact = ((log_p.argmax(-1) == target) | ~labelled).all(1).tolist()
     total = (log_p.gather(2, target[..., None])[..., 0] * labelled).sum(1).tolist()
     return exact, total, scores

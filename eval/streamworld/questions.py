@@ -24,6 +24,9 @@ MOST_COUNTED = len(COUNTS) - 1
 _UNSEEN_COUNT_FRACTION = 0.1
 TEXT_GROUPS = {"digit": DIGITS, "letter": LETTERS}
 
+Turn = tuple[str, str]
+"""An earlier question with its answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FrameQuestion:
@@ -38,6 +41,7 @@ class FrameQuestion:
         evidence: Frames that show the answer, ascending; empty for "not_seen".
         anchors: The evidence frames retrieval should rank first.
         about: (entities, colours) that a frame must show, both, to be what is asked for.
+        turns: Asked before it in the same conversation, oldest first.
     """
 
     kind: Kind
@@ -48,6 +52,7 @@ class FrameQuestion:
     evidence: tuple[int, ...]
     anchors: tuple[int, ...]
     about: tuple[frozenset[int], frozenset[int]]
+    turns: tuple[Turn, ...] = ()
 
 
 ALL_ENTITIES = frozenset(range(len(ENTITIES)))

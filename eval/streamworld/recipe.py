@@ -1,4 +1,4 @@
-"""The training recipe: sizes, lengths and rates of the three stages."""
+"""The training recipe: sizes, lengths and rates of the four stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ class Recipe:
         drill_steps: Most steps of the drill.
         drill_stop_fraction: Accuracy at which the drill ends.
         general_steps: Steps of the general stage.
+        memory_steps: Steps of the memory stage.
         language_rate: Peak learning rate of drill and general stage.
+        memory_rate: Peak learning rate of the memory stage.
         vision_rate_factor: The vision tower's share of `language_rate`.
         retrieval_weight: Weight of the retrieval loss.
         weight_decay: AdamW weight decay.
@@ -34,7 +36,9 @@ class Recipe:
     drill_steps: int = 600
     drill_stop_fraction: float = 0.9
     general_steps: int = 4700
+    memory_steps: int = 2400
     language_rate: float = 1e-3
+    memory_rate: float = 5e-4
     vision_rate_factor: float = 0.5
     retrieval_weight: float = 0.3
     weight_decay: float = 0.05

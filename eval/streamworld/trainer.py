@@ -22,17 +22,18 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.augment import Augmenter
 from eval.streamworld.language_stage import DrillStage, GeneralStage
+from eval.streamworld.memory_stage import MemoryStage
 from eval.streamworld.model import build, config
 from eval.streamworld.parallel import GradientAverager, ParameterGroup
-from eval.streamworld.recipe import Recipe
+from eval.streamworld.recipe import GRIDS_PX, Recipe
 from eval.streamworld.seeds import generator
 from eval.streamworld.vision_stage import VisionStage
 
 STATE_FILE = "state.pt"
 CURVES_FILE = "curves.jsonl"
-STAGES = ("vision", "drill", "general")
+STAGES = ("vision", "drill", "general", "memory")
 # share of a limited run's time that each stage may take
-_TIME_SHARE = {"vision": 0.26, "drill": 0.08, "general": 0.66}
+_TIME_SHARE = {"vision": 0.18, "drill": 0.05, "general": 0.45, "memory": 0.32}
 _SHARED_DRAWS = 1_000_000
 
 
@@ -65,6 +66,8 @@ class Run:
         minutes: Most minutes of training time in all, or None: lengths in steps only.
         model_sizes: Overrides of `model.config`.
         stop_after_steps: End the process after so many steps, for tests of resuming.
+        start: An exported checkpoint that has been through all stages but the last: only that one
+            runs, with its weights.
     """
 
     directory: Path
@@ -73,6 +76,7 @@ class Run:
     minutes: float | None = None
     model_sizes: dict[str, int] | None = None
     stop_after_steps: int | None = None
+    start: Path | None = None
 
 
 class Trainer:
@@ -88,6 +92,12 @@ class Trainer:
         self._stage_elapsed_s, self.grid_px = 0.0, 16
         self._steps_taken = 0
         self._saved: dict[str, Any] | None = None
+        if run.start is not None:
+            weights = LlavaOnevisionForConditionalGeneration.from_pretrained(
+                run.start, dtype=torch.float32
+            )
+            self.model.load_state_dict(weights.state_dict())
+            self._stage_index, self.grid_px = len(STAGES) - 1, GRIDS_PX[-1]
 
     @property
     def _path(self) -> Path:
@@ -119,7 +129,9 @@ class Trainer:
             return VisionStage(self.model, recipe, self._augment)
         if name == "drill":
             return DrillStage(self.model, recipe, self._augment, grid_px=self.grid_px)
-        return GeneralStage(self.model, recipe, self._augment, grid_px=self.grid_px)
+        if name == "general":
+            return GeneralStage(self.model, recipe, self._augment, grid_px=self.grid_px)
+        return MemoryStage(self.model, recipe, self._augment, grid_px=self.grid_px)
 
     def _optimizer(self, groups: list[ParameterGroup]) -> torch.optim.AdamW:
         return torch.optim.AdamW(

@@ -57,6 +57,7 @@ _PIECES = re.compile(r"<\|im_start\|>|<\|im_end\|>|<image>|<video>|" + TOKEN_PAT
 SYSTEM_TEXT = "you are a helpful assistant ."
 PREFIX_TEXT = f"<|im_start|>system\n{SYSTEM_TEXT}<|im_end|>\n<|im_start|>user\n"
 TAIL_TEXT = "<|im_end|>\n<|im_start|>assistant\n"
+TURN_TEXT = "<|im_end|>\n<|im_start|>user\n"
 
 
 def normalise(word: str) -> str:
@@ -72,3 +73,4 @@ def encode(text: str) -> list[int]:
 
 PREFIX_IDS = tuple(encode(PREFIX_TEXT))
 TAIL_IDS = tuple(encode(TAIL_TEXT))
+TURN_IDS = tuple(encode(TURN_TEXT))

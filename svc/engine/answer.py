@@ -83,6 +83,7 @@ class AnswerEngine:
                 losses,
                 searches=prompt.searches,
                 pooling=request.pooling,
+                repeats_searched=request.repeats_searched or bool(request.unit_indices),
                 tail_capacity=tail_count,
             )
 

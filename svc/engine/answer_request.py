@@ -78,6 +78,10 @@ class AnswerRequest:
     newest_whole: bool = True
     """Whether places that the newest unit lacks show what was last kept there; not where
     `unit_indices` say what is shown, nor where that is more than `token_count`."""
+    repeats_searched: bool = False
+    """Whether a past unit that kept a single token is searched for like the others. By default it
+    stands behind them: it shows what the unit before it shows, and ten of one still moment would
+    take the places of nine others."""
     token_count: int | None = None
     """Tokens of units in each layer's context; None: as many as the positions have room for."""
     unit_indices: tuple[int, ...] = ()

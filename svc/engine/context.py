@@ -102,6 +102,7 @@ class Context:
         *,
         searches: Sequence[tuple[int, ...]],
         pooling: Pooling,
+        repeats_searched: bool,
         tail_capacity: int,
     ) -> None:
         """Prepare an empty context.
@@ -114,6 +115,7 @@ class Context:
             searches: places in the question segment of each text whose mean query searches: the
                 question's own first, then those of the turns before it.
             pooling: how the queries of a text search.
+            repeats_searched: see `AnswerRequest`.
             tail_capacity: tokens of question and answer that there must be room for.
         """
         self._grounds = grounds
@@ -123,6 +125,7 @@ class Context:
         device = grounds.decoder.device
         self._searches = [torch.tensor(positions, device=device) for positions in searches]
         self._pooling = pooling
+        self._repeats_searched = repeats_searched
         self._tail_capacity = tail_capacity
         self.layer_kv: list[LayerKV] = []
         self.layer_units: list[NDArray[np.int64]] = []
@@ -167,7 +170,13 @@ class Context:
         """Return each unit's score for one text, of (heads, tokens, head_dim) queries."""
         vectors = pooled_queries(text_query, self._grounds.decoder.kv_head_count, self._pooling)
         found = np.stack([self._memory.scores(layer, vector) for vector in vectors])
+        if not self._repeats_searched:
+            found[:, self._repeats()] = -np.inf
         return pooled_scores(found, self.score_scale)
+
+    def _repeats(self) -> NDArray[np.int64]:
+        """Return the units that repeat what is before them, but for the newest."""
+        return np.flatnonzero(self._memory.repeats[:-1])
 
     def shared_scores(self) -> NDArray[np.floating]:
         """Return what all opened layers choose by together: their softmax scores, averaged."""

@@ -41,6 +41,11 @@ class Memory(Protocol):
         ...
 
     @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(unit_count,): units that kept one token of several when they were stored."""
+        ...
+
+    @property
     def tiers(self) -> Mapping[int, Tier]:
         """Slowest tier each unit was loaded from so far."""
         ...

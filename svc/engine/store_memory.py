@@ -80,6 +80,13 @@ class StoreMemory:
         spans: NDArray[np.int64] = self._snapshot.position_spans
         return spans
 
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(unit_count,): units that kept one token of several when they were stored."""
+        snapshot = self._snapshot
+        one: NDArray[np.bool_] = snapshot.token_counts == 1
+        return one & ~snapshot.coarsened & (len(self._positions.whole) > 1)
+
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each kept token's position within its unit's span, unit after unit.
 

@@ -76,6 +76,11 @@ class WholeNewest:
         return self._memory.position_spans
 
     @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """(unit_count,): units that kept one token of several when they were stored."""
+        return self._memory.repeats
+
+    @property
     def tiers(self) -> Mapping[int, Tier]:
         """Slowest tier each unit was loaded from so far."""
         return self._memory.tiers

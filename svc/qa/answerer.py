@@ -269,8 +269,8 @@ class Answerer:
 def _as_of(question: Question, record: SessionRecord, snapshot: Snapshot) -> AnswerRequest:
     """Returns the request as the snapshot lets it be put.
 
-    Turns that tell of later video are left out. The newest unit is as it is stored where what it
-    lacks was no repetition.
+    Turns that tell of later video are left out. Where what units lack was no repetition, the newest
+    is as it is stored, and all are searched.
     """
     request = question.request
     reduction = ReductionSpec.parse(str(record.identity.get("reduction", "none")))
@@ -278,6 +278,7 @@ def _as_of(question: Question, record: SessionRecord, snapshot: Snapshot) -> Ans
         request,
         history=cut_history(request.history, question.history_until_s, snapshot),
         newest_whole=request.newest_whole and reduction.drops_repeats,
+        repeats_searched=request.repeats_searched or not reduction.drops_repeats,
     )
 
 

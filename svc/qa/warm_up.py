@@ -30,6 +30,7 @@ class RandomMemory:
         self.first_unit = 0
         self.token_counts = np.full(unit_count, model.adapter.tokens_per_unit, np.int64)
         self.position_spans = np.full(unit_count, model.adapter.position_span, np.int64)
+        self.repeats = np.zeros(unit_count, np.bool_)
         self.tiers: Mapping[int, Tier] = dict.fromkeys(range(unit_count), Tier.HOT)
         self.coarsened: Set[int] = frozenset()
 

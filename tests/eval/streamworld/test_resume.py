@@ -16,7 +16,7 @@ from eval.streamworld.recipe import Recipe
 from eval.streamworld.trainer import CURVES_FILE, STATE_FILE, Run, Trainer
 
 RECIPE = Recipe(
-    vision_steps=3, vision_batch=12, drill_steps=2, general_steps=3, save_every_s=0.0,
+    vision_steps=3, vision_batch=12, drill_steps=2, general_steps=3, memory_steps=2, save_every_s=0.0,
     log_every_steps=1,
 )  # fmt: skip
 SIZES = {
@@ -50,7 +50,7 @@ class _Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("steps_before_kill", [1, 3, 4, 6])
+@pytest.mark.parametrize("steps_before_kill", [1, 3, 4, 6, 9])
 def test_a_killed_run_resumes_to_the_same_weights(
     tmp_path: Path, uninterrupted: dict[str, Any], steps_before_kill: int
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     resumed.load()
     resumed.train()
     state = _state(tmp_path)
-    assert state["stage_index"] == uninterrupted["stage_index"] == 3
+    assert state["stage_index"] == uninterrupted["stage_index"] == 4
     for name, weight in uninterrupted["model"].items():
         assert torch.equal(state["model"][name], weight), name
 
@@ -92,7 +92,7 @@ def test_work_after_the_last_checkpoint_is_done_again_alike(
 def test_curves_hold_a_line_per_logged_step_and_stage(tmp_path: Path) -> None:
     Trainer(_run(tmp_path)).train()
     lines = [json.loads(x) for x in (tmp_path / CURVES_FILE).read_text().splitlines()]
-    assert [line["stage"] for line in lines] == ["vision"] * 3 + ["drill"] * 2 + ["general"] * 3
+    assert [line["stage"] for line in lines] == ["vision"] * 3 + ["drill"] * 2 + ["general"] * 3 + ["memory"] * 2
 
 
 def test_a_killed_trainer_leaves_no_process_that_trains_on(tmp_path: Path) -> None:

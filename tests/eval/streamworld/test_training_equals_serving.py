@@ -7,10 +7,12 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from eval.streamworld.augment import Augmenter
-from eval.streamworld.batches import IGNORED, Batch, BatchPlan, make_batch, token_sequence
+from eval.streamworld.batches import Batch, BatchPlan, make_batch
+from eval.streamworld.forward import frame_features
 from eval.streamworld.losses import run_batch
 from eval.streamworld.model import TOKENS_PER_FRAME, build, config
 from eval.streamworld.seeds import generator
+from eval.streamworld.sequences import IGNORED, segments_of
 from eval.streamworld.vocabulary import PREFIX_IDS, VIDEO_ID
 from eval.streamworld.wording import KINDS
 from eval.streamworld.world import Pace
@@ -49,11 +51,11 @@ def _served_logits(
     question = batch.questions[n]
     frames = question.asked_at + 1
     video = [VIDEO_ID] * (frames * TOKENS_PER_FRAME + 1)
-    _, segment, answer = token_sequence(question)
-    ids = [*PREFIX_IDS, *video, *segment[1:]]
+    (segment,) = segments_of([question])
+    ids = [*PREFIX_IDS, *video, *segment.ids[1:]]
     pixels = batch.images[batch.image_of[int(batch.clip[n]), :frames]].permute(0, 3, 1, 2)
     logits = model(input_ids=torch.tensor([ids]), pixel_values_videos=pixels[None]).logits[0]
-    return logits, answer, len(ids)
+    return logits, segment.targets, len(ids)
 
 
 @torch.no_grad()
@@ -61,12 +63,12 @@ def test_training_logits_are_the_stock_models_logits_at_the_positions_that_predi
     model: LlavaOnevisionForConditionalGeneration,
 ) -> None:
     batch = _batch(FRAMES)
-    logits, _ = run_batch(model, batch)
-    labelled = batch.labels != IGNORED
+    logits, _ = run_batch(model, batch, frame_features(model, batch.images))
+    labelled = batch.tokens.labels != IGNORED
     start = 0
     for n in range(len(batch.questions)):
         count = int(labelled[n].sum())
-        trained, target = logits[start : start + count], batch.labels[n][labelled[n]]
+        trained, target = logits[start : start + count], batch.tokens.labels[n][labelled[n]]
         served, answer, length = _served_logits(model, batch, n)
         # the token after position p is predicted at p: the answer's end has no input position
         expected = served[length - len(answer) : length]
@@ -80,6 +82,8 @@ def test_training_logits_are_the_stock_models_logits_at_the_positions_that_predi
 def test_a_layer_attends_to_the_picked_frames_only(
     model: LlavaOnevisionForConditionalGeneration,
 ) -> None:
-    all_frames, _ = run_batch(model, _batch(FRAMES))
-    two_frames, _ = run_batch(model, _batch(2))
+    batch, smaller = _batch(FRAMES), _batch(2)
+    features = frame_features(model, batch.images)
+    all_frames, _ = run_batch(model, batch, features)
+    two_frames, _ = run_batch(model, smaller, features)
     assert not torch.allclose(all_frames, two_frames, atol=1e-3)

@@ -68,6 +68,10 @@ class ListMemory:
     def position_spans(self) -> NDArray[np.int64]:
         return np.array([unit.span for unit in self.units], np.int64)
 
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        return (self.token_counts == 1) & (self.position_spans > 1)
+
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         found = [self.units[unit].positions for unit in units]
         return np.concatenate([np.empty(0, np.int64), *found])
