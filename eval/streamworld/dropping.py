@@ -1,4 +1,4 @@
-"""What token reduction leaves of training clips: the service's default, and what follows from it."""
+"""What token reduction leaves of training clips: the service's default, and what follows."""
 
 from __future__ import annotations
 

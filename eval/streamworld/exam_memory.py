@@ -90,7 +90,8 @@ class StreamMemory:
     @property
     def repeats(self) -> NDArray[np.bool_]:
         """(unit_count,): units that kept one token of several."""
-        return self.token_counts == 1
+        repeats: NDArray[np.bool_] = self.token_counts == 1
+        return repeats
 
     def meet(self, thinned: UnitsThinnedError) -> None:
         """Never happens: nothing thins a list."""

@@ -252,7 +252,11 @@ def pick(scores: Tensor, inputs: QuestionInputs) -> tuple[Tensor, Tensor]:
     ranks = interleaved(
         scores.flatten(2), inputs.candidates.flatten(1), inputs.text_weight.any(-1).sum(1)
     )
-    ranked = ranks.view(n, clips, frames).masked_fill(inputs.recent, 1e9).masked_fill(~inputs.candidates, -1e9)
+    ranked = (
+        ranks.view(n, clips, frames)
+        .masked_fill(inputs.recent, 1e9)
+        .masked_fill(~inputs.candidates, -1e9)
+    )
     best = ranked.view(n, total).topk(min(inputs.picked_count, total), -1)
     filled = best.values > -1e8
     own = torch.div(best.indices, frames, rounding_mode="floor") == inputs.clip[:, None]

@@ -32,7 +32,8 @@ class Segment:
 
 def segment(text: str, answer: str, turns: Sequence[Turn] = ()) -> Segment:
     """The ids of a question with its answer, after `turns`, oldest first."""
-    ids, texts = [PAD_ID, NEWLINE_ID], []
+    ids = [PAD_ID, NEWLINE_ID]
+    texts: list[list[int]] = []
 
     def put(words: str, after: Sequence[int]) -> list[int]:
         own = encode(words)

@@ -84,8 +84,10 @@ class StoreMemory:
     def repeats(self) -> NDArray[np.bool_]:
         """(unit_count,): units that kept one token of several when they were stored."""
         snapshot = self._snapshot
-        one: NDArray[np.bool_] = snapshot.token_counts == 1
-        return one & ~snapshot.coarsened & (len(self._positions.whole) > 1)
+        if len(self._positions.whole) == 1:
+            return np.zeros(snapshot.unit_count, np.bool_)
+        repeats: NDArray[np.bool_] = (snapshot.token_counts == 1) & ~snapshot.coarsened
+        return repeats
 
     def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each kept token's position within its unit's span, unit after unit.

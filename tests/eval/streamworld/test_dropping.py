@@ -71,9 +71,7 @@ def test_frames_of_one_token_are_not_searched_but_for_the_newest() -> None:
         clips=3, frames=40, questions=6, pace=Pace(duration=(4, 9), gap=(0, 3)),
         kinds=dict.fromkeys(KINDS, 1.0), picked=6, drop_cosine=COSINE, shared_history=True,
     )  # fmt: skip
-    batch = make_batch(
-        plan, grid_px=1, augment=Augmenter(seed=0), rng=np.random.default_rng(3)
-    )
+    batch = make_batch(plan, grid_px=1, augment=Augmenter(seed=0), rng=np.random.default_rng(3))
     features = torch.randn(len(batch.images), 9, 16, generator=torch.Generator().manual_seed(4))
     small = dropped(batch, features)
     still = small.kept.sum(-1) == 1

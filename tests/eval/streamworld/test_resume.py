@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from eval.streamworld.recipe import Recipe
 from eval.streamworld.trainer import CURVES_FILE, STATE_FILE, Run, Trainer
 
 RECIPE = Recipe(
-    vision_steps=3, vision_batch=12, drill_steps=2, general_steps=3, memory_steps=2, save_every_s=0.0,
-    log_every_steps=1,
+    vision_steps=3, vision_batch=12, drill_steps=2, general_steps=3, memory_steps=2,
+    save_every_s=0.0, log_every_steps=1,
 )  # fmt: skip
 SIZES = {
     "hidden": 32, "layers": 2, "heads": 2, "kv_heads": 1, "mlp": 32, "vision_hidden": 16,
@@ -92,7 +93,8 @@ def test_work_after_the_last_checkpoint_is_done_again_alike(
 def test_curves_hold_a_line_per_logged_step_and_stage(tmp_path: Path) -> None:
     Trainer(_run(tmp_path)).train()
     lines = [json.loads(x) for x in (tmp_path / CURVES_FILE).read_text().splitlines()]
-    assert [line["stage"] for line in lines] == ["vision"] * 3 + ["drill"] * 2 + ["general"] * 3 + ["memory"] * 2
+    stages = {"vision": 3, "drill": 2, "general": 3, "memory": 2}
+    assert Counter(line["stage"] for line in lines) == stages
 
 
 def test_a_killed_trainer_leaves_no_process_that_trains_on(tmp_path: Path) -> None:
