@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from kvstore.unit import FIRST_TEXT_ROW
+
 Array = np.ndarray[Any, Any]
 
 LOST_FRACTIONS = (0.5, 0.75, 0.875, 1.0)
@@ -61,9 +63,15 @@ def lost_tokens(keys: Array, units: Array, cells: Array, may_lose: Array, fracti
         fraction: of the tokens of those units, that is to go.
 
     Returns:
-        (tokens,) bool. None of a unit that may not lose any; of the others the share that is
-        asked for, but one token of each stays.
+        (tokens,) bool. None of a unit that may not lose any, and no text; of the other tokens the
+        share that is asked for, but one of each unit stays.
     """
+    of_picture = cells[:, 0] < FIRST_TEXT_ROW
+    if not of_picture.all():
+        lost = np.zeros(len(cells), np.bool_)
+        own = keys[of_picture], units[of_picture], cells[of_picture]
+        lost[of_picture] = lost_tokens(*own, may_lose, fraction)
+        return lost
     free = may_lose[units]
     wanted = int(free.sum() * fraction)
     places = np.unique(cells.astype(np.int64) @ [1 << 16, 1], return_inverse=True)[1].reshape(-1)

@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+FIRST_TEXT_ROW = 0xFFFE
+"""Rows from here on are of tokens of text that go with a unit, such as a timestamp, and not of its
+picture: thinning leaves them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Unit:
@@ -23,9 +27,9 @@ class Unit:
     position_span: int
     """Positions the whole grid takes, dropped tokens included."""
     cells: np.ndarray[Any, Any]
-    """(token_count, 2) uint16: row and column of each kept token, in reading order."""
+    """(token_count, 2) uint16: row and column of each kept token, in the order of the tokens."""
     drop_fraction: float
-    """Share of the unit's tokens that were dropped, in [0, 1]."""
+    """Share of its picture's tokens that were dropped, in [0, 1]."""
     gap_before: bool
     thumbnail_jpeg: bytes
     """JPEG of the unit's first frame; may be empty."""

@@ -58,7 +58,7 @@ class AnswerEngine:
             raise NothingVisibleError
         model = self._model
         if request.newest_whole and not request.unit_indices:
-            whole = WholeNewest(memory, model.adapter.tokens_per_unit)
+            whole = WholeNewest(memory)
             limit = request.token_count
             if limit is None or whole.token_counts[-1] <= limit:  # else it is shown as it is
                 memory = whole
@@ -160,7 +160,7 @@ class AnswerEngine:
             return alone
         tail_count = alone.position_count + answer_count
         self._chooser(request, memory, tail_count)  # what is refused alone is refused here
-        spare = max(0, self._room(tail_count) - _wanted_positions(request, memory))
+        spare = max(0, self._room(memory, tail_count) - _wanted_positions(request, memory))
         return make(
             request.question,
             request.history,
@@ -175,13 +175,14 @@ class AnswerEngine:
             )
         return ids
 
-    def _room(self, tail_count: int) -> int:
+    def _room(self, memory: Memory, tail_count: int) -> int:
         """Return the positions that are left for units."""
-        return self._model.decoder.max_position_count - self._grounds.prefix_count - tail_count
+        taken = self._grounds.prefix_count + memory.layout.overhang + tail_count
+        return self._model.decoder.max_position_count - taken
 
     def _chooser(self, request: AnswerRequest, memory: Memory, tail_count: int) -> Chooser:
         """Return what chooses units within the positions that the model has left for them."""
-        room = self._room(tail_count)
+        room = self._room(memory, tail_count)
         if room < 1:
             raise RequestError(
                 "question and max_new_tokens", tail_count, f"at least {1 - room} tokens less"

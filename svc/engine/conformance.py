@@ -84,11 +84,12 @@ def _stock_states(model: Any, decoder: Decoder, embeds: Tensor) -> list[Tensor]:
 def _engine_states(decoder: Decoder, embeds: Tensor) -> list[Tensor]:
     """Return the same for the tokens after the prefix, given unit by unit."""
     prefix = encode_prefix(decoder, embeds[:_PREFIX_TOKENS])
-    cache = WindowCache(decoder, prefix, _UNLIMITED)
+    cache = WindowCache(decoder, prefix, _UNLIMITED, (1,) * decoder.rope.axis_count)
     chunks: list[list[Tensor]] = []
     for unit in torch.split(embeds[_PREFIX_TOKENS:], list(_UNIT_TOKENS)):
         count = unit.shape[0]
-        started = cache.begin([UnitSpan(positions=torch.arange(count), position_span=count)])
+        positions = torch.arange(count).expand(decoder.rope.axis_count, -1)
+        started = cache.begin([UnitSpan(positions=positions, position_span=count)])
         chunks.append(decoder.run_layers(unit, started))
         cache.commit(started)
     return [torch.cat(states) for states in zip(*chunks, strict=True)]

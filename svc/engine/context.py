@@ -215,15 +215,18 @@ class Context:
         prefix_keys = grounds.prefix_keys[layer][None]
         spans = self._memory.position_spans[units]
         counts = self._memory.token_counts[units]
-        starts = grounds.prefix_count + np.cumsum(spans) - spans
-        positions = np.repeat(starts, counts) + self._memory.local_positions(units)
-        capacity = grounds.prefix_count + len(positions) + self._tail_capacity
+        layout = self._memory.layout
+        starts = np.outer(layout.advance, np.repeat(np.cumsum(spans) - spans, counts))
+        local = layout.local_positions(self._memory.cells(units), counts)
+        positions = grounds.prefix_count + starts + local
+        token_count = positions.shape[1]
+        capacity = grounds.prefix_count + token_count + self._tail_capacity
         _, kv_head_count, _, head_dim = prefix_keys.shape
         shape = (1, kv_head_count, capacity, head_dim)
         layer_kv = LayerKV(
             prefix_keys.new_empty(shape),
             prefix_keys.new_empty(shape),
-            question_position=grounds.prefix_count + int(spans.sum()),
+            question_position=grounds.prefix_count + layout.question_offset(spans),
         )
         layer_kv.extend(prefix_keys, grounds.prefix_values[layer][None])
         if len(units):
@@ -232,5 +235,5 @@ class Context:
                 for part in self._memory.load(layer, units)
             )
             layer_kv.extend(grounds.rope.apply(keys, grounds.tables.of(positions)), values)
-        self._layer_token_counts.append(len(positions))
+        self._layer_token_counts.append(token_count)
         return layer_kv

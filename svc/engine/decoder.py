@@ -72,10 +72,25 @@ class Decoder:
         return hidden[0]
 
     @torch.inference_mode()
-    def run_until_done(self, embeds: Tensor, session: AttentionSession) -> None:
-        """Like `run`, for a session that wants keys and values only: it may raise LayersDone."""
+    def run_until_done(
+        self, embeds: Tensor, session: AttentionSession, deepstack: Tensor | None = None
+    ) -> None:
+        """Like `run`, for a session that wants keys and values only: it may raise LayersDone.
+
+        Args:
+            embeds, session: as for `run`.
+            deepstack: (levels, n, hidden_size), added to the states after the first layers, for
+                models that take such.
+        """
+        options: dict[str, Any] = {}
+        if deepstack is not None:
+            everywhere = torch.ones((1, embeds.shape[0]), dtype=torch.bool, device=embeds.device)
+            options = {
+                "visual_pos_masks": everywhere,
+                "deepstack_visual_embeds": list(deepstack.to(embeds)),
+            }
         with suppress(LayersDone):
-            self._call(embeds, session)
+            self._call(embeds, session, **options)
 
     @torch.inference_mode()
     def run_layers(self, embeds: Tensor, session: AttentionSession) -> list[Tensor]:

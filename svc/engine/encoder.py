@@ -36,9 +36,11 @@ class UnitEmbeds:
     embeds: Tensor
     """(n, hidden) of the kept tokens, of the model's dtype and device."""
     positions: Tensor
-    """(n,) int64 on the CPU: places of the kept tokens, ascending, in [0, position_span)."""
+    """(axes, n) int64 on the CPU, of the kept tokens; see UnitSpan."""
     position_span: int
-    """Positions that the full grid takes, whatever was dropped."""
+    """Positions that the whole unit takes, whatever was dropped."""
+    deepstack: Tensor | None = None
+    """(levels, n, hidden), as in `svc.engine.adapters.base.WholeUnit`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,7 +52,7 @@ class WindowUnit:
     values: Tensor
     """Shaped like keys."""
     positions: Tensor
-    """(n,) int64 on the CPU, as in UnitEmbeds."""
+    """(axes, n) int64 on the CPU, as in UnitEmbeds."""
     position_span: int
 
 
@@ -60,9 +62,12 @@ class StreamEncoder:
     What a unit becomes does not depend on how many units a call holds, beyond rounding.
     """
 
-    def __init__(self, model: EncodingModel, window: WindowConfig) -> None:
+    def __init__(
+        self, model: EncodingModel, window: WindowConfig, advance: Sequence[int] = (1,)
+    ) -> None:
+        """Begin a stream; `advance` is of its `UnitLayout`."""
         self._decoder = model.decoder
-        self._cache = WindowCache(model.decoder, model.prefix, window)
+        self._cache = WindowCache(model.decoder, model.prefix, window, advance)
 
     @property
     def window_unit_count(self) -> int:
@@ -93,14 +98,18 @@ class StreamEncoder:
         if not units:
             return []
         for unit in units:
-            if unit.embeds.shape[0] != unit.positions.shape[0]:
+            if unit.embeds.shape[0] != unit.positions.shape[-1]:
                 raise ValueError(
-                    f"{unit.embeds.shape[0]} embeddings for {unit.positions.shape[0]} positions"
+                    f"{unit.embeds.shape[0]} embeddings for {unit.positions.shape[-1]} positions"
                 )
         spans = [UnitSpan(positions=u.positions, position_span=u.position_span) for u in units]
         started = self._cache.begin(spans)
         session = _KeysAndValuesOnly(started, self._decoder.layer_count - 1)
-        self._decoder.run_until_done(torch.cat([unit.embeds for unit in units]), session)
+        embeds = torch.cat([unit.embeds for unit in units])
+        deepstack = [unit.deepstack for unit in units if unit.deepstack is not None]
+        self._decoder.run_until_done(
+            embeds, session, torch.cat(deepstack, dim=1) if deepstack else None
+        )
         return self._cache.commit(started)
 
     def encode_pruned(
@@ -122,12 +131,13 @@ class StreamEncoder:
         span = UnitSpan(positions=unit.positions, position_span=unit.position_span)
         started = self._cache.begin([span])
         session = _KeysAndValuesOnly(started, self._decoder.layer_count - 1)
-        self._decoder.run_until_done(unit.embeds, session)
+        self._decoder.run_until_done(unit.embeds, session, unit.deepstack)
         (whole,) = self._cache.made(started)
         kept = choose(whole.keys)
         pruned = UnitKV(keys=whole.keys[:, kept], values=whole.values[:, kept])
         self._cache.refill(
-            [UnitSpan(positions=unit.positions[kept], position_span=unit.position_span)], [pruned]
+            [UnitSpan(positions=unit.positions[..., kept], position_span=unit.position_span)],
+            [pruned],
         )
         return kept, pruned
 

@@ -24,7 +24,7 @@ class KVBuffer:
     @property
     def capacity(self) -> int:
         """Tokens that the buffer has room for."""
-        return self._positions.shape[0]
+        return self._positions.shape[1]
 
     def reserve(self, start: int, stop: int, new_stop: int) -> None:
         """Keep tokens [start, stop), make room for [stop, new_stop), forget all before."""
@@ -33,20 +33,20 @@ class KVBuffer:
         kept = slice(start - self._base, stop - self._base)
         kept_count, needed = stop - start, new_stop - start
         keys, values = self._keys[:, :, kept], self._values[:, :, kept]
-        positions = self._positions[kept].clone()
+        positions = self._positions[:, kept].clone()
         if needed > self.capacity:
             self._allocate(needed + needed // 4)
         elif kept_count > kept.start:  # the ranges overlap: copy_ between them is undefined
             keys, values = keys.clone(), values.clone()
         self._keys[:, :, :kept_count] = keys
         self._values[:, :, :kept_count] = values
-        self._positions[:kept_count] = positions
+        self._positions[:, :kept_count] = positions
         self._base = start
 
     def place(self, first: int, positions: Tensor) -> None:
-        """Set the stream positions, (n,) int64 on the CPU, of tokens from index `first` on."""
+        """Set the stream positions, (axes, n) int64 on the CPU, of tokens from `first` on."""
         start = first - self._base
-        self._positions[start : start + positions.shape[0]] = positions
+        self._positions[:, start : start + positions.shape[1]] = positions
 
     def write(self, layer: int, first: int, keys: Tensor, values: Tensor) -> None:
         """Set keys and values, (1, kv_heads, n, head_dim), of tokens from index `first` on."""
@@ -60,8 +60,8 @@ class KVBuffer:
         return self._keys[layer, None, :, slots], self._values[layer, None, :, slots]
 
     def positions(self, start: int, stop: int) -> Tensor:
-        """Return a view of the stream positions of tokens [start, stop), (n,) int64."""
-        return self._positions[start - self._base : stop - self._base]
+        """Return a view of the stream positions of tokens [start, stop), (axes, n) int64."""
+        return self._positions[:, start - self._base : stop - self._base]
 
     def copy_out(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Return own copies of keys and values, (layers, n, kv_heads, head_dim)."""
@@ -75,4 +75,4 @@ class KVBuffer:
         shape = (decoder.layer_count, decoder.kv_head_count, capacity, decoder.head_dim)
         self._keys = torch.empty(shape, dtype=decoder.dtype, device=decoder.device)
         self._values = torch.empty_like(self._keys)
-        self._positions = torch.empty(capacity, dtype=torch.int64)
+        self._positions = torch.empty((decoder.rope.axis_count, capacity), dtype=torch.int64)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Tier
+from svc.engine.layout import Cells, UnitLayout
 
 
 class Memory(Protocol):
@@ -42,7 +43,7 @@ class Memory(Protocol):
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(unit_count,): units that kept one token of several when they were stored."""
+        """(unit_count,): units that kept one token of a picture of several when they were stored."""
         ...
 
     @property
@@ -59,12 +60,13 @@ class Memory(Protocol):
         """Go on with the units as they are now: their counts and cells are fewer from here on."""
         ...
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return each kept token's position within its unit's span, unit after unit.
+    @property
+    def layout(self) -> UnitLayout:
+        """Where the tokens of the session's units stand."""
+        ...
 
-        Returns:
-            (sum of the units' token counts,), each in [0, span of its unit).
-        """
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        """Return each kept token's cell, unit after unit: (sum of token counts, 2) uint16."""
         ...
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:

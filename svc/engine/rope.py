@@ -42,11 +42,11 @@ class Rope:
         """Return the tables of the positions, in the dtype and on the device of `like`.
 
         Args:
-            positions: (n,) int64, or (axis_count, n) for a model of several axes.
+            positions: (n,) int64, the same on all axes, or (axis_count, n).
             like: any tensor of the wanted dtype and device.
         """
         if self.axis_count == 1:
-            ids = positions[None]
+            ids = positions.view(1, -1)
         else:
             ids = positions.expand(self.axis_count, -1)[:, None]
         with torch.inference_mode():

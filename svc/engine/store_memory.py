@@ -15,7 +15,7 @@ from kvstore.guarded import GuardedReader
 from kvstore.reader import SessionReader
 from kvstore.snapshot import Snapshot
 from retrieval.index import KeyIndexReader
-from svc.engine.cell_positions import CellPositions
+from svc.engine.layout import Cells, UnitLayout
 from svc.engine.model import LoadedModel
 from svc.engine.stored_codec import decode_units, decodes_on
 from svc.engine.stored_kv import from_stored
@@ -34,8 +34,9 @@ class StoreMemory:
         reader: SessionReader | GuardedReader,
         index: KeyIndexReader,
         snapshot: Snapshot,
+        layout: UnitLayout | None = None,
     ) -> None:
-        """Bind the three, which are of one session.
+        """Bind the three, which are of one session; `layout` is its own, else the model's usual.
 
         Raises:
             EpochChangedError: `index` is not of the snapshot's epoch; take both anew.
@@ -56,7 +57,7 @@ class StoreMemory:
             head_dim=model.head_dim,
             element=model.element,
         )
-        self._positions = CellPositions(model.adapter)
+        self._layout = layout or model.adapter
 
     @property
     def unit_count(self) -> int:
@@ -84,23 +85,32 @@ class StoreMemory:
     def repeats(self) -> NDArray[np.bool_]:
         """(unit_count,): units that kept one token of several when they were stored."""
         snapshot = self._snapshot
-        if len(self._positions.whole) == 1:
-            return np.zeros(snapshot.unit_count, np.bool_)
-        repeats: NDArray[np.bool_] = (snapshot.token_counts == 1) & ~snapshot.coarsened
-        return repeats
+        rows, columns = self._layout.grid
+        kept_counts = np.rint((1 - snapshot.drop_fractions) * rows * columns)
+        repeats: NDArray[np.bool_] = (kept_counts == 1) & ~snapshot.coarsened
+        return repeats if rows * columns > 1 else np.zeros(snapshot.unit_count, np.bool_)
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return each kept token's position within its unit's span, unit after unit.
+    @property
+    def layout(self) -> UnitLayout:
+        """Where the tokens of the session's units stand."""
+        return self._layout
+
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        """Return each kept token's cell, unit after unit: (sum of token counts, 2) uint16.
 
         Raises:
             UnitsThinnedError: units lost tokens since; to be met by `meet`, and tried again.
             KVStoreError: they are gone.
         """
-        whole = self._positions.whole
-        if (self._snapshot.token_counts[units] == len(whole)).all():
-            return np.tile(whole, len(units))  # nothing was dropped: no cells to look up
-        cells = [self._reader.cells(self._snapshot, unit) for unit in units.tolist()]
-        return self._positions.of(np.concatenate(cells))
+        snapshot = self._snapshot
+        whole = (snapshot.drop_fractions == 0) & ~snapshot.coarsened  # no cells to look up
+        cells = [
+            self._layout.whole_cells(int(snapshot.token_counts[unit]))
+            if whole[unit]
+            else self._reader.cells(snapshot, unit)
+            for unit in units.tolist()
+        ]
+        return np.concatenate([np.empty((0, 2), np.uint16), *cells])
 
     def meet(self, thinned: UnitsThinnedError) -> None:
         """Go on with the units as they are now: their counts and cells are fewer from here on."""

@@ -15,7 +15,8 @@ _FIRST_COUNT = 1024
 class PositionTables:
     """Looks tables up instead of computing them per layer, request and step.
 
-    A position's row does not depend on the others, so looking up equals computing.
+    A position's row does not depend on the others, so looking up equals computing. Of a model of
+    several axes only runs of text, at the same place on all of them, are looked up.
     """
 
     def __init__(self, rope: Rope, like: Tensor) -> None:
@@ -25,7 +26,11 @@ class PositionTables:
         self._all = self._compute(_FIRST_COUNT)
 
     def of(self, positions: NDArray[np.int64]) -> RopeTables:
-        """Return the tables of the positions, (n,), each >= 0."""
+        """Return the tables of the positions, (n,) or (axis_count, n), each >= 0."""
+        if positions.ndim == 2:
+            if (positions != positions[0]).any():
+                return self._rope.tables(torch.from_numpy(positions), self._like)
+            positions = positions[0]
         stop = int(positions.max(initial=-1)) + 1
         if stop > self._all.cos.shape[1]:
             self._all = self._compute(1 << (stop - 1).bit_length())

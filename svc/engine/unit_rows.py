@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kvstore.geometry import Geometry
 from kvstore.mean_keys import mean_key
+from svc.engine.layout import pictured, places
 
 Array = np.ndarray[Any, Any]
 
@@ -35,21 +36,25 @@ class UnitRows:
         """Return the row of the next unit. The same units before it give the same bits.
 
         Args:
-            cells: (n, 2) row and column of each kept token, no cell twice.
+            cells: (n, 2) row and column of each kept token, no cell twice. Text is left out: units
+                would be alike by it.
             keys: (layers, n, kv_heads, head_dim) as stored, before RoPE.
 
         Returns:
             (layers, kv_heads * head_dim) float32.
         """
+        shown = pictured(cells)
+        if not shown.all():
+            cells, keys = cells[shown], keys[:, shown]
         if self.all_places:
             keys = self._with_earlier(cells, keys)
         row: NDArray[np.float32] = np.stack([mean_key(self.geometry, layer) for layer in keys])
         return row
 
     def _with_earlier(self, cells: Array, keys: Array) -> Array:
-        places = cells[:, 0].astype(np.int64) << 16 | cells[:, 1]
-        stay = ~np.isin(self._places, places)
-        together = np.concatenate([self._places[stay], places])
+        own = places(cells)
+        stay = ~np.isin(self._places, own)
+        together = np.concatenate([self._places[stay], own])
         order = np.argsort(together)
         self._places = together[order]
         self._keys = np.concatenate([self._keys[:, stay], keys], axis=1)[:, order]

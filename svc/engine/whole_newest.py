@@ -8,6 +8,7 @@ answer as of a time later equals the live answer then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from kvstore.errors import SliceCorruptError, UnitsThinnedError
 from kvstore.geometry import Tier
+from svc.engine.layout import Cells, UnitLayout, pictured, places
 from svc.engine.memory import Memory
 
 MAX_LOOKBACK_UNITS = 64
@@ -26,14 +28,14 @@ never does again, as published: what has stood still for longer lacks in its new
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Composite:
-    """Which tokens make the newest unit whole, in order of position."""
+    """Which tokens make the newest unit whole, in reading order, its text behind."""
 
     units: NDArray[np.int64]
     """(n,): the unit that each token is of."""
     offsets: NDArray[np.int64]
     """(n,): which of that unit's tokens it is."""
-    positions: NDArray[np.int64]
-    """(n,): in the unit's span, ascending, none twice."""
+    cells: Cells
+    """(n, 2), none twice."""
 
     @property
     def sources(self) -> NDArray[np.int64]:
@@ -47,10 +49,9 @@ class WholeNewest:
     See `svc.engine.memory.Memory`, which it is, over another.
     """
 
-    def __init__(self, memory: Memory, tokens_per_unit: int) -> None:
-        """Put it over `memory`; `tokens_per_unit` are those of a whole unit."""
+    def __init__(self, memory: Memory) -> None:
+        """Put it over `memory`."""
         self._memory = memory
-        self._tokens_per_unit = tokens_per_unit
         self._unreadable: set[int] = set()
         self._newest = memory.unit_count - 1
         self._compose()
@@ -95,15 +96,18 @@ class WholeNewest:
         self._memory.meet(thinned)
         self._compose()
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return each token's position within its unit's span, unit after unit."""
+    @property
+    def layout(self) -> UnitLayout:
+        """Where the tokens of the session's units stand."""
+        return self._memory.layout
+
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        """Return each token's cell, unit after unit."""
         made = self._composite
         if made is None or self._newest not in units:
-            return self._memory.local_positions(units)
+            return self._memory.cells(units)
         parts = [
-            made.positions
-            if unit == self._newest
-            else self._memory.local_positions(np.array([unit]))
+            made.cells if unit == self._newest else self._memory.cells(np.array([unit]))
             for unit in units.tolist()
         ]
         return np.concatenate(parts)
@@ -155,30 +159,35 @@ class WholeNewest:
         self._token_counts = self._memory.token_counts
         if self._composite is not None:
             self._token_counts = self._token_counts.copy()
-            self._token_counts[self._newest] = len(self._composite.positions)
+            self._token_counts[self._newest] = len(self._composite.cells)
 
     def _find(self) -> _Composite | None:
         """Return the newest unit made whole; None where nothing lacks, or nothing can be lent."""
-        counts, newest = self._memory.token_counts, self._newest
-        lost = newest < self._memory.first_unit or newest in self._unreadable
-        if lost or counts[newest] >= self._tokens_per_unit:
+        newest, wanted = self._newest, math.prod(self.layout.grid)
+        if newest < self._memory.first_unit or newest in self._unreadable:
             return None
+        if self._memory.token_counts[newest] >= self.layout.tokens_per_unit:
+            return None  # without a look at its cells
         oldest = max(self._memory.first_unit, newest - MAX_LOOKBACK_UNITS)
-        units, offsets, positions = [], [], []
+        units, offsets, cells = [], [], []
         found: NDArray[np.int64] = np.empty(0, np.int64)
         for unit in range(newest, oldest - 1, -1):
-            own = self._memory.local_positions(np.array([unit]))
-            new = np.flatnonzero(~np.isin(own, found))
-            if unit not in self._unreadable:
-                units.append(np.full(len(new), unit))
-                offsets.append(new)
-                positions.append(own[new])
+            own = self._memory.cells(np.array([unit]))
+            shown = pictured(own)
+            new = np.flatnonzero(shown & ~np.isin(places(own), found))
             # What cannot be read shows nothing: what was there before it is not what is there now.
-            found = np.concatenate([found, own[new]])
-            if len(found) == self._tokens_per_unit:
+            found = np.concatenate([found, places(own[new])])
+            if unit not in self._unreadable:
+                lent = new if unit != newest else np.arange(len(own))
+                units.append(np.full(len(lent), unit))
+                offsets.append(lent)
+                cells.append(own[lent])
+            if len(found) == wanted:
                 break
-        shown = np.concatenate(positions)
-        order = np.argsort(shown)
+        if len(units) == 1:
+            return None
+        together = np.concatenate(cells)
+        order = np.argsort(places(together), kind="stable")
         return _Composite(
-            np.concatenate(units)[order], np.concatenate(offsets)[order], shown[order]
+            np.concatenate(units)[order], np.concatenate(offsets)[order], together[order]
         )

@@ -41,26 +41,55 @@ class UnitSpan:
     """The places of one unit's kept tokens."""
 
     positions: Tensor
-    """(n,) int64 on the CPU, ascending, within [0, position_span)."""
+    """(axes, n) int64 on the CPU, from where the unit begins; (n,) of a model of one axis. On
+    axes along which units follow one another, within [0, position_span)."""
     position_span: int
 
-    def __post_init__(self) -> None:
-        count = self.positions.shape[0]
-        if not count:
+    @property
+    def token_count(self) -> int:
+        """Kept tokens."""
+        return self.positions.shape[-1]
+
+    def check(self, advance: Tensor) -> None:
+        """Raise ValueError unless the positions are as told above; `advance` as in WindowCache."""
+        if not self.token_count:
             raise ValueError("a unit must keep at least one token, got none")
-        first, last = int(self.positions[0]), int(self.positions[-1])
+        positions = self.positions.view(-1, self.token_count)
+        if len(positions) != len(advance):
+            raise ValueError(f"positions of {len(positions)} axes, the model has {len(advance)}")
+        following = positions[advance[:, 0] == 1]
+        first, last = int(positions.min()), int(following.max())
         if first < 0 or last >= self.position_span:
             raise ValueError(
                 f"positions must lie in [0, {self.position_span}), got {first} to {last}"
             )
-        if count > 1 and not bool((self.positions[1:] > self.positions[:-1]).all()):
+        if len(advance) == 1 and bool((positions[0, 1:] <= positions[0, :-1]).any()):
             raise ValueError("positions of a unit must ascend strictly")
 
 
 class WindowCache:
     """Keys and values of one stream's window. Not thread-safe."""
 
-    def __init__(self, decoder: Decoder, prefix: PrefixKV, config: WindowConfig) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        prefix: PrefixKV,
+        config: WindowConfig,
+        advance: Sequence[int] = (1,),
+    ) -> None:
+        """Begin a stream.
+
+        Args:
+            decoder, prefix, config: of the model, of its prompt, of the stream.
+            advance: per axis of positions 1 where units follow one another, 0 where all begin at
+                the same place, as the height and width of M-RoPE may.
+
+        Raises:
+            ValueError: the model's positions have another number of axes.
+        """
+        if len(advance) != decoder.rope.axis_count:
+            raise ValueError(f"{advance=} for a model of {decoder.rope.axis_count} axes")
+        self._advance = torch.tensor(advance)[:, None]
         self._decoder = decoder
         self._prefix = prefix
         self._buffer = KVBuffer(decoder)
@@ -77,12 +106,16 @@ class WindowCache:
 
         Nothing is seen by later passes until `commit`; a pass that failed is simply dropped.
         """
+        for unit in units:
+            unit.check(self._advance)
         window = self.window.copy()
-        places = [window.push(u.positions.shape[0], u.position_span) for u in units]
+        places = [window.push(u.token_count, u.position_span) for u in units]
         self._buffer.reserve(self.window.first_token, self.window.next_token, window.next_token)
         for unit, place in zip(units, places, strict=True):
-            self._buffer.place(place.first_token, unit.positions + place.position)
-        return WindowPass(self._decoder, self._prefix, self._buffer, places, window)
+            self._buffer.place(place.first_token, unit.positions + place.position * self._advance)
+        return WindowPass(
+            self._decoder, self._prefix, self._buffer, places, window, self._advance
+        )
 
     @torch.inference_mode()
     def commit(self, finished: WindowPass) -> list[UnitKV]:
@@ -137,7 +170,9 @@ class WindowPass:
         buffer: KVBuffer,
         places: Sequence[UnitPlace],
         window: Window,
+        advance: Tensor,
     ) -> None:
+        self._advance = advance
         self.places = tuple(places)
         self.window = window
         self._rope = decoder.rope
@@ -147,7 +182,8 @@ class WindowPass:
         self._first = places[0].first_token
         self._stop = places[-1].first_token + places[-1].token_count
         self._origin = places[0].window_position
-        positions = buffer.positions(self._start, self._stop) - self._origin + prefix.token_count
+        positions = buffer.positions(self._start, self._stop) - self._origin * advance
+        positions += prefix.token_count
         self._key_tables = self._rope.tables(positions, prefix.keys)
         self._query_tables = self._key_tables.tail(self._stop - self._first)
         self._groups = [self._group(members) for members in _grouped(self.places)]
@@ -182,7 +218,7 @@ class WindowPass:
         shifts = sorted({place.window_position - self._origin for place in members})
         sinks = torch.arange(self._prefix.token_count)
         tables = self._rope.tables(
-            torch.cat([sinks + shift for shift in shifts]), self._prefix.keys
+            torch.cat([sinks + shift * self._advance for shift in shifts], dim=1), self._prefix.keys
         )
         repeated = self._prefix.keys.repeat(1, 1, len(shifts), 1)
         return _Group(

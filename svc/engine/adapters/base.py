@@ -3,28 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from torch import Tensor
 
+from svc.engine.layout import Cells, UnitLayout
 
-class Adapter(Protocol):
-    """A model family. Stateless: what one unit becomes depends on its own frames alone."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamShape:
+    """How a session's frames come: what its units look like follows from it."""
+
+    frame_height: int = 720
+    """Of the source, in pixels; only its relation to the width counts."""
+    frame_width: int = 1280
+    sample_fps: float = 1.0
+    """Frames that are taken of a second of video."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WholeUnit:
+    """One unit as the vision tower leaves it, with the text that goes with it."""
+
+    pixels: Tensor
+    """(frames_per_unit, 3, height, width), of `Adapter.preprocess`."""
+    embeds: Tensor
+    """(n, hidden) of the model's dtype and device."""
+    cells: Cells
+    """(n, 2) uint16; see `svc.engine.layout`."""
+    position_span: int
+    deepstack: Tensor | None = None
+    """(levels, n, hidden): added to the states after the first layers, 0 for text. None: no such
+    model."""
+    gap_before: bool = False
+
+
+class Adapter(UnitLayout, Protocol):
+    """A model family, for sessions of one shape.
+
+    Stateless: what one unit becomes depends on its own frames and their times alone.
+    """
 
     family: str
     frames_per_unit: int
-    tokens_per_unit: int
-    position_span: int
-    """Positions that the full grid of a unit takes, whatever is dropped of it."""
     frame_height: int
+    """Of the frames that the vision tower sees."""
     frame_width: int
-    grid: tuple[int, int]
-    """Rows and columns of a full unit's tokens, which lie in reading order."""
     video_token_id: int
     """The token that stands for the video in the checkpoint's template."""
     question_lead_count: int
     """Embeddings that `question_embeds` puts before the question segment's tokens."""
+
+    def shaped(self, stream: StreamShape) -> Self:
+        """Return the adapter for sessions of another shape."""
+        ...
 
     def preprocess(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Return the pixels of whole units, (units, frames_per_unit, 3, height, width) float32.
@@ -41,20 +75,16 @@ class Adapter(Protocol):
         """Return pixels of `preprocess` as values in [0, 1], whatever the normalisation."""
         ...
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the embeddings of the units, (units, tokens_per_unit, hidden).
+    def encode(self, pixels: Tensor, times_s: Sequence[float]) -> list[WholeUnit]:
+        """Return the units of `preprocess`' pixels as they go into the text model.
+
+        Args:
+            pixels: (units, frames_per_unit, 3, height, width).
+            times_s: of each unit, the mean of its frames' pts; some families tell the model.
 
         Raises:
             RuntimeError: the model was loaded without its vision tower.
         """
-        ...
-
-    def cells(self) -> np.ndarray:
-        """Return (tokens_per_unit, 2) uint16: row and column of each token of a full unit."""
-        ...
-
-    def local_positions(self) -> np.ndarray:
-        """Return (tokens_per_unit,) int64: each token's position within [0, position_span)."""
         ...
 
     def question_embeds(self, token_ids: Sequence[int]) -> Tensor:
