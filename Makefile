@@ -3,18 +3,24 @@ PYTHON ?= python3
 # Where pip would fetch a CUDA build of torch and a CPU build is wanted:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# How many tests run side by side; 0: one after the other, in one process.
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-search test-faults soak check proto install fix clean
+CHECKS := check-types check-style check-arrows check-protocol check-figures
+
+.PHONY: demo test test-search test-faults soak check $(CHECKS) proto install fix clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lookback demo
 
+# A file's tests stay in one process, which shares what they need. Files come in their own order, by
+# which the longest, those of whole services, come first: at the end both processes have work.
 test: $(VENV)/.installed-dev
-	$(MAKE) check
-	$(BIN)/pytest -q
+	$(MAKE) --jobs 2 check
+	$(BIN)/pytest -q -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Property tests on new examples each time, more than `make test` tries of most.
 test-search: $(VENV)/.installed-dev
@@ -33,12 +39,25 @@ test-faults: $(VENV)/.installed-dev
 soak: $(VENV)/.installed
 	nice $(BIN)/python -m eval.soak --json eval/results/soak.json
 
-check: $(VENV)/.installed-dev
+# Types take as long as all the others together, so they come first where two run at once.
+check: $(CHECKS)
+
+$(CHECKS): $(VENV)/.installed-dev
+
+check-types:
+	$(BIN)/mypy
+
+check-style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+
+check-arrows:
 	$(BIN)/lint-imports
+
+check-protocol:
 	$(BIN)/python proto/generate.py --check
+
+check-figures:
 	$(BIN)/python -m svc.report README.md --check
 
 install: $(VENV)/.installed

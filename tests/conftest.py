@@ -7,6 +7,7 @@ No example is timed: what is slow on a busy machine is not wrong.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 
@@ -17,6 +18,11 @@ settings.register_profile("search", max_examples=1000, deadline=None, print_blob
 settings.load_profile("repeatable")
 
 _MOST_MEMORY_BYTES = 12 << 30
+
+# Where tests run side by side, the cores are taken by other tests: a second thread of one kernel
+# would only wait for them. It has to be said before torch, numpy or faiss is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:

@@ -82,9 +82,12 @@ One command, two CPU cores: `python -m eval.streamworld train --out DIR`, then
    48 frames, slow ones of up to 96; every layer sees the frames that the retrieval score picks
    for it, the newest always among them; in most late batches the other clips' frames count as
    earlier frames, so that look-alikes compete.
+4. Memory ({memory_steps} steps, decoder alone): clips as slow as real streams, mostly without the
+   tokens that `last_kept` drops, frames of one token searched last, as the service does both; a
+   fifth of the questions follow others in a conversation. `train --start FOLDER` runs this alone.
 
 AdamW {vision_rate:g} (vision), {language_rate:g} (language; tower x {factor:g}),
-retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every frame. Seed {seed}.
+{memory_rate:g} (memory), retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every frame. Seed {seed}.
 {history}
 ## What it cannot do
 
@@ -125,6 +128,7 @@ def model_card(
         vision_pass=recipe["vision_pass_fraction"], drill_stop=recipe["drill_stop_fraction"],
         general_steps=recipe["general_steps"], vision_rate=recipe["vision_rate"],
         language_rate=recipe["language_rate"], factor=recipe["vision_rate_factor"],
+        memory_steps=recipe["memory_steps"], memory_rate=recipe["memory_rate"],
         retrieval_weight=recipe["retrieval_weight"], seed=seed,
         history=f"\n{history.strip()}\n" if history.strip() else "",
     )  # fmt: skip

@@ -136,7 +136,7 @@ TWINS = Worlds(
 """Equal in everything but what the pictures after the time show."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def leaky_qa_address(shared_service: Service) -> Iterator[str]:
     """A second QA process over the store of the service; its snapshots are cut a unit too late."""
     values = {**SMALL, "data_dir": shared_service.data, "shm_dir": shared_service.shm}

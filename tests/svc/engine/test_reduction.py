@@ -123,7 +123,7 @@ POLICIES = [
 ]
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
 @given(seed=st.integers(0, 2**32 - 1), still=st.floats(0, 1))
 def test_every_unit_keeps_tokens_in_order_and_a_state_restores_exactly(
     policy: FeaturePolicy, seed: int, still: float
