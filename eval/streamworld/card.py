@@ -87,7 +87,8 @@ One command, two CPU cores: `python -m eval.streamworld train --out DIR`, then
    fifth of the questions follow others in a conversation. `train --start FOLDER` runs this alone.
 
 AdamW {vision_rate:g} (vision), {language_rate:g} (language; tower x {factor:g}),
-{memory_rate:g} (memory), retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on every frame. Seed {seed}.
+{memory_rate:g} (memory), retrieval loss x {retrieval_weight:g}. Camera and H.264-like damage on
+every frame. Seed {seed}.
 {history}
 ## What it cannot do
 

@@ -20,9 +20,11 @@ from eval.streamworld.clip_file import read_mp4, write_mp4
 from eval.streamworld.exam import Exam
 from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Geometry, Tier
+from svc.engine.adapters.base import WholeUnit
 from svc.engine.encoder import StreamEncoder
+from svc.engine.layout import Cells, UnitLayout
 from svc.engine.model import LoadedModel
-from svc.engine.reducer import Reducer, WholeUnit
+from svc.engine.reducer import ReducedUnit, Reducer
 from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.unit_rows import UnitRows
 from svc.engine.window import WindowConfig
@@ -38,8 +40,9 @@ class EncodedStream:
     keys: Tensor
     """(layers, tokens, kv_heads, head_dim), before RoPE."""
     values: Tensor
-    positions: NDArray[np.int64]
-    """(tokens,): each within its unit's span."""
+    cells: Cells
+    """(tokens, 2)"""
+    layout: UnitLayout
     token_counts: NDArray[np.int64]
     """(units,)"""
     position_span: int
@@ -55,13 +58,9 @@ class EncodedStream:
         )
         make = UnitRows(geometry, all_places=self.all_places)
         parts = self.keys.float().split(self.token_counts.tolist(), dim=1)
-        places = np.split(self.positions, np.cumsum(self.token_counts)[:-1])
+        cells = np.split(self.cells, np.cumsum(self.token_counts)[:-1])
         return np.stack(
-            [
-                make.of(np.stack([np.zeros_like(own), own], axis=1), part.numpy())
-                for own, part in zip(places, parts, strict=True)
-            ],
-            axis=1,
+            [make.of(own, part.numpy()) for own, part in zip(cells, parts, strict=True)], axis=1
         )
 
 
@@ -97,10 +96,15 @@ class StreamMemory:
         """Never happens: nothing thins a list."""
         raise thinned
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return each kept token's position within its unit's span, unit after unit."""
-        positions: NDArray[np.int64] = self.stream.positions[self._tokens(units)]
-        return positions
+    @property
+    def layout(self) -> UnitLayout:
+        """Where the tokens of a unit stand."""
+        return self.stream.layout
+
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        """Return each kept token's cell, unit after unit."""
+        cells: Cells = self.stream.cells[self._tokens(units)]
+        return cells
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the inner product of `query` with each unit's mean key."""
@@ -126,9 +130,9 @@ def whole_units(model: LoadedModel, exam: Exam, *, crf: int = 23) -> list[WholeU
         write_mp4(exam.clip, path, fps=exam.fps, crf=crf)
         frames, _ = read_mp4(path)
     return [
-        WholeUnit(pixels=pixels, embeds=embeds, gap_before=False)
+        unit
         for start in range(0, len(frames), _VISION_BATCH)
-        for pixels, embeds in _seen(model, list(frames[start : start + _VISION_BATCH]))
+        for unit in _seen(model, list(frames[start : start + _VISION_BATCH]))
     ]
 
 
@@ -138,27 +142,26 @@ def encode_stream(
     """Run units through the reduction and the text model, in order."""
     kept = list(_reduced(model, window, units, spec))
     return EncodedStream(
-        keys=torch.cat([keys for keys, _, _ in kept], 1),
-        values=torch.cat([values for _, values, _ in kept], 1),
-        positions=np.concatenate([positions for _, _, positions in kept]),
-        token_counts=np.array([len(positions) for _, _, positions in kept], np.int64),
+        keys=torch.cat([unit.kv.keys for unit in kept], 1),
+        values=torch.cat([unit.kv.values for unit in kept], 1),
+        cells=np.concatenate([unit.cells for unit in kept]),
+        layout=model.adapter,
+        token_counts=np.array([len(unit.cells) for unit in kept], np.int64),
         position_span=model.adapter.position_span,
         all_places=spec.keeps_units_whole,
     )
 
 
-def _seen(model: LoadedModel, frames: list[NDArray[np.uint8]]) -> Iterator[tuple[Tensor, Tensor]]:
-    pixels = model.adapter.preprocess(frames)
-    return zip(pixels, model.adapter.encode(pixels), strict=True)
+def _seen(model: LoadedModel, frames: list[NDArray[np.uint8]]) -> list[WholeUnit]:
+    return model.adapter.encode(model.adapter.preprocess(frames), [0.0] * len(frames))
 
 
 def _reduced(
     model: LoadedModel, window: WindowConfig, units: list[WholeUnit], spec: ReductionSpec
-) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
+) -> Iterator[ReducedUnit]:
     reducer = Reducer(spec, model.adapter)
     encoder = StreamEncoder(model, window)
-    local = model.adapter.local_positions()
     for start in range(0, len(units), _ENCODE_BATCH):
         for unit in reducer.encode(encoder, units[start : start + _ENCODE_BATCH]):
             reducer.state = unit.state
-            yield unit.kv.keys, unit.kv.values, local[unit.kept.numpy()]
+            yield unit

@@ -10,9 +10,10 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,12 +27,11 @@ from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 from retrieval.index_writer import KeyIndexWriter
-from svc.engine.cell_positions import CellPositions
 from svc.engine.encoder import StreamEncoder, WindowUnit
 from svc.engine.index_memory import IndexMemory
 from svc.engine.key_rows import key_index_path, open_key_index
 from svc.engine.model import LoadedModel
-from svc.engine.reducer import ReducedUnit, Reducer, WholeUnit
+from svc.engine.reducer import ReducedUnit, Reducer
 from svc.engine.reduction.base import ReductionState
 from svc.engine.reduction.spec import NO_REDUCTION, ReductionSpec
 from svc.engine.reduction_file import ReductionFile
@@ -115,7 +115,6 @@ class StreamIngest:
         self._writer = writer
         self._index = index
         self._window_rounded = window_rounded
-        self._cells = model.adapter.cells()
         self._first_unit_count = writer.recovery.durable_unit_count
         self._visible_pts_s = writer.recovery.durable_pts_s
         self._received = (self._visible_pts_s, 0)
@@ -175,7 +174,7 @@ class StreamIngest:
                     extra={"session": session_id},
                 )
             reducer.state = state or ReductionState()
-            encoder = StreamEncoder(model, window)
+            encoder = StreamEncoder(model, window, model.adapter.advance)
             reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
                 snapshot = reader.snapshot()
@@ -222,10 +221,13 @@ class StreamIngest:
             KVStoreError, OSError: they cannot be stored; those before are visible.
         """
         adapter = self._model.adapter
-        embeds = adapter.encode(torch.cat([unit.pixels for unit in units]))
+        seen = adapter.encode(
+            torch.cat([unit.pixels for unit in units]),
+            [(unit.first_pts_s + unit.last_pts_s) / 2 for unit in units],
+        )
         whole = [
-            WholeUnit(pixels=unit.pixels[0], embeds=unit_embeds, gap_before=unit.gap_before)
-            for unit, unit_embeds in zip(units, embeds, strict=True)
+            replace(each, gap_before=unit.gap_before)
+            for unit, each in zip(units, seen, strict=True)
         ]
         for unit, reduced in zip(units, self._reducer.encode(self._encoder, whole), strict=True):
             self._keep(unit, reduced)
@@ -260,17 +262,16 @@ class StreamIngest:
             self._tell_watermarks()
 
     def _keep(self, unit: FrameUnit, reduced: ReducedUnit) -> None:
-        kv, token_count = reduced.kv, len(reduced.kept)
-        cells = self._cells[reduced.kept.numpy()]
+        kv, cells = reduced.kv, reduced.cells
         self._writer.append(
             Unit(
                 index=self._index.count,
                 first_pts_s=unit.first_pts_s,
                 last_pts_s=unit.last_pts_s,
-                token_count=token_count,
-                position_span=self._model.adapter.position_span,
+                token_count=len(cells),
+                position_span=reduced.position_span,
                 cells=cells,
-                drop_fraction=1 - token_count / len(self._cells),
+                drop_fraction=reduced.drop_fraction,
                 gap_before=unit.gap_before,
                 thumbnail_jpeg=unit.thumbnail_jpeg,
             ),
@@ -319,12 +320,17 @@ def _window_units(
     """Return the stored units that the next unit will see."""
     start = window_start(snapshot.token_counts.tolist(), snapshot.position_spans.tolist(), window)
     units = range(max(start, snapshot.first_unit), snapshot.unit_count)
-    place = CellPositions(model.adapter)
+
+    def positions(unit: int) -> Tensor:
+        cells = reader.cells(snapshot, unit)
+        local = model.adapter.local_positions(cells, np.array([len(cells)]))
+        return torch.from_numpy(local)
+
     return [
         WindowUnit(
             keys=kv.keys,
             values=kv.values,
-            positions=torch.from_numpy(place.of(reader.cells(snapshot, unit))),
+            positions=positions(unit),
             position_span=int(snapshot.position_spans[unit]),
         )
         for unit, kv in zip(units, read_units(reader, snapshot, geometry, units), strict=True)

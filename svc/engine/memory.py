@@ -43,7 +43,7 @@ class Memory(Protocol):
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """(unit_count,): units that kept one token of a picture of several when they were stored."""
+        """(unit_count,): units that kept one of several tokens of a picture when stored."""
         ...
 
     @property

@@ -113,9 +113,7 @@ class WindowCache:
         self._buffer.reserve(self.window.first_token, self.window.next_token, window.next_token)
         for unit, place in zip(units, places, strict=True):
             self._buffer.place(place.first_token, unit.positions + place.position * self._advance)
-        return WindowPass(
-            self._decoder, self._prefix, self._buffer, places, window, self._advance
-        )
+        return WindowPass(self._decoder, self._prefix, self._buffer, places, window, self._advance)
 
     @torch.inference_mode()
     def commit(self, finished: WindowPass) -> list[UnitKV]:

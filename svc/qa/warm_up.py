@@ -13,6 +13,7 @@ from kvstore.errors import UnitsThinnedError
 from kvstore.geometry import Tier
 from svc.engine.answer import AnswerEngine
 from svc.engine.answer_request import AnswerRequest
+from svc.engine.layout import Cells, UnitLayout
 from svc.engine.model import DTYPES, LoadedModel
 
 _UNIT_COUNT = 4
@@ -25,7 +26,8 @@ class RandomMemory:
     def __init__(self, model: LoadedModel, unit_count: int) -> None:
         """The units are as large as the model makes them."""
         self._model = model
-        self._local_positions = model.adapter.local_positions()
+        self.layout: UnitLayout = model.adapter
+        self._cells = model.adapter.whole_cells(model.adapter.tokens_per_unit)
         self.unit_count = unit_count
         self.first_unit = 0
         self.token_counts = np.full(unit_count, model.adapter.tokens_per_unit, np.int64)
@@ -38,9 +40,9 @@ class RandomMemory:
         """Raises it: nothing is thinned here."""
         raise thinned
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns the positions of whole units."""
-        return np.tile(self._local_positions, len(units))
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        """Returns the cells of whole units."""
+        return np.tile(self._cells, (len(units), 1))
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns scores that prefer the newer unit."""

@@ -27,7 +27,7 @@ from kvstore.session import SessionRecord, create_session
 from svc.cli.bench.drop_share import policy_dropping
 from svc.cli.bench.stock import StockModel
 from svc.cli.bench.stream import FRAME_PX, frame_pixels
-from svc.engine.adapters.base import Adapter
+from svc.engine.adapters.base import Adapter, WholeUnit
 from svc.engine.ingest_session import FrameUnit, StoreOptions, StreamIngest
 from svc.engine.model import LoadedModel
 from svc.engine.reducer import ReducedUnit
@@ -195,7 +195,7 @@ class _TimedIngest(StreamIngest):
             super().encode(units)
 
     def _keep(self, unit: FrameUnit, reduced: ReducedUnit) -> None:
-        self.watch.token_count += len(reduced.kept)
+        self.watch.token_count += len(reduced.cells)
         with self.watch.stage("store inside"):
             super()._keep(unit, reduced)
 
@@ -215,9 +215,9 @@ class _TimedAdapter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, times_s: Sequence[float]) -> list[WholeUnit]:
         with self._watch.stage("vision"):
-            return self._adapter.encode(pixels)
+            return self._adapter.encode(pixels, times_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

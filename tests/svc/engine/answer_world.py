@@ -22,6 +22,7 @@ from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.engine.answering import Answering
 from svc.engine.encoder import StreamEncoder, UnitEmbeds
+from svc.engine.layout import Cells, UnitLayout, grid_cells
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.engine.window import WindowConfig
@@ -31,6 +32,7 @@ from tests.svc.engine import streams
 UNLIMITED = WindowConfig(window_tokens=1 << 20, window_positions=1 << 20)
 QUESTION = "What colour was the circle?"
 DTYPES = ("float64", "float32")
+GRID_SIDE = 3
 TOLERANCE = {"float64": 1e-6, "float32": 2e-5}
 """Largest difference of logits that is rounding; logits lie around 5."""
 
@@ -47,9 +49,12 @@ class StoredUnit:
 class ListMemory:
     """Memory over units in a list; mean keys are computed from them, as an index holds them."""
 
-    def __init__(self, units: Sequence[StoredUnit], *, first_unit: int = 0) -> None:
+    def __init__(
+        self, units: Sequence[StoredUnit], *, first_unit: int = 0, side: int = GRID_SIDE
+    ) -> None:
         self.units = list(units)
         self.first_unit = first_unit
+        self.layout: UnitLayout = TinyLayout(side)
         self.tiers: Mapping[int, Tier] = {}
         self.coarsened: Set[int] = frozenset()
 
@@ -72,9 +77,10 @@ class ListMemory:
     def repeats(self) -> NDArray[np.bool_]:
         return (self.token_counts == 1) & (self.position_spans > 1)
 
-    def local_positions(self, units: NDArray[np.int64]) -> NDArray[np.int64]:
-        found = [self.units[unit].positions for unit in units]
-        return np.concatenate([np.empty(0, np.int64), *found])
+    def cells(self, units: NDArray[np.int64]) -> Cells:
+        side = self.layout.grid[1]
+        found = [cells_of(self.units[unit].positions, side) for unit in units]
+        return np.concatenate([np.empty((0, 2), np.uint16), *found])
 
     def scores(self, layer: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
         scores = np.stack([mean_key(unit.kv, layer) for unit in self.units]) @ query
@@ -87,6 +93,32 @@ class ListMemory:
             torch.cat([kv.keys[layer] for kv in chosen]),
             torch.cat([kv.values[layer] for kv in chosen]),
         )
+
+
+def cells_of(positions: NDArray[np.int64], side: int = GRID_SIDE) -> Cells:
+    """Return the cells at positions of a unit of a square grid, in reading order."""
+    return grid_cells((side, side))[positions]
+
+
+class TinyLayout:
+    """Where the tokens of a square grid stand, written down a second time."""
+
+    advance = (1,)
+    overhang = 0
+
+    def __init__(self, side: int = GRID_SIDE) -> None:
+        self.side = side
+        self.grid = (side, side)
+        self.tokens_per_unit = self.position_span = side * side
+
+    def whole_cells(self, token_count: int) -> Cells:
+        return grid_cells(self.grid)
+
+    def local_positions(self, cells: Cells, counts: NDArray[np.int64]) -> NDArray[np.int64]:
+        return (cells.astype(np.int64) @ np.array([self.side, 1]))[None]
+
+    def question_offset(self, spans: NDArray[np.int64]) -> int:
+        return int(spans.sum())
 
 
 def mean_key(kv: UnitKV, layer: int) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from svc.engine.encoder import StreamEncoder, UnitEmbeds
+from svc.engine.layout import grid_cells
 from svc.engine.model import LoadedModel
 from svc.engine.window_cache import UnitKV
 
@@ -27,11 +28,11 @@ def frames(count: int, *, seed: int = 0) -> list[np.ndarray]:
 def full_units(model: LoadedModel, count: int) -> list[UnitEmbeds]:
     """Return units of random frames with every token kept."""
     adapter = model.adapter
-    embeds = adapter.encode(adapter.preprocess(frames(count * adapter.frames_per_unit)))
-    positions = torch.from_numpy(adapter.local_positions())
+    pixels = adapter.preprocess(frames(count * adapter.frames_per_unit))
+    positions = torch.from_numpy(adapter.local_positions(grid_cells(adapter.grid), np.ones(1)))[0]
     return [
-        UnitEmbeds(embeds=unit, positions=positions, position_span=adapter.position_span)
-        for unit in embeds
+        UnitEmbeds(embeds=unit.embeds, positions=positions, position_span=unit.position_span)
+        for unit in adapter.encode(pixels, [0.0] * count)
     ]
 
 

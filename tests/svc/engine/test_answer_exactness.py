@@ -27,6 +27,7 @@ from tests.svc.engine.answer_world import (
     ListMemory,
     LogitsTap,
     StoredUnit,
+    TinyLayout,
     answer,
     encode,
     stock_inputs,
@@ -241,8 +242,8 @@ def shift_the_question(patch: pytest.MonkeyPatch) -> None:
 
 
 def shift_the_units(patch: pytest.MonkeyPatch) -> None:
-    original = ListMemory.local_positions
-    patch.setattr(ListMemory, "local_positions", lambda self, units: original(self, units) + 1)
+    original = TinyLayout.local_positions
+    patch.setattr(TinyLayout, "local_positions", lambda *args: original(*args) + 1)
 
 
 def swap_two_units(patch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from tests.svc.engine.answer_world import (
     LogitsTap,
     StoredUnit,
     answer,
+    cells_of,
     finish,
 )
 
@@ -99,7 +100,7 @@ class StoredSession:
             (kv,) = self._encoder.encode([unit])
             self.units.append(StoredUnit(kv, unit.positions.numpy(), unit.position_span))
             index = len(self.units) - 1
-            cells = self._model.adapter.cells()[unit.positions.numpy()]
+            cells = cells_of(unit.positions.numpy())
             self._writer.append(
                 Unit(
                     index=index,
@@ -195,8 +196,7 @@ def test_a_stored_unit_is_read_as_it_was_encoded(
         assert memory.token_counts.tolist() == expected.token_counts.tolist()
         assert memory.position_spans.tolist() == expected.position_spans.tolist()
         chosen = np.array([0, 3, 4, 8])
-        positions = memory.local_positions(chosen)
-        assert positions.tolist() == expected.local_positions(chosen).tolist()
+        assert memory.cells(chosen).tolist() == expected.cells(chosen).tolist()
         query = np.random.default_rng(0).standard_normal(32, dtype=np.float32)
         for layer in range(model.layer_count):
             keys, values = memory.load(layer, chosen)

@@ -25,6 +25,7 @@ from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.engine.index_repair import repair_index
 from svc.engine.key_rows import key_index_path
+from svc.engine.layout import Cells, grid_cells
 from svc.engine.memory import Memory
 from svc.engine.model import LoadedModel
 from svc.engine.store_memory import StoreMemory
@@ -92,9 +93,7 @@ def reduced(session: StoredSession, model: LoadedModel, snapshot: Snapshot) -> l
     left = []
     for index, unit in enumerate(session.units[: snapshot.unit_count]):
         cells = {tuple(cell) for cell in session.reader.cells(snapshot, index).tolist()}
-        kept = [
-            at for at, cell in enumerate(model.adapter.cells().tolist()) if tuple(cell) in cells
-        ]
+        kept = [at for at, cell in enumerate(grid_cells((3, 3)).tolist()) if tuple(cell) in cells]
         kv = UnitKV(keys=unit.kv.keys[:, kept], values=unit.kv.values[:, kept])
         left.append(StoredUnit(kv, unit.positions[kept], unit.span))
     return left
@@ -239,11 +238,11 @@ def test_a_layer_that_keeps_the_old_places_is_caught(
 ) -> None:
     """The mutant reads the new tokens, and puts them where the old ones lay."""
 
-    def first_places(self: Any, units: NDArray[np.int64]) -> NDArray[np.int64]:
+    def first_places(self: Any, units: NDArray[np.int64]) -> Cells:
         counts = self.token_counts[units]
-        return np.concatenate([np.arange(count) for count in counts.tolist()])
+        return np.concatenate([grid_cells((3, 3))[:count] for count in counts.tolist()])
 
-    monkeypatch.setattr(StoreMemory, "local_positions", first_places)
+    monkeypatch.setattr(StoreMemory, "cells", first_places)
     _, logits, expected = thinned_in_the_middle(model, session, 1)
     assert far(logits, expected) > 10 * TOLERANCE
 

@@ -24,8 +24,8 @@ def test_features_one_unit_at_a_time_equal_the_stock_features_of_the_whole_video
     with torch.inference_mode():
         video = pixels[:, 0][None].to(model.decoder.dtype)
         stock = model.hf_model.model.get_video_features(video).pooler_output[0]
-    singly = torch.cat([model.adapter.encode(pixels[i : i + 1]) for i in range(7)])
-    together = model.adapter.encode(pixels)
+    singly = torch.stack([model.adapter.encode(pixels[i : i + 1], [i])[0].embeds for i in range(7)])
+    together = torch.stack([unit.embeds for unit in model.adapter.encode(pixels, range(7))])
     assert singly.shape == (7, TOKENS_PER_UNIT, model.decoder.hidden_size)
     assert stock.shape[0] == 7 * TOKENS_PER_UNIT + 1
     for features in (singly, together):
@@ -48,7 +48,8 @@ def test_the_question_segment_begins_with_the_newline_that_ends_the_video(
 
 def test_cells_and_positions_follow_reading_order(tiny_model: Models) -> None:
     adapter = tiny_model("float32").adapter
-    assert adapter.cells().dtype == np.uint16
-    assert adapter.cells().tolist() == [[row, column] for row in range(3) for column in range(3)]
-    assert adapter.local_positions().tolist() == list(range(9))
+    cells = adapter.whole_cells(TOKENS_PER_UNIT)
+    assert cells.dtype == np.uint16
+    assert cells.tolist() == [[row, column] for row in range(3) for column in range(3)]
+    assert adapter.local_positions(cells, np.array([9])).tolist() == [list(range(9))]
     assert adapter.position_span == adapter.tokens_per_unit == TOKENS_PER_UNIT

@@ -57,7 +57,7 @@ def test_a_model_that_only_answers_holds_no_vision_weights(tiny_path: Path) -> N
     newline_first = answering.adapter.question_embeds(ids)
     assert torch.equal(newline_first, watching.adapter.question_embeds(ids))
     with pytest.raises(RuntimeError, match="vision=False"):
-        answering.adapter.encode(answering.adapter.preprocess(frames(1)))
+        answering.adapter.encode(answering.adapter.preprocess(frames(1)), [0.0])
 
 
 def test_the_digest_changes_with_weights_and_configuration_and_nothing_else(

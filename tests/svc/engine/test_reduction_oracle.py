@@ -46,10 +46,7 @@ def whole_units(model: LoadedModel) -> list[WholeUnit]:
         frame[row : row + 12, : int(generator.integers(6, 30))] = generator.integers(0, 256, 3)
         frames.append(frame)
     pixels = model.adapter.preprocess(frames)
-    return [
-        WholeUnit(pixels=unit_pixels, embeds=embeds, gap_before=False)
-        for unit_pixels, embeds in zip(pixels, model.adapter.encode(pixels), strict=True)
-    ]
+    return model.adapter.encode(pixels, [0.0] * len(frames))
 
 
 def reduced(
@@ -86,14 +83,15 @@ def stock_logits(
     embeds, positions, owners, seen = [prefix], [torch.arange(len(prefix))], [], []
     owners.append(torch.full((len(prefix),), -1))
     seen.append(torch.ones(len(prefix), dtype=torch.bool))
-    places = torch.from_numpy(adapter.local_positions())
+    places = torch.arange(adapter.tokens_per_unit)
     start = len(prefix)
     for index, (unit, one) in enumerate(zip(whole, made, strict=True)):
-        shown = torch.arange(len(places)) if by_keys else one.kept
+        kept = torch.from_numpy(one.cells.astype(np.int64) @ np.array([adapter.grid[1], 1]))
+        shown = places if by_keys else kept
         embeds.append(unit.embeds[shown])
-        positions.append(places[shown] + start)
+        positions.append(shown + start)
         owners.append(torch.full((len(shown),), index))
-        seen.append(torch.isin(shown, one.kept))
+        seen.append(torch.isin(shown, kept))
         start += adapter.position_span
     embeds.append(tail)
     positions.append(torch.arange(len(tail)) + start)
@@ -121,12 +119,10 @@ def test_a_reduced_stream_answers_as_the_stock_model_on_the_reduced_sequence(
     model = tiny_model(dtype)
     whole = whole_units(model)
     made = reduced(model, spec, whole, at_once=4)
-    dropped = sum(len(unit.kept) for unit in made) < UNITS * model.adapter.tokens_per_unit
+    dropped = sum(len(unit.cells) for unit in made) < UNITS * model.adapter.tokens_per_unit
     assert dropped == (spec != "none")
     units = [
-        StoredUnit(
-            unit.kv, model.adapter.local_positions()[unit.kept.numpy()], model.adapter.position_span
-        )
+        StoredUnit(unit.kv, unit.cells.astype(np.int64) @ np.array([3, 1]), unit.position_span)
         for unit in made
     ]
     tap = LogitsTap(model, monkeypatch)
@@ -157,5 +153,5 @@ def test_what_is_kept_does_not_depend_on_how_many_units_come_at_once(
     whole = whole_units(model)
     one, many = reduced(model, spec, whole, 1), reduced(model, spec, whole, UNITS)
     for a, b in zip(one, many, strict=True):
-        assert a.kept.tolist() == b.kept.tolist()
+        assert a.cells.tolist() == b.cells.tolist()
         assert float((a.kv.keys - b.kv.keys).abs().max()) < 1e-5

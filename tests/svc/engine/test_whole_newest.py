@@ -24,6 +24,7 @@ from tests.svc.engine.answer_world import (
     LogitsTap,
     StoredUnit,
     answer,
+    cells_of,
     encode,
 )
 
@@ -96,7 +97,7 @@ def memory_of(kept: Sequence[Sequence[int]], *, first_unit: int = 0) -> ListMemo
         marks = torch.tensor([[index * 100.0 + place] for place in places])
         kv = UnitKV(keys=marks[None, :, None], values=-marks[None, :, None])
         units.append(StoredUnit(kv, np.array(places, np.int64), 4))
-    return ListMemory(units, first_unit=first_unit)
+    return ListMemory(units, first_unit=first_unit, side=2)
 
 
 def tokens_of(memory: WholeNewest, units: Sequence[int]) -> list[float]:
@@ -106,20 +107,23 @@ def tokens_of(memory: WholeNewest, units: Sequence[int]) -> list[float]:
 
 
 def test_each_place_shows_what_was_last_kept_there() -> None:
-    memory = WholeNewest(memory_of([[0, 1, 2, 3], [1, 2], [0], [2]]), 4)
+    memory = WholeNewest(memory_of([[0, 1, 2, 3], [1, 2], [0], [2]]))
     assert tokens_of(memory, [3]) == [200.0, 101.0, 302.0, 3.0]
     assert tokens_of(memory, [1, 3]) == [101.0, 102.0, 200.0, 101.0, 302.0, 3.0]
     assert memory.token_counts.tolist() == [4, 2, 1, 4]
-    assert memory.local_positions(np.array([1, 3])).tolist() == [1, 2, 0, 1, 2, 3]
+    assert (
+        memory.cells(np.array([1, 3])).tolist()
+        == cells_of(np.array([1, 2, 0, 1, 2, 3]), 2).tolist()
+    )
     assert tokens_of(memory, [0, 2]) == [0.0, 1.0, 2.0, 3.0, 200.0]
 
 
 def test_dropped_units_and_those_too_far_back_lend_nothing() -> None:
-    dropped = WholeNewest(memory_of([[0, 1, 2, 3], [1], [2]], first_unit=1), 4)
+    dropped = WholeNewest(memory_of([[0, 1, 2, 3], [1], [2]], first_unit=1))
     assert tokens_of(dropped, [2]) == [101.0, 202.0]
     far = [[0, 1, 2, 3], *([[1]] * MAX_LOOKBACK_UNITS), [2]]
     newest = len(far) - 1
-    assert tokens_of(WholeNewest(memory_of(far), 4), [newest]) == [
+    assert tokens_of(WholeNewest(memory_of(far)), [newest]) == [
         (newest - 1) * 100.0 + 1,
         newest * 100.0 + 2,
     ]
@@ -135,7 +139,7 @@ def test_a_unit_that_cannot_be_read_is_told_and_then_lends_no_more() -> None:
         return read(layer, units)
 
     inner.load = load  # type: ignore[method-assign]
-    memory = WholeNewest(inner, 4)
+    memory = WholeNewest(inner)
     with pytest.raises(SliceCorruptError) as told:
         memory.load(0, np.array([2]))
     assert told.value.unit_index == 1
