@@ -52,7 +52,8 @@ def ended_at(stream: EncodedStream, unit_count: int) -> EncodedStream:
     return EncodedStream(
         keys=stream.keys[:, :token_count],
         values=stream.values[:, :token_count],
-        positions=stream.positions[:token_count],
+        cells=stream.cells[:token_count],
+        layout=stream.layout,
         token_counts=stream.token_counts[:unit_count],
         position_span=stream.position_span,
         all_places=stream.all_places,
