@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from torch import Tensor
 
 from kvstore.reader import SessionReader
+from svc.engine.adapters.base import WholeUnit
 from svc.engine.adapters.llava_onevision import LlavaOnevisionAdapter
 from tests.svc.ingest.calls import FINISH, images, open_images
 from tests.svc.ingest.conftest import StartServer
@@ -23,9 +24,11 @@ class Gate:
         self._open = threading.Event()
         encode = LlavaOnevisionAdapter.encode
 
-        def held(adapter: LlavaOnevisionAdapter, pixels: Tensor) -> Tensor:
+        def held(
+            adapter: LlavaOnevisionAdapter, pixels: Tensor, times_s: Sequence[float]
+        ) -> list[WholeUnit]:
             assert self._open.wait(30)
-            return encode(adapter, pixels)
+            return encode(adapter, pixels, times_s)
 
         monkeypatch.setattr(LlavaOnevisionAdapter, "encode", held)
 
