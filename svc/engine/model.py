@@ -17,11 +17,14 @@ from svc.engine.conformance import check_conformance
 from svc.engine.decoder import Decoder
 from svc.engine.errors import NotAModelError, UnsupportedModelError
 from svc.engine.prefix import PrefixKV, encode_prefix
-from svc.engine.preprocess import load_preprocessor
+from svc.engine.preprocess import load_pixel_rules
 from svc.engine.prompt import PromptFormat
 from svc.engine.rope import SAFE_ROPE_TYPES
 
 logger = logging.getLogger(__name__)
+
+_VISION_PARTS = frozenset({"vision_tower", "multi_modal_projector", "visual"})
+"""What families call that which only frames need."""
 
 DTYPES = {
     "float64": torch.float64,
@@ -114,21 +117,21 @@ def load_model(config: ModelConfig, *, vision: bool) -> LoadedModel:
     model_config = _read_config(config.path)
     make_adapter = adapter_factory(config.path, model_config.model_type)
     check_text_config(config.path, model_config.get_text_config())
-    preprocessor = load_preprocessor(checkpoint)
+    rules = load_pixel_rules(checkpoint)
     model = _load_weights(config)
     if not vision:
-        model.model.vision_tower = None
-        model.model.multi_modal_projector = None
+        for part in _VISION_PARTS.intersection(dict(model.model.named_children())):
+            setattr(model.model, part, None)
     model.to(config.device)
     decoder = Decoder(model)
     difference = check_conformance(model, decoder)
-    adapter = make_adapter(config.path, model, decoder, preprocessor)
     tokenizer: Any = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
+    adapter = make_adapter(config.path, model, decoder, rules, tokenizer)
     prompt = PromptFormat(
         config.path,
         tokenizer,
         _chat_template(checkpoint),
-        video_token_id=adapter.video_token_id,
+        video_mark=adapter.video_mark,
         lead_count=adapter.question_lead_count,
     )
     loaded = LoadedModel(

@@ -63,8 +63,47 @@ class FramePreprocessor:
         return F.interpolate(frame[None], size=size, mode=self.interpolation, antialias=True)[0]
 
 
-def load_preprocessor(checkpoint: Checkpoint) -> FramePreprocessor:
-    """Return the preprocessor that the checkpoint's processing configuration describes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixelRules:
+    """What a checkpoint's processing configuration says of frames of any size."""
+
+    path: str
+    """Of the checkpoint, for messages."""
+    size: Mapping[str, Any]
+    """As configured: height and width, or bounds of the pixels of a frame."""
+    min_pixels: int | None
+    max_pixels: int | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    rescale_factor: float
+    interpolation: str
+
+    def at(self, height: int, width: int) -> FramePreprocessor:
+        """Return what makes frames of one size."""
+        return FramePreprocessor(
+            height=height,
+            width=width,
+            mean=self.mean,
+            std=self.std,
+            rescale_factor=self.rescale_factor,
+            interpolation=self.interpolation,
+        )
+
+    def at_fixed_size(self) -> FramePreprocessor:
+        """Return what makes frames of the one size that is configured.
+
+        Raises:
+            UnsupportedModelError: none is.
+        """
+        if not {"height", "width"} <= set(self.size):
+            raise UnsupportedModelError(
+                self.path, f"frame size must be given as height and width, got {self.size!r}"
+            )
+        return self.at(int(self.size["height"]), int(self.size["width"]))
+
+
+def load_pixel_rules(checkpoint: Checkpoint) -> PixelRules:
+    """Return what the checkpoint's processing configuration describes.
 
     Raises:
         UnsupportedModelError: there is no configuration, or it asks for a step not done here.
@@ -74,13 +113,11 @@ def load_preprocessor(checkpoint: Checkpoint) -> FramePreprocessor:
         raise UnsupportedModelError(checkpoint.path, "no video or image processing configuration")
     _refuse_other_steps(config, checkpoint.path)
     size = config.get("size")
-    if not isinstance(size, Mapping) or not {"height", "width"} <= set(size):
-        raise UnsupportedModelError(
-            checkpoint.path, f"frame size must be given as height and width, got {size!r}"
-        )
-    return FramePreprocessor(
-        height=int(size["height"]),
-        width=int(size["width"]),
+    return PixelRules(
+        path=checkpoint.path,
+        size=size if isinstance(size, Mapping) else {},
+        min_pixels=config.get("min_pixels"),
+        max_pixels=config.get("max_pixels"),
         mean=_three(config, "image_mean", checkpoint.path),
         std=_three(config, "image_std", checkpoint.path),
         rescale_factor=float(config.get("rescale_factor", 1 / 255)),

@@ -61,7 +61,7 @@ class PromptFormat:
         tokenizer: Any,
         template: str | None,
         *,
-        video_token_id: int,
+        video_mark: Sequence[int],
         lead_count: int,
     ) -> None:
         """Read the template and check that it can be taken apart.
@@ -70,7 +70,7 @@ class PromptFormat:
             path: the checkpoint, for messages.
             tokenizer: its transformers tokenizer, of the fast kind.
             template: its chat template; None takes the tokenizer's.
-            video_token_id: what stands for the video in the template.
+            video_mark: tokens of the template that the video takes the place of.
             lead_count: embeddings that the adapter puts before the question's tokens.
 
         Raises:
@@ -91,7 +91,8 @@ class PromptFormat:
         # own copy: the flag is state of the tokenizer, and others use theirs with special tokens
         self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain.encode_special_tokens = True
-        self._video: str = tokenizer.convert_ids_to_tokens(video_token_id)
+        self._video_ids = list(video_mark)
+        self._video = "".join(tokenizer.convert_ids_to_tokens(self._video_ids))
         prefix, _ = self._render_apart([_PROBE])
         self._prefix_text = prefix
         self.prefix_ids: tuple[int, ...] = self._encode_pieces([prefix], [])[0]
@@ -228,12 +229,11 @@ class PromptFormat:
         _, tail = self._render_apart(texts)
         apart, _ = self._encode_pieces(*_cut(tail, texts))
         whole = self._tokenizer.encode(self._render(texts), add_special_tokens=False)
-        video_id = self._tokenizer.convert_tokens_to_ids(self._video)
-        if [*self.prefix_ids, video_id, *apart] != whole:
+        if [*self.prefix_ids, *self._video_ids, *apart] != whole:
             raise UnsupportedModelError(
                 self._path, "its template tokenised in pieces differs from tokenised whole"
             )
-        if video_id in self.encode_text(self._video):
+        if set(self._video_ids) & set(self.encode_text(self._video)):
             raise UnsupportedModelError(
                 self._path, f"its tokenizer cannot read {self._video!r} as plain text"
             )

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, DynamicCach
 from svc.cli.bench.stream import frame_pixels
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.model import DTYPES, ModelConfig
-from svc.engine.preprocess import load_preprocessor
+from svc.engine.preprocess import load_pixel_rules
 
 _VISION_BATCH = 64
 
@@ -25,7 +25,7 @@ class StockModel:
         loader: Any = AutoModelForImageTextToText
         self._model = loader.from_pretrained(config.path, dtype=DTYPES[config.dtype]).eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(config.path)
-        self._preprocessor = load_preprocessor(Checkpoint(config.path))
+        self._preprocessor = load_pixel_rules(Checkpoint(config.path)).at_fixed_size()
 
     @torch.inference_mode()
     def first_token_s(self, frame_count: int, question: str) -> float:

@@ -21,6 +21,11 @@ class StreamShape:
     frame_width: int = 1280
     sample_fps: float = 1.0
     """Frames that are taken of a second of video."""
+    unit_tokens: int = 256
+    """Tokens of a unit's picture, at most, where the family sizes frames by a budget."""
+
+
+USUAL_SHAPE = StreamShape()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,6 +58,9 @@ class Adapter(UnitLayout, Protocol):
     frame_width: int
     video_token_id: int
     """The token that stands for the video in the checkpoint's template."""
+    video_mark: tuple[int, ...]
+    """Tokens of the template that the video takes the place of: that one, and what is around it
+    where the family leaves that out."""
     question_lead_count: int
     """Embeddings that `question_embeds` puts before the question segment's tokens."""
 

@@ -14,7 +14,7 @@ from svc.engine.adapters.base import StreamShape, WholeUnit
 from svc.engine.decoder import Decoder
 from svc.engine.errors import UnsupportedModelError
 from svc.engine.layout import Cells, grid_cells
-from svc.engine.preprocess import FramePreprocessor
+from svc.engine.preprocess import PixelRules
 
 
 class LlavaOnevisionAdapter:
@@ -31,8 +31,9 @@ class LlavaOnevisionAdapter:
     overhang = 0
 
     def __init__(
-        self, path: str, model: Any, decoder: Decoder, preprocessor: FramePreprocessor
+        self, path: str, model: Any, decoder: Decoder, rules: PixelRules, tokenizer: Any
     ) -> None:
+        preprocessor = rules.at_fixed_size()
         config: Any = model.config
         vision: Any = config.vision_config
         if config.vision_feature_select_strategy != "full":
@@ -52,6 +53,7 @@ class LlavaOnevisionAdapter:
         self.grid = (side, side)
         self.tokens_per_unit = self.position_span = side * side
         self.video_token_id = int(config.video_token_id)
+        self.video_mark = (self.video_token_id,)
         self._cells = grid_cells(self.grid)
         self._preprocessor = preprocessor
         self._decoder = decoder

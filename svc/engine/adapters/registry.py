@@ -7,14 +7,21 @@ from typing import Any
 
 from svc.engine.adapters.base import Adapter
 from svc.engine.adapters.llava_onevision import LlavaOnevisionAdapter
+from svc.engine.adapters.qwen2_5_vl import Qwen25VLAdapter
+from svc.engine.adapters.qwen3_vl import Qwen3VLAdapter
 from svc.engine.decoder import Decoder
 from svc.engine.errors import UnsupportedModelError
-from svc.engine.preprocess import FramePreprocessor
+from svc.engine.preprocess import PixelRules
 
-AdapterFactory = Callable[[str, Any, Decoder, FramePreprocessor], Adapter]
-"""(path for messages, transformers model, its decoder, its preprocessor) -> adapter."""
+AdapterFactory = Callable[[str, Any, Decoder, PixelRules, Any], Adapter]
+"""(path for messages, transformers model, its decoder, its rules for frames, its tokenizer) ->
+adapter, of the usual shape of sessions."""
 
-_FACTORIES: dict[str, AdapterFactory] = {LlavaOnevisionAdapter.family: LlavaOnevisionAdapter}
+_FACTORIES: dict[str, AdapterFactory] = {
+    LlavaOnevisionAdapter.family: LlavaOnevisionAdapter,
+    Qwen25VLAdapter.family: Qwen25VLAdapter,
+    Qwen3VLAdapter.family: Qwen3VLAdapter,
+}
 
 
 def adapter_factory(path: str, model_type: str) -> AdapterFactory:

@@ -13,7 +13,7 @@ import torch
 
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import UnsupportedModelError
-from svc.engine.preprocess import FramePreprocessor, load_preprocessor
+from svc.engine.preprocess import FramePreprocessor, load_pixel_rules
 from tests.svc.engine.streams import frames
 
 GOLDEN = Path(__file__).with_name("golden_frames.npz")
@@ -30,7 +30,7 @@ def pattern(height: int, width: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def preprocessor(tiny_path: Path) -> FramePreprocessor:
-    return load_preprocessor(Checkpoint(str(tiny_path)))
+    return load_pixel_rules(Checkpoint(str(tiny_path))).at_fixed_size()
 
 
 def test_pixels_equal_the_stock_video_processors_bit_for_bit(
@@ -103,20 +103,20 @@ def test_a_configuration_that_asks_for_more_is_refused(
     file = folder / "video_preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UnsupportedModelError, match=reason):
-        load_preprocessor(Checkpoint(str(folder)))
+        load_pixel_rules(Checkpoint(str(folder))).at_fixed_size()
 
 
 def test_the_configuration_is_found_where_a_processor_may_keep_it(
     tiny_path: Path, tmp_path: Path
 ) -> None:
-    expected = load_preprocessor(Checkpoint(str(tiny_path)))
+    expected = load_pixel_rules(Checkpoint(str(tiny_path))).at_fixed_size()
     folder = shutil.copytree(tiny_path, tmp_path / "moved")
     file = folder / "video_preprocessor_config.json"
     file.rename(folder / "preprocessor_config.json")
-    assert load_preprocessor(Checkpoint(str(folder))) == expected
+    assert load_pixel_rules(Checkpoint(str(folder))).at_fixed_size() == expected
     nested = {"video_processor": json.loads((folder / "preprocessor_config.json").read_text())}
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(UnsupportedModelError, match="no video or image processing"):
-        load_preprocessor(Checkpoint(str(folder)))
+        load_pixel_rules(Checkpoint(str(folder))).at_fixed_size()
     (folder / "processor_config.json").write_text(json.dumps(nested))
-    assert load_preprocessor(Checkpoint(str(folder))) == expected
+    assert load_pixel_rules(Checkpoint(str(folder))).at_fixed_size() == expected

@@ -38,7 +38,7 @@ def make(model: LoadedModel, template: str | None) -> PromptFormat:
         "tiny",
         model.tokenizer,
         template,
-        video_token_id=model.adapter.video_token_id,
+        video_mark=model.adapter.video_mark,
         lead_count=model.adapter.question_lead_count,
     )
 

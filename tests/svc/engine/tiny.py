@@ -8,6 +8,7 @@ initialisation attention hardly matters, and a broken mask would go unseen.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def build_tiny_checkpoint(folder: Path, *, rope: dict[str, Any] | None = None) -
         rope: rope parameters of the text model; None is plain rope.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = build_tokenizer(SPECIAL_TOKENS)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     model = _random_model(tokenizer, rope)
@@ -75,7 +76,7 @@ def build_tiny_checkpoint(folder: Path, *, rope: dict[str, Any] | None = None) -
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(special_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer with the pre-tokenisation rules of Qwen2's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -93,12 +94,12 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator([_CORPUS] * 4, trainer)
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special_tokens])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS),
+        additional_special_tokens=list(special_tokens),
     )
 
 
@@ -132,11 +133,12 @@ def _random_model(
     model = LlavaOnevisionForConditionalGeneration(config).eval()
     model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    _scale_up(model)
+    scale_up(model)
     return model
 
 
-def _scale_up(model: torch.nn.Module) -> None:
+def scale_up(model: torch.nn.Module) -> None:
+    """Give every weight a size at which a broken part changes the answer."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
