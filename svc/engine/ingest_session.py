@@ -27,9 +27,11 @@ from kvstore.snapshot import Snapshot
 from kvstore.unit import Unit
 from kvstore.writer import SessionWriter
 from retrieval.index_writer import KeyIndexWriter
+from svc.engine.adapters.base import Adapter
 from svc.engine.encoder import StreamEncoder, WindowUnit
 from svc.engine.index_memory import IndexMemory
 from svc.engine.key_rows import key_index_path, open_key_index
+from svc.engine.layout import UnitLayout
 from svc.engine.model import LoadedModel
 from svc.engine.reducer import ReducedUnit, Reducer
 from svc.engine.reduction.base import ReductionState
@@ -96,7 +98,7 @@ class StreamIngest:
 
     def __init__(
         self,
-        model: LoadedModel,
+        adapter: Adapter,
         encoder: StreamEncoder,
         writer: SessionWriter,
         index: KeyIndexWriter,
@@ -110,7 +112,7 @@ class StreamIngest:
         self._index_memory = index_memory
         self._rows = rows
         self._reducer = reducer
-        self._model = model
+        self._adapter = adapter
         self._encoder = encoder
         self._writer = writer
         self._index = index
@@ -130,8 +132,13 @@ class StreamIngest:
         session_id: str,
         store: StoreOptions,
         reduction: ReductionSpec = NO_REDUCTION,
+        adapter: Adapter | None = None,
     ) -> StreamIngest:
         """Take the session, recover it, and bring the encoder to where it was.
+
+        Args:
+            model, window, session_id, store, reduction: of the session.
+            adapter: the model's for sessions of its shape; None: of the usual shape.
 
         Raises:
             KVStoreError: another process has it, it is damaged, or there is no room.
@@ -143,8 +150,9 @@ class StreamIngest:
             head_dim=model.head_dim,
             element=model.element,
         )
+        adapter = adapter or model.adapter
         rows = UnitRows(geometry, all_places=reduction.keeps_units_whole)
-        reducer = Reducer(reduction, model.adapter)
+        reducer = Reducer(reduction, adapter)
         states = ReductionFile(store.root, session_id)
         writer = SessionWriter.open(
             store.root,
@@ -174,7 +182,7 @@ class StreamIngest:
                     extra={"session": session_id},
                 )
             reducer.state = state or ReductionState()
-            encoder = StreamEncoder(model, window, model.adapter.advance)
+            encoder = StreamEncoder(model, window, adapter.advance)
             reader = SessionReader.open(store.root, session_id, disk_io=store.limits.disk_io)
             try:
                 snapshot = reader.snapshot()
@@ -191,7 +199,7 @@ class StreamIngest:
                 )
                 undo.callback(index.close)
                 memory.settle(index.allocated_bytes)
-                window_units = _window_units(model, window, reader, snapshot, geometry)
+                window_units = _window_units(adapter, window, reader, snapshot, geometry)
                 encoder.restore(window_units)
             finally:
                 reader.close()
@@ -206,7 +214,7 @@ class StreamIngest:
                     "unit_count": len(window_units),
                 },
             )
-        return cls(model, encoder, writer, index, memory, rows, reducer, window_rounded=rounded)
+        return cls(adapter, encoder, writer, index, memory, rows, reducer, window_rounded=rounded)
 
     @property
     def resume(self) -> bytes | None:
@@ -220,8 +228,7 @@ class StreamIngest:
         Raises:
             KVStoreError, OSError: they cannot be stored; those before are visible.
         """
-        adapter = self._model.adapter
-        seen = adapter.encode(
+        seen = self._adapter.encode(
             torch.cat([unit.pixels for unit in units]),
             [(unit.first_pts_s + unit.last_pts_s) / 2 for unit in units],
         )
@@ -311,7 +318,7 @@ class StreamIngest:
 
 
 def _window_units(
-    model: LoadedModel,
+    layout: UnitLayout,
     window: WindowConfig,
     reader: SessionReader,
     snapshot: Snapshot,
@@ -323,7 +330,7 @@ def _window_units(
 
     def positions(unit: int) -> Tensor:
         cells = reader.cells(snapshot, unit)
-        local = model.adapter.local_positions(cells, np.array([len(cells)]))
+        local = layout.local_positions(cells, np.array([len(cells)]))
         return torch.from_numpy(local)
 
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_args
@@ -10,6 +11,7 @@ import torch
 import xxhash
 
 from kvstore.encoding import Encoding, encoding_named
+from svc.engine.adapters.base import StreamShape
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
@@ -128,6 +130,11 @@ def model_identity(model: LoadedModel) -> dict[str, str]:
         "dtype": model.element,
         "prefix": f"xxh3-64:{xxhash.xxh3_64_hexdigest(prefix)}",
     }
+
+
+def shape_of(identity: Mapping[str, str | int | float]) -> StreamShape:
+    """Return how the frames of a session of this identity come."""
+    return StreamShape(sample_fps=float(identity.get("sample_fps", 1.0)))
 
 
 def _saved_dtype(path: str) -> str:

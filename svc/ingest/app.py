@@ -203,6 +203,7 @@ class App:
             session.session_id,
             store,
             ReductionSpec.parse(session.settings.reduction),
+            self._model.adapter.shaped(session.settings.shape),
         )
 
 
@@ -246,7 +247,7 @@ def _worker_factory(
         return MediaWorker(
             decoder=decoder,
             sampler=sampler,
-            units=UnitBuilder(model.adapter),
+            units=UnitBuilder(model.adapter.shaped(session.settings.shape)),
             put=put,
             report=report,
         )

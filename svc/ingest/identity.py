@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kvstore.encoding import Encoding
 from kvstore.limits import BlockLimits
 from svc.config import ConfigError, Settings
+from svc.engine.adapters.base import StreamShape
 from svc.engine.model import LoadedModel
 from svc.engine.reduction.spec import WHOLE_EVERY_UNITS, ReductionNameError, ReductionSpec
 from svc.engine.serving import ServingDefaults, model_identity
@@ -44,6 +45,11 @@ class SessionSettings:
         return WindowConfig(
             window_tokens=self.window_tokens, window_positions=self.window_positions
         )
+
+    @property
+    def shape(self) -> StreamShape:
+        """How frames come."""
+        return StreamShape(sample_fps=self.sample_fps)
 
     @property
     def sampling(self) -> SamplerConfig:

@@ -22,7 +22,7 @@ from svc.engine.answer_request import AnswerRequest
 from svc.engine.answer_result import AnswerResult
 from svc.engine.model import LoadedModel
 from svc.engine.reduction.spec import ReductionSpec
-from svc.engine.serving import model_identity
+from svc.engine.serving import model_identity, shape_of
 from svc.engine.store_memory import StoreMemory
 from svc.qa.as_of import Wait, cut_history, cut_snapshot
 from svc.qa.convert import Answered, Question
@@ -150,7 +150,13 @@ class Answerer:
         reading = Reading(deadline_s=deadline.at_s)
         trace = self._trace.question(question.session_id) if self._trace else None
         reader = GuardedReader(session.reader, self._pool, reading, trace)
-        memory = StoreMemory(self._model, reader, index, snapshot)
+        memory = StoreMemory(
+            self._model,
+            reader,
+            index,
+            snapshot,
+            self._model.adapter.shaped(shape_of(record.identity)),
+        )
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 

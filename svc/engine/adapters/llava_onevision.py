@@ -53,7 +53,7 @@ class LlavaOnevisionAdapter:
         self.grid = (side, side)
         self.tokens_per_unit = self.position_span = side * side
         self.video_token_id = int(config.video_token_id)
-        self.video_mark = (self.video_token_id,)
+        self.video_mark: tuple[int, ...] = (self.video_token_id,)
         self._cells = grid_cells(self.grid)
         self._preprocessor = preprocessor
         self._decoder = decoder

@@ -53,7 +53,7 @@ class Qwen25VLAdapter:
         self.position_span = max(1, round(float(vision.tokens_per_second) * unit_s))
         self.overhang = max(self.grid)
         self.video_token_id = int(model.config.video_token_id)
-        self.video_mark = (self.video_token_id,)
+        self.video_mark: tuple[int, ...] = (self.video_token_id,)
         self._cells = grid_cells(self.grid)
         self._preprocess = rules.at(self.frame_height, self.frame_width)
 

@@ -59,7 +59,11 @@ class Qwen3VLAdapter:
         self.position_span = most_before + max(self.grid) + 1
         self.video_token_id = int(config.video_token_id)
         # Released checkpoints were trained without the template's marks around the whole video.
-        self.video_mark = (self._mark_ids[0], self.video_token_id, self._mark_ids[1])
+        self.video_mark: tuple[int, ...] = (
+            self._mark_ids[0],
+            self.video_token_id,
+            self._mark_ids[1],
+        )
         self._preprocess = rules.at(self.frame_height, self.frame_width)
 
     def shaped(self, stream: StreamShape) -> Self:

@@ -143,7 +143,7 @@ def stock_logits(
     question: str,
     answer_ids: Sequence[int],
 ) -> Tensor:
-    """Return transformers' own logits before each answer token over the kept tokens, one forward."""
+    """Return transformers' own logits before each answer token: one forward over what is kept."""
     prefix = model.decoder.embed(model.prompt.prefix_ids)
     prompt = model.prompt.question(question)
     tail = model.decoder.embed([*prompt.token_ids, *answer_ids[:-1]])
