@@ -232,6 +232,24 @@ def test_units_do_not_depend_on_how_many_come_at_once(family: Family, load: Load
         model.adapter.preprocess(frames_of(3))
 
 
+def test_pictures_are_what_the_stock_model_makes_of_the_whole_video(path: Path, load: Load) -> None:
+    model, plain = load("float64"), stock(path, "float64")
+    pixels = model.adapter.preprocess(frames_of(8))
+    units = model.adapter.encode(pixels, [0.5, 2.5, 4.5, 6.5])
+    rows, *grid = Qwen3VLVideoProcessor.patchify(None, pixels.flatten(0, 1)[None], 4, 2, 2)
+    with torch.inference_mode():
+        seen = plain.model.get_video_features(rows[0].double(), torch.tensor([grid]))
+    shown = [torch.from_numpy(pictured(unit.cells)) for unit in units]
+    ours = torch.cat([unit.embeds[own] for unit, own in zip(units, shown, strict=True)])
+    assert far(ours, seen.pooler_output[0]) < 1e-12
+    for level, expected in enumerate(getattr(seen, "deepstack_features", [])):
+        parts = []
+        for unit, own in zip(units, shown, strict=True):
+            assert unit.deepstack is not None
+            parts.append(unit.deepstack[level, own])
+        assert far(torch.cat(parts), torch.cat(tuple(expected))) < 1e-12
+
+
 def test_patches_are_cut_as_transformers_cuts_them(load: Load) -> None:
     adapter = load("float32").adapter
     pixels = adapter.preprocess(frames_of(6))
