@@ -56,6 +56,11 @@ def failure_of(error: Exception) -> CommandError | None:
 
         if isinstance(error, BadArchiveError):
             return CommandError(reason_of(error), str(error))
+    if "svc.engine.errors" in sys.modules:
+        from svc.engine.errors import EngineError
+
+        if isinstance(error, EngineError):
+            return CommandError(reason_of(error), str(error))
     if "svc.config" in sys.modules:
         from svc.config import ConfigError
 
@@ -101,4 +106,4 @@ def _message(error: LookbackError) -> str:
 def reason_of(error: Exception) -> str:
     """Returns the stable name of an error that is told apart by its class: NO_VIDEO_STREAM."""
     name = type(error).__name__.removesuffix("Error")
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).upper()

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from svc.cli import added, ask, bench, demo, push, serve, sessions, store
+from svc.cli import added, ask, bench, demo, models, push, serve, sessions, store
 from svc.cli.failures import EXIT_FAILED, EXIT_INTERRUPTED, failure_of, report
 from svc.cli.remote import (
     IngestAddressOption,
@@ -57,6 +57,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(store.app, name="store")
 app.add_typer(bench.app, name="bench")
 app.command()(demo.demo)
+app.command()(models.models)
 app.command("eval", context_settings=added.CONTEXT_SETTINGS)(added.evaluate)
 
 

@@ -23,7 +23,7 @@ from svc.engine.rope import SAFE_ROPE_TYPES
 
 logger = logging.getLogger(__name__)
 
-_VISION_PARTS = frozenset({"vision_tower", "multi_modal_projector", "visual"})
+VISION_PARTS = frozenset({"vision_tower", "multi_modal_projector", "visual"})
 """What families call that which only frames need."""
 
 DTYPES = {
@@ -114,26 +114,20 @@ def load_model(config: ModelConfig, *, vision: bool) -> LoadedModel:
     """
     attention.register()
     checkpoint = Checkpoint(config.path)
-    model_config = _read_config(config.path)
+    model_config = read_config(config.path)
     make_adapter = adapter_factory(config.path, model_config.model_type)
     check_text_config(config.path, model_config.get_text_config())
     rules = load_pixel_rules(checkpoint)
     model = _load_weights(config)
     if not vision:
-        for part in _VISION_PARTS.intersection(dict(model.model.named_children())):
+        for part in VISION_PARTS.intersection(dict(model.model.named_children())):
             setattr(model.model, part, None)
     model.to(config.device)
     decoder = Decoder(model)
     difference = check_conformance(model, decoder)
     tokenizer: Any = AutoTokenizer.from_pretrained(config.path, trust_remote_code=False)
     adapter = make_adapter(config.path, model, decoder, rules, tokenizer)
-    prompt = PromptFormat(
-        config.path,
-        tokenizer,
-        _chat_template(checkpoint),
-        video_mark=adapter.video_mark,
-        lead_count=adapter.question_lead_count,
-    )
+    prompt = prompt_format(checkpoint, tokenizer, adapter)
     loaded = LoadedModel(
         config=config,
         name=config.name or config.path.rstrip("/").rsplit("/", 1)[-1],
@@ -180,11 +174,31 @@ def check_text_config(path: str, text_config: Any) -> None:
         )
 
 
-def _read_config(path: str) -> Any:
+def read_config(path: str) -> Any:
+    """Return a checkpoint's transformers configuration.
+
+    Raises:
+        UnsupportedModelError: of a kind that transformers does not know without running its code.
+    """
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except ValueError as error:  # unknown model_type, or one that wants its own code to be run
         raise UnsupportedModelError(path, str(error)) from error
+
+
+def prompt_format(checkpoint: Checkpoint, tokenizer: Any, adapter: Adapter) -> PromptFormat:
+    """Return how a checkpoint was taught to be asked.
+
+    Raises:
+        UnsupportedModelError: it has no template, or one that cannot be taken apart.
+    """
+    return PromptFormat(
+        checkpoint.path,
+        tokenizer,
+        _chat_template(checkpoint),
+        video_mark=adapter.video_mark,
+        lead_count=adapter.question_lead_count,
+    )
 
 
 def _load_weights(config: ModelConfig) -> Any:
