@@ -29,7 +29,7 @@ from svc.cli.remote import (
     ServerOption,
     endpoints,
 )
-from svc.cli.session_options import FpsOption, ReductionOption
+from svc.cli.session_options import FpsOption, ReductionOption, UnitTokensOption
 from svc.cli.times import format_time
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _STDIN = "-"
 _FLAGS = {
     "sample_fps": "--fps",
     "reduction": "--reduction",
+    "unit_tokens": "--unit-tokens",
     "speed": "--speed",
     "give_up_after_s": "--give-up-after",
     **KEEPING_FLAGS,
@@ -67,6 +68,7 @@ def push(
     ] = 0.0,
     fps: FpsOption = None,
     reduction: ReductionOption = None,
+    unit_tokens: UnitTokensOption = None,
     create: Annotated[
         bool,
         typer.Option("--create/--no-create", help="Create the session if it is not there yet."),
@@ -109,7 +111,8 @@ def push(
 
     Ctrl-C ends the push and leaves the session live; the same command goes on with it.
     """
-    for flag, given in (("--fps", fps), ("--reduction", reduction)):
+    fixed = (("--fps", fps), ("--reduction", reduction), ("--unit-tokens", unit_tokens))
+    for flag, given in fixed:
         if given is not None and not create:
             raise typer.BadParameter(
                 "is fixed when the session is created; leave it out with --no-create",
@@ -132,9 +135,15 @@ def push(
         )
     from svc.client import SessionSettings
 
-    settings = SessionSettings(sample_fps=fps or 0.0, reduction=reduction or "")
     where = endpoints(context, server, ingest_address, qa_address)
     opened, label = _open(source)
+    settings = SessionSettings(
+        sample_fps=fps or 0.0,
+        reduction=reduction or "",
+        frame_width=opened.description.width,
+        frame_height=opened.description.height,
+        unit_token_count=unit_tokens or 0,
+    )
     pushing = _push(
         where,
         opened,

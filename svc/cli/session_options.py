@@ -37,14 +37,53 @@ ReductionOption = Annotated[
         show_default="the server's",
     ),
 ]
+UnitTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--unit-tokens",
+        min=1,
+        max=16384,
+        help="Tokens that a picture becomes at most, for models that size frames by it; fixed when "
+        "the session is created. ",
+        show_default="the server's",
+    ),
+]
+FrameSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--frame-size",
+        metavar="WxH",
+        help="Size of the source's frames in pixels: some models keep its shape; fixed when the "
+        "session is created. ",
+        show_default="1280x720",
+    ),
+]
 
 FLAGS = {
     "sample_fps": "--fps",
     "reduction": "--reduction",
+    "unit_tokens": "--unit-tokens",
+    "frame_width": "--frame-size",
     "display_name": "--name",
     **KEEPING_FLAGS,
 }
 """Options by the fields that they set."""
+
+
+def parse_frame_size(text: str | None) -> tuple[int, int]:
+    """Returns width and height of "1280x720"; (0, 0) for nothing.
+
+    Raises:
+        typer.BadParameter: the text is neither.
+    """
+    if text is None:
+        return 0, 0
+    width, separator, height = text.partition("x")
+    if not (separator and width.isdecimal() and height.isdecimal() and int(width) * int(height)):
+        raise typer.BadParameter(
+            f"{text!r} is no size, give one as in 1280x720", param_hint="--frame-size"
+        )
+    return int(width), int(height)
 
 
 def tell(session: Session, as_json: bool, text: str) -> None:

@@ -31,10 +31,13 @@ from svc.cli.remote import (
 from svc.cli.session_options import (
     FLAGS,
     FpsOption,
+    FrameSizeOption,
     JsonOption,
     NameOption,
     ReductionOption,
     SessionArgument,
+    UnitTokensOption,
+    parse_frame_size,
     tell,
 )
 
@@ -48,6 +51,8 @@ def create(
     name: NameOption = None,
     fps: FpsOption = None,
     reduction: ReductionOption = None,
+    unit_tokens: UnitTokensOption = None,
+    frame_size: FrameSizeOption = None,
     budget: BudgetOption = None,
     on_full: OnFullOption = None,
     retain: RetainOption = None,
@@ -60,7 +65,14 @@ def create(
     from svc.client import SessionSettings
 
     where = endpoints(context, server, ingest_address, qa_address)
-    settings = SessionSettings(sample_fps=fps or 0.0, reduction=reduction or "")
+    frame_width, frame_height = parse_frame_size(frame_size)
+    settings = SessionSettings(
+        sample_fps=fps or 0.0,
+        reduction=reduction or "",
+        frame_width=frame_width,
+        frame_height=frame_height,
+        unit_token_count=unit_tokens or 0,
+    )
     rules = keeping_rules(budget, on_full, retain)
     with naming(FLAGS):
         made = asyncio.run(_create(where, session, name or "", settings, rules))

@@ -83,6 +83,9 @@ def session_from(message: session_pb2.Session) -> Session:
             sample_fps=message.settings.sample_fps,
             window_token_count=message.settings.window_token_count,
             reduction=message.settings.reduction,
+            frame_width=message.settings.frame_width,
+            frame_height=message.settings.frame_height,
+            unit_token_count=message.settings.unit_token_count,
         ),
         stats=_stats_from(message.stats) if message.HasField("stats") else None,
         model=message.model,
@@ -165,6 +168,9 @@ def settings_to(settings: SessionSettings) -> session_pb2.SessionSettings:
         sample_fps=settings.sample_fps,
         window_token_count=settings.window_token_count,
         reduction=settings.reduction,
+        frame_width=settings.frame_width,
+        frame_height=settings.frame_height,
+        unit_token_count=settings.unit_token_count,
     )
 
 

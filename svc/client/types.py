@@ -62,6 +62,12 @@ class SessionSettings:
     reduction: str = ""
     """Which visual tokens are kept: a policy, alone or with a preset or a strength, as in
     `last_kept:light`; empty: the server's default."""
+    frame_width: int = 0
+    """Of the source, in pixels, in [1, 16384]: some model families keep its shape. 0, with the
+    height: 1280 x 720."""
+    frame_height: int = 0
+    unit_token_count: int = 0
+    """Tokens of a unit's picture at most, for families that size frames by it; 0: the server's."""
 
 
 class OnFull(Enum):

@@ -11,7 +11,7 @@ import torch
 import xxhash
 
 from kvstore.encoding import Encoding, encoding_named
-from svc.engine.adapters.base import StreamShape
+from svc.engine.adapters.base import USUAL_SHAPE, StreamShape
 from svc.engine.checkpoint import Checkpoint
 from svc.engine.errors import DeviceError, UnsupportedModelError
 from svc.engine.model import DTYPES, LoadedModel, ModelConfig
@@ -132,9 +132,25 @@ def model_identity(model: LoadedModel) -> dict[str, str]:
     }
 
 
+def shape_identity(shape: StreamShape) -> dict[str, str | int | float]:
+    """Return the part of a session's identity that says how its frames come."""
+    return {
+        "frame_shape": f"{shape.frame_width}x{shape.frame_height}",
+        "unit_tokens": shape.unit_tokens,
+        "sample_fps": shape.sample_fps,
+    }
+
+
 def shape_of(identity: Mapping[str, str | int | float]) -> StreamShape:
-    """Return how the frames of a session of this identity come."""
-    return StreamShape(sample_fps=float(identity.get("sample_fps", 1.0)))
+    """Return how the frames of a session of this identity come; older ones do not say all."""
+    known = shape_identity(USUAL_SHAPE) | dict(identity)
+    width, height = map(int, str(known["frame_shape"]).split("x"))
+    return StreamShape(
+        frame_height=height,
+        frame_width=width,
+        sample_fps=float(known["sample_fps"]),
+        unit_tokens=int(known["unit_tokens"]),
+    )
 
 
 def _saved_dtype(path: str) -> str:

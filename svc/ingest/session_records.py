@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from kvstore.pins import Span
 from kvstore.session import SessionRecord
+from svc.engine.adapters.base import USUAL_SHAPE
 from svc.ingest.identity import SessionSettings
 from svc.ingest.keeping import KeepingRules
 from svc.rpc.errors import Reason, RequestError
@@ -56,12 +57,13 @@ def check_agrees(
         RequestError: SESSION_EXISTS, with the first field that differs.
     """
     for name, given in settings.items():
-        if given and given != existing.settings[name]:
-            raise _exists(existing, name, existing.settings[name], given)
-    stored = KeepingRules.of_record(existing.settings)
-    differing = stored.differing(keeping)
+        stored = existing.settings.get(name)
+        if given and given != stored:
+            raise _exists(existing, name, stored, given)
+    kept = KeepingRules.of_record(existing.settings)
+    differing = kept.differing(keeping)
     if differing is not None:
-        had = getattr(stored, differing) or "the server's default"
+        had = getattr(kept, differing) or "the server's default"
         given = getattr(keeping, differing)
         raise _exists(existing, differing, had, given, "; an update of the session changes it")
 
@@ -95,6 +97,9 @@ def session_of(record: SessionRecord) -> Session:
     missing = {
         "kv_encoding": "model",
         "reduction": "none",
+        "frame_width": USUAL_SHAPE.frame_width,
+        "frame_height": USUAL_SHAPE.frame_height,
+        "unit_tokens": USUAL_SHAPE.unit_tokens,
         "keep_tokens": record.settings["window_tokens"],
     }
     stored = {**missing, **record.settings}

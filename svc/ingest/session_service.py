@@ -14,6 +14,7 @@ from kvstore.errors import InvalidSessionIdError, KVStoreError
 from kvstore.paths import check_session_id
 from lookback.v1 import session_pb2, session_pb2_grpc
 from svc.ingest.app import App
+from svc.ingest.identity import AskedFrames
 from svc.ingest.session_messages import (
     invalid,
     read_keeping,
@@ -58,6 +59,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
                 sample_fps=request.settings.sample_fps,
                 window_tokens=request.settings.window_token_count,
                 reduction=request.settings.reduction,
+                frames=AskedFrames(
+                    width=request.settings.frame_width,
+                    height=request.settings.frame_height,
+                    unit_tokens=request.settings.unit_token_count,
+                ),
                 keeping=read_keeping(request.keeping),
                 exist_ok=request.exist_ok,
                 on_made=naming.note_made,

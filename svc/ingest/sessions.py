@@ -22,7 +22,7 @@ from kvstore.session import (
     load_session,
     session_ids,
 )
-from svc.ingest.identity import IdentityRules
+from svc.ingest.identity import DEFAULT_FRAMES, AskedFrames, IdentityRules
 from svc.ingest.keeping import KEEPING_KEY, KeepingRules
 from svc.ingest.session_records import (
     Session,
@@ -58,6 +58,7 @@ class Sessions:
         sample_fps: float,
         window_tokens: int,
         reduction: str = "",
+        frames: AskedFrames = DEFAULT_FRAMES,
         keeping: KeepingRules | None = None,
         exist_ok: bool,
         on_made: Callable[[], None] = lambda: None,
@@ -74,7 +75,10 @@ class Sessions:
         keeping = keeping or KeepingRules()
         keeping.check()
         settings = self._rules.choose(
-            sample_fps=sample_fps, window_tokens=window_tokens, reduction=reduction
+            sample_fps=sample_fps,
+            window_tokens=window_tokens,
+            reduction=reduction,
+            frames=frames,
         )
         record = SessionRecord(
             session_id=session_id,
@@ -101,6 +105,7 @@ class Sessions:
                 "sample_fps": sample_fps,
                 "window_tokens": window_tokens,
                 "reduction": reduction and settings.reduction,
+                "unit_tokens": frames.unit_tokens,
             }
             check_agrees(existing, settings=given, keeping=keeping)
             return session_of(existing)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from svc.client import PushFinished, wait_ready
+from svc.client import LookbackError, PushFinished, SessionSettings, wait_ready
 from tests.e2e.asking import ask_all, fresh_name
 from tests.e2e.running import Service
 from tests.e2e.videos import Pictures, push
@@ -57,5 +57,36 @@ def test_an_answer_is_the_same_live_later_and_after_a_restart(
             now = await ask_all(client, session)
             assert {said.seen[0] for said in now.values()} == {frames[-1][0]}  # the odd one, too
             assert ended.progress.visible_pts_s == frames[-1][0]
+
+    asyncio.run(ask())
+
+
+def test_a_sessions_frames_keep_the_shape_and_the_budget_that_it_was_made_with(
+    service: Service,
+) -> None:
+    frames = [(index / FPS, 300 + index) for index in range(8)]
+
+    async def ask() -> None:
+        async with service.client() as client:
+            counts = {}
+            for name, settings in {
+                "wide": SessionSettings(sample_fps=FPS),
+                "tall": SessionSettings(sample_fps=FPS, frame_width=100, frame_height=400),
+                "small": SessionSettings(sample_fps=FPS, unit_token_count=2),
+            }.items():
+                session = fresh_name(name)
+                await client.create_session(session, settings=settings)
+                async for _ in client.push(session, Pictures(frames=frames)):
+                    pass
+                live = await ask_all(client, session)
+                counts[name] = (await client.get_session(session)).stats.token_count
+                later = await ask_all(client, session, asked_at_s=frames[-1][0])
+                for kind, said in live.items():
+                    later[kind].assert_near(said)
+            assert counts["small"] < counts["tall"] < counts["wide"]
+            with pytest.raises(LookbackError, match="both or neither"):
+                await client.create_session(
+                    fresh_name("bad"), settings=SessionSettings(frame_width=100)
+                )
 
     asyncio.run(ask())

@@ -216,6 +216,9 @@ class SessionSettings(_message.Message):
     SAMPLE_FPS_FIELD_NUMBER: _builtins.int
     WINDOW_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     REDUCTION_FIELD_NUMBER: _builtins.int
+    FRAME_WIDTH_FIELD_NUMBER: _builtins.int
+    FRAME_HEIGHT_FIELD_NUMBER: _builtins.int
+    UNIT_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     sample_fps: _builtins.float
     """Frames taken per second of stream time, in (0, 30]. 0 means the server's default (1)."""
     window_token_count: _builtins.int
@@ -226,16 +229,29 @@ class SessionSettings(_message.Message):
     of its own ("last_kept:0.9"). Empty means the server's default. As read back, the strength is
     always said.
     """
+    frame_width: _builtins.int
+    """Size in pixels of the source's frames, each in [1, 16384], the longer side at most 200 times the
+    shorter; both or neither: 0 means 1280 x 720. Families that size frames by a budget of tokens
+    keep this shape; frames of another one are stretched to it. Other families make every frame a square.
+    """
+    frame_height: _builtins.int
+    unit_token_count: _builtins.int
+    """Tokens of a unit's picture at most, in [1, 16384], for families that size frames by it. 0 means the
+    server's default (256).
+    """
     def __init__(
         self,
         *,
         sample_fps: _builtins.float = ...,
         window_token_count: _builtins.int = ...,
         reduction: _builtins.str = ...,
+        frame_width: _builtins.int = ...,
+        frame_height: _builtins.int = ...,
+        unit_token_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reduction", b"reduction", "sample_fps", b"sample_fps", "window_token_count", b"window_token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame_height", b"frame_height", "frame_width", b"frame_width", "reduction", b"reduction", "sample_fps", b"sample_fps", "unit_token_count", b"unit_token_count", "window_token_count", b"window_token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
