@@ -230,11 +230,13 @@ class SessionSettings(_message.Message):
     always said.
     """
     frame_width: _builtins.int
-    """Size in pixels of the source's frames, each in [1, 16384], the longer side at most 200 times the
-    shorter; both or neither: 0 means 1280 x 720. Families that size frames by a budget of tokens
-    keep this shape; frames of another one are stretched to it. Other families make every frame a square.
+    """Width in pixels of the source's frames, in [1, 16384], given with the height or not at all: 0
+    and 0 mean 1280 x 720. The longer side is at most 200 times the shorter. Model families that size
+    frames by a budget of tokens keep this shape, and stretch frames of another one to it; others
+    make every frame a square.
     """
     frame_height: _builtins.int
+    """Height in pixels of the source's frames, in [1, 16384]; see frame_width."""
     unit_token_count: _builtins.int
     """Tokens of a unit's picture at most, in [1, 16384], for families that size frames by it. 0 means the
     server's default (256).
