@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +57,11 @@ class FrameUnit:
     thumbnail_jpeg: bytes
     resume: bytes
     """What the source of the frames needs to go on after this unit; not read here."""
+
+    @property
+    def mean_pts_s(self) -> float:
+        """Between its first and its last frame."""
+        return (self.first_pts_s + self.last_pts_s) / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +116,9 @@ class StreamIngest:
         """Internal: use `open`."""
         self._index_memory = index_memory
         self._rows = rows
-        self._reducer = reducer
-        self._adapter = adapter
-        self._encoder = encoder
+        self.reducer = reducer
+        self.adapter = adapter
+        self.encoder = encoder
         self._writer = writer
         self._index = index
         self._window_rounded = window_rounded
@@ -228,15 +233,23 @@ class StreamIngest:
         Raises:
             KVStoreError, OSError: they cannot be stored; those before are visible.
         """
-        seen = self._adapter.encode(
+        seen = self.adapter.encode(
             torch.cat([unit.pixels for unit in units]),
-            [(unit.first_pts_s + unit.last_pts_s) / 2 for unit in units],
+            [unit.mean_pts_s for unit in units],
         )
         whole = [
             replace(each, gap_before=unit.gap_before)
             for unit, each in zip(units, seen, strict=True)
         ]
-        for unit, reduced in zip(units, self._reducer.encode(self._encoder, whole), strict=True):
+        self.keep(units, self.reducer.encode(self.encoder, whole))
+
+    def keep(self, units: Sequence[FrameUnit], made: Iterable[ReducedUnit]) -> None:
+        """Store what was made of the next units and make them visible, one after the other.
+
+        Raises:
+            KVStoreError, OSError: they cannot be stored; those before are visible.
+        """
+        for unit, reduced in zip(units, made, strict=True):
             self._keep(unit, reduced)
 
     def flush(self) -> None:
@@ -286,7 +299,7 @@ class StreamIngest:
             to_stored(kv.values),
             resume=unit.resume,
         )
-        self._reducer.state = reduced.state
+        self.reducer.state = reduced.state
         self._index.append(self._rows.of(cells, self._kept_keys(kv)))
         with self._watermarks:
             self._writer.publish()

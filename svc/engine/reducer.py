@@ -13,7 +13,7 @@ from torch import Tensor
 from svc.engine.adapters.base import Adapter, WholeUnit
 from svc.engine.encoder import StreamEncoder, UnitEmbeds
 from svc.engine.layout import Cells, pictured
-from svc.engine.reduction.base import FeaturePolicy, KeyPolicy, ReductionState, UnitFeatures
+from svc.engine.reduction.base import KeyPolicy, ReductionState, UnitFeatures
 from svc.engine.reduction.spec import ReductionSpec
 from svc.engine.window_cache import UnitKV
 
@@ -32,6 +32,21 @@ class ReducedUnit:
     """Of the policy, after it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlannedUnits:
+    """Units of which it is known what is kept, on their way through the text model."""
+
+    units: Sequence[WholeUnit]
+    kept: Sequence[Tensor]
+    states: Sequence[ReductionState]
+    embeds: list[UnitEmbeds]
+
+    def finish(self, made: Sequence[UnitKV]) -> Iterator[ReducedUnit]:
+        """Return the units with what the text model made of `embeds`."""
+        for unit, kept, state, kv in zip(self.units, self.kept, self.states, made, strict=True):
+            yield _reduced(unit, kept, kv, state)
+
+
 class Reducer:
     """Runs units through a policy and the text model. Not thread-safe."""
 
@@ -44,6 +59,11 @@ class Reducer:
         self.state = state or ReductionState()
         """After the last unit that the caller kept: it sets it, from ReducedUnit."""
 
+    @property
+    def chooses_before(self) -> bool:
+        """Whether what is kept is known before the text model runs: `plan` serves such alone."""
+        return not isinstance(self._policy, KeyPolicy)
+
     def encode(self, encoder: StreamEncoder, units: Sequence[WholeUnit]) -> Iterator[ReducedUnit]:
         """Reduce and encode the next units; in one pass where the policy allows.
 
@@ -52,21 +72,25 @@ class Reducer:
         """
         if isinstance(self._policy, KeyPolicy):
             return self._pruned(encoder, units, self._policy)
-        return self._chosen(encoder, units, self._policy)
+        planned = self.plan(units)
+        return planned.finish(encoder.encode(planned.embeds))
 
-    def _chosen(
-        self, encoder: StreamEncoder, units: Sequence[WholeUnit], policy: FeaturePolicy
-    ) -> Iterator[ReducedUnit]:
-        state = self.state
-        choices: list[tuple[Tensor, ReductionState]] = []
+    def plan(self, units: Sequence[WholeUnit]) -> PlannedUnits:
+        """Choose what is kept of the next units, of a policy that can tell before they are encoded.
+
+        Nothing is remembered: `state` says what they are compared with.
+        """
+        policy, state = self._policy, self.state
+        if isinstance(policy, KeyPolicy):
+            raise TypeError("this policy chooses by what the text model makes of a unit")
+        kept: list[Tensor] = []
+        states: list[ReductionState] = []
         for unit in units:
             chosen, state = policy.choose(self._features(unit), state)
-            choices.append((_with_text(unit, chosen), state))
-        encoded = encoder.encode(
-            [self._embeds(unit, kept) for unit, (kept, _) in zip(units, choices, strict=True)]
-        )
-        for unit, (kept, after), kv in zip(units, choices, encoded, strict=True):
-            yield _reduced(unit, kept, kv, after)
+            kept.append(_with_text(unit, chosen))
+            states.append(state)
+        embeds = [self._embeds(unit, own) for unit, own in zip(units, kept, strict=True)]
+        return PlannedUnits(units=units, kept=kept, states=states, embeds=embeds)
 
     def _pruned(
         self, encoder: StreamEncoder, units: Sequence[WholeUnit], policy: KeyPolicy

@@ -186,6 +186,11 @@ class WindowPass:
         self._query_tables = self._key_tables.tail(self._stop - self._first)
         self._groups = [self._group(members) for members in _grouped(self.places)]
 
+    @property
+    def token_count(self) -> int:
+        """Tokens of the units in the pass."""
+        return self._stop - self._first
+
     def store(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store the layer's new keys and values, (1, kv_heads, tokens, head_dim), only."""
         self._buffer.write(layer, self._first, key, value)

@@ -29,7 +29,6 @@ from svc.engine.serving import model_config, serving_defaults
 from svc.ingest.budget import disk_budget
 from svc.ingest.changes import Changes
 from svc.ingest.convert import Opening
-from svc.ingest.encode_thread import EncodeThread
 from svc.ingest.identity import IdentityRules
 from svc.ingest.media_worker import MediaReport, MediaWorker
 from svc.ingest.ownership import Owned, Ownership, SoleOwner
@@ -41,7 +40,7 @@ from svc.ingest.repairs import IndexRepairs
 from svc.ingest.session_records import Session
 from svc.ingest.sessions import Sessions
 from svc.ingest.sources import JoinedDecoder
-from svc.ingest.stream import MakeWorker
+from svc.ingest.stream import MakeWorker, StreamThread
 from svc.ingest.sweeper import Sweeper
 from svc.ingest.unit_builder import UnitBuilder
 from svc.video.decoder import Decoder, open_decoder
@@ -66,7 +65,7 @@ class App:
         settings: Settings,
         model: LoadedModel,
         sessions: Sessions,
-        encode_thread: EncodeThread,
+        encode_thread: StreamThread,
         media_threads: Executor,
         arena: Arena | None,
     ) -> None:
@@ -104,7 +103,7 @@ class App:
         self._media_threads = media_threads
 
     @classmethod
-    def load(cls, settings: Settings, encode_thread: EncodeThread, media_threads: Executor) -> App:
+    def load(cls, settings: Settings, encode_thread: StreamThread, media_threads: Executor) -> App:
         """Load the model, look the store over, and finish what a crash left there.
 
         Raises:

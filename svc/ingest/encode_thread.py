@@ -1,8 +1,9 @@
 """The one thread of the process that touches the model and the stores.
 
 Every live session has a lane: a bounded queue of units, and jobs (open, flush, close) that run in
-order with them. The thread serves the lanes that have work in turn, a bounded number of units at a
-time, so one session that is far behind does not hold up the others.
+order with them. The thread serves the lanes that have work in turn: a job, or a bounded number of
+units, of as many lanes as have some. So a session that is far behind does not hold up the others,
+and many live ones share a pass of the model.
 """
 
 from __future__ import annotations
@@ -11,17 +12,23 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from functools import partial
+from itertools import islice, takewhile
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+S = TypeVar("S")
 U = TypeVar("U")
 T = TypeVar("T")
+
+Encode: TypeAlias = Callable[[Sequence[tuple[S, Sequence[U]]]], Sequence[Exception | None]]
+"""(streams, each with its next units) -> per stream what went wrong."""
 
 
 class LaneFailedError(Exception):
     """Units of this lane could not be encoded; the cause is `__cause__`."""
 
 
-class Lane(Generic[U]):
+class Lane(Generic[S, U]):
     """A session's place in the encode thread. Units and jobs run in the order they came.
 
     After a failed encode the lane takes no units, and drops those that wait; jobs still run, for
@@ -30,14 +37,16 @@ class Lane(Generic[U]):
 
     def __init__(
         self,
-        thread: EncodeThread,
-        encode: Callable[[Sequence[U]], None],
+        thread: EncodeThread[S, U],
+        stream: S,
+        told: Callable[[Exception | None], None],
         *,
         capacity_units: int,
     ) -> None:
-        """`encode` is called on the thread with 1 to `units_per_pass` consecutive units."""
+        """Internal: use `EncodeThread.lane`."""
+        self.stream = stream
         self._thread = thread
-        self._encode = encode
+        self._told = told
         self._capacity_units = capacity_units
         self._waiting: deque[U | _Job] = deque()
         self._waiting_units = 0
@@ -79,25 +88,27 @@ class Lane(Generic[U]):
         self._waiting.append(work)
         self._thread.changed.notify_all()
 
-    def take(self, unit_count: int) -> Callable[[], None]:
-        """Takes the next step off the queue: one job, or up to `unit_count` units."""
-        first = self._waiting.popleft()
-        if isinstance(first, _Job):
-            return first.run
-        units = [first]
-        while len(units) < unit_count and self._waiting:
-            head = self._waiting[0]
-            if isinstance(head, _Job):
-                break
-            units.append(head)
-            self._waiting.popleft()
-        self._waiting_units -= len(units)
-        return lambda: self._run_units(units)
+    def take_job(self) -> Callable[[], None] | None:
+        """Takes what is next off the queue, if that is a job."""
+        if not isinstance(self._waiting[0], _Job):
+            return None
+        job = self._waiting.popleft()
+        assert isinstance(job, _Job)
+        return job.run
 
-    def _run_units(self, units: list[U]) -> None:
-        try:
-            self._encode(units)
-        except Exception as error:  # noqa: BLE001 - it travels to whoever puts or waits
+    def next_units(self, most: int) -> int:
+        """Returns how many units are next, up to `most`."""
+        ahead = takewhile(lambda work: not isinstance(work, _Job), self._waiting)
+        return sum(1 for _ in islice(ahead, most))
+
+    def take_units(self, count: int) -> list[U]:
+        """Takes the next `count` units off the queue."""
+        self._waiting_units -= count
+        return [cast(U, self._waiting.popleft()) for _ in range(count)]
+
+    def tell(self, error: Exception | None) -> None:
+        """Says how the units went that were taken; called on the thread."""
+        if error is not None:
             with self._thread.changed:
                 self._failure = error
                 had_work = self.has_work
@@ -106,6 +117,7 @@ class Lane(Generic[U]):
                 if had_work and not self.has_work:
                     self._thread.ready.remove(self)
                 self._thread.changed.notify_all()
+        self._told(error)
 
     @property
     def failure(self) -> Exception | None:
@@ -118,10 +130,6 @@ class Lane(Generic[U]):
         return bool(self._waiting)
 
 
-def _no_units(units: Sequence[Any]) -> None:
-    raise AssertionError("a lane of jobs only")
-
-
 class _Job:
     """A function in a lane; a class of its own tells it from a unit."""
 
@@ -129,27 +137,39 @@ class _Job:
         self.run = run
 
 
-class EncodeThread:
+class EncodeThread(Generic[S, U]):
     """Serves lanes in turn. Make lanes from any thread; `stop` once nothing more will come."""
 
-    def __init__(self, *, units_per_pass: int) -> None:
-        """`units_per_pass`: units of one lane that are encoded before another lane's turn."""
+    def __init__(self, encode: Encode[S, U], *, units_per_pass: int) -> None:
+        """Start the thread.
+
+        Args:
+            encode: called on it with the next units of each of some lanes' streams.
+            units_per_pass: most units of one call. Lanes share it evenly.
+        """
         self.changed = threading.Condition()
-        self.ready: deque[Lane[Any]] = deque()
+        self.ready: deque[Lane[Any, Any]] = deque()
         """The lanes with work, next one first; guarded by `changed`."""
+        self._encode = encode
         self._units_per_pass = units_per_pass
         self._stopping = False
         # A daemon: a pass that hangs must not keep a process alive that was told to stop.
         self._thread = threading.Thread(target=self._run, name="encode", daemon=True)
         self._thread.start()
 
-    def lane(self, encode: Callable[[Sequence[U]], None]) -> Lane[U]:
-        """Makes a lane; it needs no removal, an empty lane costs nothing."""
-        return Lane(self, encode, capacity_units=2 * self._units_per_pass)
+    def lane(self, stream: S, told: Callable[[Exception | None], None]) -> Lane[S, U]:
+        """Makes a lane; it needs no removal, an empty lane costs nothing.
+
+        Args:
+            stream: whose units come.
+            told: called on the thread after each call that held units of it, with what went wrong.
+        """
+        return Lane(self, stream, told, capacity_units=2 * self._units_per_pass)
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         """Runs `function` on the thread, in its turn among the lanes; never blocks."""
-        return Lane[Any](self, _no_units, capacity_units=1).submit(function)
+        jobs: Lane[Any, Any] = Lane(self, None, lambda error: None, capacity_units=1)
+        return jobs.submit(function)
 
     def stop(self, timeout_s: float) -> bool:
         """Runs what is queued, then ends the thread; False if that took longer than allowed."""
@@ -166,9 +186,47 @@ class EncodeThread:
                     self.changed.wait()
                 if not self.ready:
                     return
-                lane = self.ready.popleft()
-                step = lane.take(self._units_per_pass)
-                if lane.has_work:
-                    self.ready.append(lane)
+                step = self._next_step()
                 self.changed.notify_all()
             step()
+
+    def _next_step(self) -> Callable[[], None]:
+        """Takes the next lane's job, or units of it and of the lanes after it that have some."""
+        first = self.ready[0]
+        job = first.take_job()
+        if job is not None:
+            self._send_back([first])
+            return job
+        waiting = {lane: lane.next_units(self._units_per_pass) for lane in self.ready}
+        lanes = [lane for lane, count in waiting.items() if count][: self._units_per_pass]
+        counts = shared([waiting[lane] for lane in lanes], self._units_per_pass)
+        taken = [(lane, lane.take_units(count)) for lane, count in zip(lanes, counts, strict=True)]
+        self._send_back(lanes)
+        return partial(self._run_units, taken)
+
+    def _send_back(self, lanes: Sequence[Lane[Any, Any]]) -> None:
+        """Puts lanes that were served behind all others, or nowhere when they have no work."""
+        for lane in lanes:
+            self.ready.remove(lane)
+            if lane.has_work:
+                self.ready.append(lane)
+
+    def _run_units(self, taken: Sequence[tuple[Lane[S, U], list[U]]]) -> None:
+        try:
+            found = list(self._encode([(lane.stream, units) for lane, units in taken]))
+        except Exception as error:  # noqa: BLE001 - it travels to whoever puts or waits
+            found = [error] * len(taken)
+        for (lane, _), fault in zip(taken, found, strict=True):
+            lane.tell(fault)
+
+
+def shared(wanted: Sequence[int], total: int) -> list[int]:
+    """Returns how much of `total` each gets: evenly, and no more than it wants."""
+    given = [0] * len(wanted)
+    left = min(total, sum(wanted))
+    while left:
+        for index, want in enumerate(wanted):
+            if left and given[index] < want:
+                given[index] += 1
+                left -= 1
+    return given

@@ -16,12 +16,12 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TypeVar
 
-from svc.engine.ingest_session import FrameUnit, StreamStatus
-from svc.ingest.encode_thread import EncodeThread, Lane, LaneFailedError
+from svc.engine.ingest_session import StreamIngest, StreamStatus
+from svc.ingest.encode_thread import LaneFailedError
 from svc.ingest.events import Event
 from svc.ingest.media_worker import MediaReport, MediaWorker, size_bytes
 from svc.ingest.ownership import Owned, lost_error, while_held
-from svc.ingest.stream import MakeWorker, Stream
+from svc.ingest.stream import MakeWorker, StreamLane, StreamThread
 from svc.ingest.telling import Telling
 from svc.rpc.errors import Reason, RequestError
 from svc.video.frames import Item
@@ -44,10 +44,10 @@ class Push:
         *,
         session_id: str,
         owned: Owned,
-        open_stream: Callable[[], Stream],
+        open_stream: Callable[[], StreamIngest],
         make_worker: MakeWorker,
         finish_session: Callable[[], object],
-        encode_thread: EncodeThread,
+        encode_thread: StreamThread,
         media_threads: Executor,
         credit_items: int,
     ) -> None:
@@ -68,8 +68,8 @@ class Push:
         self._changing = asyncio.Lock()
         """Held by what `between_units` runs: the session is let go of only after it."""
         self._worker: MediaWorker | None = None
-        self._stream: Stream | None = None
-        self._lane: Lane[FrameUnit] | None = None
+        self._stream: StreamIngest | None = None
+        self._lane: StreamLane | None = None
         self._accepted_item_count = 0
         self._accepted_bytes = 0
         self._finishing = False
@@ -208,7 +208,7 @@ class Push:
             self._telling.note(error)
             self._opened.set()
             return
-        lane = self._encode_thread.lane(self._encoding(stream))
+        lane = self._encode_thread.lane(stream, partial(self._encoded, stream))
         self._stream, self._lane = stream, lane
         self._telling.status = stream.status
         try:
@@ -241,7 +241,7 @@ class Push:
                 stored=status.durable_unit_count,
             )
 
-    async def _pump(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+    async def _pump(self, stream: StreamIngest, lane: StreamLane) -> None:
         """From the first item to everything on the disk; faults of the media are noted."""
         worker = await self._loop.run_in_executor(
             self._media_threads,
@@ -272,7 +272,7 @@ class Push:
             self._owned.announce(status.durable_unit_count, status.durable_pts_s, state="finished")
 
     async def _flush_when_idle(
-        self, running: asyncio.Future[bool], stream: Stream, lane: Lane[FrameUnit]
+        self, running: asyncio.Future[bool], stream: StreamIngest, lane: StreamLane
     ) -> None:
         """Returns when the worker has ended."""
         visible_count = -1
@@ -282,12 +282,12 @@ class Push:
                 await self._flush(stream, lane)
             visible_count = status.visible_unit_count
 
-    async def _flush(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+    async def _flush(self, stream: StreamIngest, lane: StreamLane) -> None:
         """Makes durable what is visible; after a failed encode too, if the store still can."""
         await asyncio.wrap_future(lane.submit(stream.flush))
         self._see(stream.status)
 
-    async def _close(self, stream: Stream, lane: Lane[FrameUnit]) -> None:
+    async def _close(self, stream: StreamIngest, lane: StreamLane) -> None:
         try:
             await asyncio.wrap_future(lane.submit(stream.close))
         except Exception as error:  # noqa: BLE001 - the session is let go of all the same
@@ -295,20 +295,13 @@ class Push:
 
     # Word from the threads.
 
-    def _encoding(self, stream: Stream) -> Callable[[Sequence[FrameUnit]], None]:
-        def encode(units: Sequence[FrameUnit]) -> None:
-            try:
-                stream.encode(units)
-            except Exception as error:
-                # The worker may be waiting for items, and would hear of it with the next unit.
-                self._loop.call_soon_threadsafe(self.abandon, error)
-                raise
-            finally:
-                self._loop.call_soon_threadsafe(self._see, stream.status)
+    def _encoded(self, stream: StreamIngest, error: Exception | None) -> None:
+        if error is not None:
+            # The worker may be waiting for items, and would hear of it with the next unit.
+            self._loop.call_soon_threadsafe(self.abandon, error)
+        self._loop.call_soon_threadsafe(self._see, stream.status)
 
-        return encode
-
-    def _reporting(self, stream: Stream) -> Callable[[MediaReport], None]:
+    def _reporting(self, stream: StreamIngest) -> Callable[[MediaReport], None]:
         def report(media: MediaReport) -> None:
             # First where QA reads it: what a client is told of, it may ask about.
             if media.received_pts_s is not None:

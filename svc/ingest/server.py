@@ -8,6 +8,7 @@ import logging
 from lookback.v1 import ingest_pb2_grpc, session_pb2_grpc
 from svc.config import Settings
 from svc.daemon_threads import DaemonThreads
+from svc.engine.ingest_together import encode_streams
 from svc.ingest import service, session_service
 from svc.ingest.app import App
 from svc.ingest.encode_thread import EncodeThread
@@ -16,6 +17,7 @@ from svc.ingest.owners import open_ownership
 from svc.ingest.ownership import Ownership, SoleOwner
 from svc.ingest.ram import RamKeeper
 from svc.ingest.scrubber import Scrubber
+from svc.ingest.stream import StreamThread
 from svc.rpc.errors import Reason, RequestError
 from svc.rpc.server import Address, RpcServer
 
@@ -40,7 +42,9 @@ class IngestServer:
         self._sweeping: asyncio.Task[None] | None = None
         self._ram_keeper: RamKeeper | None = None
         self._scrubber = Scrubber(settings.data_dir, bytes_per_s=settings.scrub_bytes_per_s)
-        self._encode_thread = EncodeThread(units_per_pass=settings.units_per_pass)
+        self._encode_thread: StreamThread = EncodeThread(
+            encode_streams, units_per_pass=settings.units_per_pass
+        )
         self._media_threads = DaemonThreads("media")
         self._server = RpcServer(
             address=Address(host=settings.host, port=settings.ingest_port),

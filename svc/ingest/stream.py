@@ -1,47 +1,19 @@
-"""The seam between a push and the session it writes to."""
+"""What a push's threads hand to one another: units to its session's lane, frames to its worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
-from svc.engine.ingest_session import FrameUnit, StreamStatus
+from svc.engine.ingest_session import FrameUnit, StreamIngest
+from svc.ingest.encode_thread import EncodeThread, Lane
 from svc.ingest.media_worker import MediaReport, MediaWorker
 
+StreamThread: TypeAlias = EncodeThread[StreamIngest, FrameUnit]
+"""The process's one thread for model and stores."""
 
-class Stream(Protocol):
-    """A live session. Methods are called on the encode thread, unless they say otherwise."""
-
-    @property
-    def resume(self) -> bytes | None:
-        """The blob of the last durable unit when the session was opened."""
-        ...
-
-    @property
-    def status(self) -> StreamStatus:
-        """What is visible and durable; from any thread."""
-        ...
-
-    def encode(self, units: Sequence[FrameUnit]) -> None:
-        """Encodes and stores units, and makes them visible."""
-        ...
-
-    def flush(self) -> None:
-        """Makes durable what is visible."""
-        ...
-
-    def close(self) -> None:
-        """Lets go of the session; what is not durable is lost."""
-        ...
-
-    def received(self, pts_s: float, unit_count: int) -> None:
-        """Tells readers of other processes what was received; from the media thread.
-
-        Frames up to `pts_s` are in the first `unit_count` units since the session was opened, or
-        belong to none.
-        """
-        ...
-
+StreamLane: TypeAlias = Lane[StreamIngest, FrameUnit]
+"""A session's place on it."""
 
 MakeWorker: TypeAlias = Callable[
     [bytes | None, Callable[[FrameUnit], None], Callable[[MediaReport], None]], MediaWorker

@@ -202,7 +202,7 @@ class _TimedIngest(StreamIngest):
     def prepared(self, rgb: np.ndarray[Any, Any]) -> Tensor:
         """The pixels of one frame."""
         with self.watch.stage("preprocessing"):
-            return self._adapter.preprocess([rgb])
+            return self.adapter.preprocess([rgb])
 
 
 class _TimedAdapter:
