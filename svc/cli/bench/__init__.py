@@ -46,6 +46,19 @@ def ingest(
 
 
 @app.command()
+def concurrency(
+    rounds: Annotated[int, typer.Option(min=1, help="Turns; the median ratio counts.")] = 5,
+    questions: Annotated[int, typer.Option(min=20, help="Short questions of each kind.")] = 100,
+    units: Annotated[int, typer.Option(min=8, help="Timed units of each live session.")] = 100,
+    json_file: _JsonOption = None,
+) -> None:
+    """Many questions and many live sessions at once, beside one after another."""
+    from svc.cli.bench.concurrency import bench_concurrency
+
+    bench_concurrency(rounds, questions, units, json_file)
+
+
+@app.command()
 def store(
     units: Annotated[int, typer.Option(min=16, help="7B units of the session read.")] = 128,
     rounds: Annotated[
